@@ -1,0 +1,1 @@
+"""What definitions mean: types, expressions, aggregates, windows and the resolved graph."""

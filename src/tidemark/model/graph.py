@@ -1,0 +1,288 @@
+"""What definitions mean: frozen objects, equal when they mean the same, whatever spelled them.
+
+Classes, YAML and direct objects all become these.  Everything refers to everything else by name,
+so that a snapshot of the registry is one document; `Definitions` resolves the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeVar
+
+import msgspec
+
+from tidemark.errors import NotFound
+from tidemark.model.aggregates import Aggregate
+from tidemark.model.types import Type
+from tidemark.model.window import Bound
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named, typed column, key or request value."""
+
+    name: str
+    type: Type
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class _Described(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every definition carries besides its meaning."""
+
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class Entity(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """What features describe: one or more typed keys, in order."""
+
+    name: str
+    keys: tuple[Field, ...]
+
+
+class Parquet(msgspec.Struct, frozen=True, tag_field="from", tag="parquet"):
+    """Parquet files named by a path or glob, relative to the project."""
+
+    path: str
+
+
+class Csv(msgspec.Struct, frozen=True, tag_field="from", tag="csv"):
+    """CSV files with a header, named by a path or glob, relative to the project."""
+
+    path: str
+
+
+class Table(msgspec.Struct, frozen=True, tag_field="from", tag="table"):
+    """A table of a database; `connection` is a DuckDB file (relative to the project) or empty."""
+
+    name: str
+    connection: str = ""
+
+
+class Query(msgspec.Struct, frozen=True, tag_field="from", tag="query"):
+    """A SQL query in DuckDB's dialect; `connection` as for a table."""
+
+    sql: str
+    connection: str = ""
+
+
+class Delta(msgspec.Struct, frozen=True, tag_field="from", tag="delta"):
+    """A Delta Lake table by its path or address."""
+
+    path: str
+
+
+class Frame(msgspec.Struct, frozen=True, tag_field="from", tag="frame"):
+    """An Arrow-capable object of this process; the registry keeps only that there was one."""
+
+    name: str
+
+
+History = Parquet | Csv | Table | Query | Delta | Frame
+
+
+class Source(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """Events with a time, or timeless facts when `time` is None.
+
+    `timezone` is the zone of a time (and `seen`) column that carries none.  `unique` names the
+    columns that identify an event.  `seen` is the column that says when an event became known,
+    `delay` (microseconds) a constant in its stead; with neither, events were seen as they happened.
+    """
+
+    name: str
+    columns: tuple[Field, ...]
+    time: str | None
+    history: History | None = None
+    timezone: str = ""
+    unique: tuple[str, ...] = ()
+    seen: str | None = None
+    delay: int = 0
+
+    @property
+    def types(self) -> dict[str, Type]:
+        """The type of each column."""
+        return {column.name: column.type for column in self.columns}
+
+
+class Feature(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """One named, versioned value: an aggregate over a window.
+
+    `attribute` is the name under which it was declared; `spend` fans out to `spend_7d`, `spend_30d`.
+    """
+
+    name: str
+    aggregate: Aggregate
+    type: Type
+    attribute: str = ""
+    version: int = 1
+
+
+class FeatureView(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """Features of one entity over one source.
+
+    `keys` names the source's columns that hold the entity's keys, in the entity's order.
+    `max_age` and `freshness` are microseconds (0: none); `max_age` touches stored values only
+    (`latest`, `last`, `last_n`): an older one counts no more.
+    """
+
+    name: str
+    entity: str
+    source: str
+    keys: tuple[str, ...]
+    features: tuple[Feature, ...]
+    bound: Bound = "at"
+    max_age: int = 0
+    freshness: int = 0
+
+    def feature(self, name: str) -> Feature:
+        """The feature of that name; raises `NotFound`."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise NotFound.named(f"feature of {self.name}", name, (f.name for f in self.features))
+
+
+class Request(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """What the caller knows only at serving time."""
+
+    name: str
+    fields: tuple[Field, ...]
+
+
+class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a value comes from.
+
+    `feature`    feature `name` of the view `owner`, at `version`
+    `on_demand`  the on-demand feature `name` (no owner), at `version`
+    `request`    the field `name` of the request `owner`
+    """
+
+    kind: Literal["feature", "on_demand", "request"]
+    name: str
+    owner: str = ""
+    version: int = 1
+
+    def __str__(self) -> str:
+        if self.kind == "request":
+            return f"{self.owner}.{self.name}"
+        head = f"{self.owner}:{self.name}" if self.owner else self.name
+        return f"{head}@{self.version}"
+
+
+class Input(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One parameter of an on-demand function and what it receives."""
+
+    parameter: str
+    reference: Reference
+
+
+class OnDemand(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """A typed Python function of features and request values, named as `module:function`."""
+
+    name: str
+    function: str
+    inputs: tuple[Input, ...]
+    type: Type
+    version: int = 1
+
+
+class Output(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One column of a service: the name that the model sees and where its value comes from."""
+
+    name: str
+    reference: Reference
+
+
+class FeatureService(_Described, frozen=True, kw_only=True, omit_defaults=True):
+    """The ordered list of features that a model reads."""
+
+    name: str
+    outputs: tuple[Output, ...]
+
+
+Definition = Entity | Source | FeatureView | Request | OnDemand | FeatureService
+
+_T = TypeVar("_T", Entity, Source, FeatureView, Request, OnDemand, FeatureService, Field)
+
+
+class Definitions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything that is defined, each kind in the order of its names."""
+
+    entities: tuple[Entity, ...] = ()
+    sources: tuple[Source, ...] = ()
+    views: tuple[FeatureView, ...] = ()
+    requests: tuple[Request, ...] = ()
+    on_demand: tuple[OnDemand, ...] = ()
+    services: tuple[FeatureService, ...] = ()
+
+    @classmethod
+    def of(cls, objects: Iterable[Definition]) -> Definitions:
+        """Definitions that hold the given objects, each kind in the order of its names."""
+        items = sorted(set(objects), key=lambda item: item.name)
+        return cls(
+            entities=tuple(item for item in items if isinstance(item, Entity)),
+            sources=tuple(item for item in items if isinstance(item, Source)),
+            views=tuple(item for item in items if isinstance(item, FeatureView)),
+            requests=tuple(item for item in items if isinstance(item, Request)),
+            on_demand=tuple(item for item in items if isinstance(item, OnDemand)),
+            services=tuple(item for item in items if isinstance(item, FeatureService)),
+        )
+
+    def __iter__(self) -> Iterator[Definition]:
+        yield from self.entities
+        yield from self.sources
+        yield from self.views
+        yield from self.requests
+        yield from self.on_demand
+        yield from self.services
+
+    def entity(self, name: str) -> Entity:
+        """The entity of that name; raises `NotFound`."""
+        return _named("entity", name, self.entities)
+
+    def source(self, name: str) -> Source:
+        """The source of that name; raises `NotFound`."""
+        return _named("source", name, self.sources)
+
+    def view(self, name: str) -> FeatureView:
+        """The feature view of that name; raises `NotFound`."""
+        return _named("feature view", name, self.views)
+
+    def request(self, name: str) -> Request:
+        """The request of that name; raises `NotFound`."""
+        return _named("request", name, self.requests)
+
+    def on_demand_feature(self, name: str) -> OnDemand:
+        """The on-demand feature of that name; raises `NotFound`."""
+        return _named("on-demand feature", name, self.on_demand)
+
+    def service(self, name: str) -> FeatureService:
+        """The feature service of that name; raises `NotFound`."""
+        return _named("feature service", name, self.services)
+
+    def type_of(self, reference: Reference) -> Type:
+        """The type of what a reference names; raises `NotFound`."""
+        match reference.kind:
+            case "feature":
+                return self.view(reference.owner).feature(reference.name).type
+            case "on_demand":
+                return self.on_demand_feature(reference.name).type
+            case "request":
+                request = self.request(reference.owner)
+                return _named(f"field of {request.name}", reference.name, request.fields).type
+
+
+def _named(kind: str, name: str, items: Iterable[_T]) -> _T:
+    known = {item.name: item for item in items}
+    if name not in known:
+        raise NotFound.named(kind, name, known)
+    return known[name]
+
+
+def parse_reference(text: str) -> Reference:
+    """Read `view:feature`, `view:feature@2`, or the name of an on-demand feature."""
+    head, _, version = text.partition("@")
+    owner, _, name = head.rpartition(":")
+    kind: Literal["feature", "on_demand"] = "feature" if owner else "on_demand"
+    return Reference(kind, name, owner, int(version) if version.isdigit() else 1)
