@@ -1,0 +1,1 @@
+"""How aggregates are computed: one implementation of each, for training, serving and audit."""
