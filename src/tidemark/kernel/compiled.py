@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-import numba  # type: ignore[import-untyped]
+import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
-from numba.extending import intrinsic  # type: ignore[import-untyped]
+from numba.extending import intrinsic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,13 +55,14 @@ def _multiply(_context: Any, _a: Any, _b: Any) -> Any:
         parts = (low, builder.trunc(high, WORD))
         return context.make_tuple(builder, signature.return_type, parts)
 
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
+    pair: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
+    return pair(types.uint64, types.uint64), generate
 
 
 # Each is known only inside compiled functions.
 float_bits = cast("Callable[[float], int]", intrinsic(_float_bits))
 """The 64 bits of a double, as an int64."""
-bits_float = cast("Callable[[int], float]", intrinsic(_bits_float))
+bits_float = cast("Callable[[int | np.int64], float]", intrinsic(_bits_float))
 """The double that an int64's bits are."""
 leading_zeros = cast("Callable[[np.uint64], int]", intrinsic(_leading_zeros))
 """How many zero bits precede the first one of a word that is not zero."""

@@ -48,6 +48,7 @@ def carry_limbs(acc: Limbs, digits: Digits) -> tuple[bool, int]:
 
 @compiled
 def significant(digits: Digits, size: int) -> int:
+    """The number of digits up to the highest one that is not zero."""
     while size > 0 and digits[size - 1] == U0:
         size -= 1
     return size
@@ -88,8 +89,8 @@ def divide(
 ) -> tuple[Digits, int, bool]:
     """Divide a number by `a * b * 5^fives`: (digits, exponent, whether there is a remainder).
 
-    At least `keep` digits of the quotient are right. Dividing by one digit after another is dividing
-    by their product, since floor(floor(x / a) / b) is floor(x / (a * b)).
+    At least `keep` digits of the quotient are right. Dividing by one digit after another is
+    dividing by their product, since floor(floor(x / a) / b) is floor(x / (a * b)).
     """
     if a * b <= MASK:
         a, b = a * b, 1
@@ -120,7 +121,7 @@ def _divide_digit(digits: Digits, divisor: np.uint64) -> bool:
         quotient = dividend // divisor
         digits[i] = quotient
         remainder = dividend - quotient * divisor
-    return remainder != U0
+    return bool(remainder != U0)
 
 
 @compiled
@@ -132,12 +133,13 @@ def round_digits(digits: Digits, exponent: int, sticky: bool, negative: bool) ->
     top = digits[size - 1]
     middle = digits[size - 2] if size > 1 else U0
     bottom = digits[size - 3] if size > 2 else U0
-    shift = np.uint64(leading_zeros(top)) - U32
+    zeros = leading_zeros(top) - 32
+    shift = np.uint64(zeros)
     word = (top << (U32 + shift)) | (middle << shift) | (bottom >> (U32 - shift))
     sticky = sticky or (bottom << shift) & U_MASK != U0
     for i in range(size - 3):
         sticky = sticky or digits[i] != U0
-    return _round_word(word, exponent + 32 * size - 64 - np.int64(shift), sticky, negative)
+    return _round_word(word, exponent + 32 * size - 64 - zeros, sticky, negative)
 
 
 @compiled
@@ -148,7 +150,8 @@ def round_root(digits: Digits, exponent: int, sticky: bool) -> float:
     hardware's root, and one Newton step in integers makes it exact up to one unit.
     """
     size = len(digits)
-    shift = np.uint64(leading_zeros(digits[size - 1])) - U32
+    zeros = leading_zeros(digits[size - 1]) - 32
+    shift = np.uint64(zeros)
     back = U32 - shift
     high = (digits[size - 1] << U32) | digits[size - 2]
     low = (digits[size - 3] << U32) | digits[size - 4]
@@ -157,9 +160,10 @@ def round_root(digits: Digits, exponent: int, sticky: bool) -> float:
     sticky = sticky or (digits[size - 5] << shift) & U_MASK != U0
     for i in range(size - 5):
         sticky = sticky or digits[i] != U0
-    exponent += 32 * size - 128 - np.int64(shift)
-    drop = np.uint64(16 + (exponent & 1))
-    exponent += np.int64(drop)
+    exponent += 32 * size - 128 - zeros
+    odd = exponent & 1
+    drop = np.uint64(16 + odd)
+    exponent += 16 + odd
     sticky = sticky or low & ((U1 << drop) - U1) != U0
     low = (low >> drop) | (high << (U64 - drop))
     high >>= drop

@@ -5,19 +5,19 @@ summation using small and large superaccumulators", 2015). A finite double is an
 power of two, so a wide enough fixed-point integer holds any sum of them without error. The integer
 is an int64 array `acc` of limbs; limb `i` has the weight 2^(32 * (base + i)). Each value adds less
 than 2^32 to each limb that it touches, so carries need no handling until 2^31 values have met:
-adding costs a shift and three additions. Subtracting a value undoes exactly what adding it did, limb
-by limb, so the headroom is spent by the values that are in the sum, not by those that passed
-through: a window slides for ever. Sums of squares are the same thing with the exact 106-bit square.
+adding costs a shift and three additions. Subtracting a value undoes exactly what adding it did,
+limb by limb, so the headroom is spent by the values that are in the sum, not by those that passed
+through: a window slides for ever. Sums of squares are the same with the exact 106-bit square.
 
 Nothing depends on `base` or on the number of limbs, as long as they cover the values:
 `float_window` looks at a column and returns the smallest cover (three limbs for amounts of money,
 not the seventy of every double). To keep many accumulators in one flat array, pass `base - offset`
 to the adding functions: limb 0 is then at `offset`.
 
-The finishing functions carry the limbs into digits, make one exact rational (for a mean, a variance)
-and round it half to even, through subnormals to infinity. NaN and infinities are never added: the
-caller counts them (`math.isfinite`). A sum of nothing, or of zeros of either sign, is 0.0. Counts of
-values go up to 2^31 - 1. Finishing needs a scratch array, made once by `make_scratch`.
+The finishing functions carry the limbs into digits, make one exact rational (for a mean, a
+variance) and round it half to even, through subnormals to infinity. NaN and infinities are never
+added: the caller counts them (`math.isfinite`). A sum of nothing, or of zeros of either sign, is
+0.0. Counts of values go up to 2^31 - 1. Finishing needs a scratch array, from `make_scratch`.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def sum_int64(acc: Limbs) -> tuple[int, bool]:
 
 @compiled
 def sum_int128(acc: Limbs) -> tuple[int, int, bool]:
-    """The sum of decimals as (high, low, ok); not ok from 10^38 on, which decimal128 cannot hold."""
+    """The sum of decimals as (high, low, ok); from 10^38 on, decimal128 cannot hold it."""
     high, low, ok = _int128(acc)
     h, l = np.uint64(high), np.uint64(low)
     if high < 0:
