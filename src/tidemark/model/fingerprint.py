@@ -1,0 +1,219 @@
+"""Fingerprints: short texts that are equal exactly when definitions are equal in some respect.
+
+A feature has four, and every field of every definition is part of exactly one of them:
+
+    meaning     what is computed: a change can alter values
+    contract    what a reader relies on: names, types, keys, versions
+    metadata    what people are told: descriptions, owners, tags
+    operation   where data lies and how fresh it must be
+
+The encoding is canonical JSON of the fields that differ from their defaults, so neither the
+spelling of a definition nor a field that a later release adds changes a fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import FieldInfo, fields as struct_fields, replace
+
+from tidemark.model.expr import columns_of
+from tidemark.model.graph import (
+    Csv,
+    Definition,
+    Definitions,
+    Delta,
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureView,
+    Field,
+    Frame,
+    Input,
+    OnDemand,
+    Output,
+    Parquet,
+    Query,
+    Request,
+    Source,
+    Table,
+)
+
+ENCODING = 1
+"""The version of the canonical encoding below; another one gives other fingerprints."""
+
+ENGINE_EPOCH = 1
+"""Raised by a release whose kernel gives another value for the same definition and data."""
+
+Kind = Literal["meaning", "contract", "metadata", "operation"]
+KINDS: tuple[Kind, ...] = ("meaning", "contract", "metadata", "operation")
+
+_DESCRIBED: Mapping[str, Kind | None] = {
+    "description": "metadata",
+    "owner": "metadata",
+    "tags": "metadata",
+}
+
+# The kind of each field; None: the kind of the field that holds the object.  Objects of types that
+# are not listed (types, windows, expressions, aggregates, references) follow their holder as a whole.
+FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
+    Field: {"name": None, "type": None, "description": "metadata", "tags": "metadata"},
+    Entity: {"name": "contract", "keys": "contract", **_DESCRIBED},
+    Source: {
+        "name": "meaning",
+        "columns": "meaning",
+        "time": "meaning",
+        "timezone": "meaning",
+        "unique": "meaning",
+        "seen": "meaning",
+        "delay": "meaning",
+        "history": "operation",
+        **_DESCRIBED,
+    },
+    # Moving files is operation; what a query selects is meaning.
+    Parquet: {"path": None},
+    Csv: {"path": None},
+    Table: {"name": None, "connection": None},
+    Query: {"sql": "meaning", "connection": None},
+    Delta: {"path": None},
+    Frame: {"name": None},
+    Feature: {
+        "name": "contract",
+        "type": "contract",
+        "version": "contract",
+        "aggregate": "meaning",
+        "attribute": "metadata",
+        **_DESCRIBED,
+    },
+    FeatureView: {
+        "name": "contract",
+        "entity": "contract",
+        "source": "meaning",
+        "keys": "meaning",
+        "features": None,
+        "bound": "meaning",
+        "max_age": "meaning",
+        "freshness": "operation",
+        **_DESCRIBED,
+    },
+    Request: {"name": "contract", "fields": "contract", **_DESCRIBED},
+    Input: {"parameter": None, "reference": None},
+    OnDemand: {
+        "name": "contract",
+        "type": "contract",
+        "version": "contract",
+        "inputs": "meaning",
+        "function": "meaning",
+        **_DESCRIBED,
+    },
+    Output: {"name": None, "reference": None},
+    FeatureService: {"name": "contract", "outputs": "contract", **_DESCRIBED},
+}
+
+
+class Fingerprints(msgspec.Struct, frozen=True):
+    """The four fingerprints of one feature or on-demand feature."""
+
+    meaning: str
+    contract: str
+    metadata: str
+    operation: str
+
+
+def fingerprints(definitions: Definitions, view: FeatureView, feature: Feature) -> Fingerprints:
+    """The four fingerprints of a feature, with all that it rests on: its view, entity and source."""
+    source = definitions.source(view.source)
+    parts = (
+        feature,
+        _without_features(view if feature.aggregate.rule.stored else replace(view, max_age=0)),
+        definitions.entity(view.entity),
+        _read_part(source, view, (feature,)),
+    )
+    return Fingerprints(*(_digest(kind, parts) for kind in KINDS))
+
+
+def on_demand_fingerprints(item: OnDemand) -> Fingerprints:
+    """The four fingerprints of an on-demand feature; its inputs count by name and version."""
+    return Fingerprints(*(_digest(kind, (item,)) for kind in KINDS))
+
+
+def definition_fingerprint(item: Definition) -> str:
+    """One fingerprint of all that a definition says, whatever the kind."""
+    return _hash({kind: project(item, kind) for kind in KINDS})
+
+
+def state_id(view: FeatureView, source: Source) -> str:
+    """The fingerprint of what online rows of the view hold; 16 characters.
+
+    Equal for two views whose rows have the same bytes for the same events: names, descriptions and
+    defaults do not count, the events kept and the columns packed do.
+    """
+    aggregates = [replace(feature.aggregate, default=None) for feature in view.features]
+    held = [
+        project(aggregates, "meaning", "meaning"),
+        project(_without_features(view), "meaning"),
+        project(_read_part(source, view, view.features), "meaning"),
+    ]
+    return _hash([ENGINE_EPOCH, held])[:16]
+
+
+def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
+    """The part of a definition that belongs to one fingerprint, as JSON values; None: nothing.
+
+    `held_as` is the kind of the field in which the value was found.
+    """
+    if isinstance(value, msgspec.Struct):
+        table = FIELDS.get(type(value), {})
+        part: dict[str, Any] = {}
+        for field in struct_fields(value):
+            item = getattr(value, field.name)
+            if not _is_default(field, item):
+                inner = project(item, kind, table.get(field.name) or held_as)
+                if inner is not None:
+                    part[field.name] = inner
+        tag = type(value).__struct_config__.tag
+        if tag is not None and held_as == kind:
+            part["is"] = tag
+        return part or ([] if held_as == kind else None)
+    if isinstance(value, tuple | list):
+        parts = [project(item, kind, held_as) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return parts if any(item is not None for item in parts) else None
+    return value if held_as == kind else None
+
+
+def _is_default(field: FieldInfo, value: Any) -> bool:
+    return field.default is not msgspec.NODEFAULT and bool(value == field.default)
+
+
+def _without_features(view: FeatureView) -> FeatureView:
+    return replace(view, features=())
+
+
+def _read_part(source: Source, view: FeatureView, features: tuple[Feature, ...]) -> Source:
+    """The source with those columns only that can matter to the features.
+
+    Where ties are broken by content, that is every column up to the last one read: rows that agree
+    on these agree on all that is read, so what follows cannot matter.
+    """
+    read = {*view.keys, *source.unique, source.time, source.seen}
+    for feature in features:
+        for expr in (feature.aggregate.value, feature.aggregate.where):
+            read |= columns_of(expr) if expr is not None else set()
+    places = [place for place, column in enumerate(source.columns) if column.name in read]
+    if source.unique or any(feature.aggregate.needs_order for feature in features):
+        return replace(source, columns=source.columns[: max(places, default=-1) + 1])
+    columns = sorted((source.columns[place] for place in places), key=lambda column: column.name)
+    return replace(source, columns=tuple(columns))
+
+
+def _digest(kind: Kind, parts: tuple[Definition | Feature, ...]) -> str:
+    epoch = ENGINE_EPOCH if kind == "meaning" else 0
+    return _hash([epoch, kind, [project(part, kind) for part in parts]])
+
+
+def _hash(value: Any) -> str:
+    text = msgspec.json.encode([ENCODING, value], order="deterministic")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
