@@ -57,8 +57,8 @@ _DESCRIBED: Mapping[str, Kind | None] = {
     "tags": "metadata",
 }
 
-# The kind of each field; None: the kind of the field that holds the object.  Objects of types that
-# are not listed (types, windows, expressions, aggregates, references) follow their holder as a whole.
+# The kind of each field; None: the kind of the field that holds the object.  Objects of types not
+# listed (types, windows, expressions, aggregates, references) follow their holder as a whole.
 FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
     Field: {"name": None, "type": None, "description": "metadata", "tags": "metadata"},
     Entity: {"name": "contract", "keys": "contract", **_DESCRIBED},
@@ -106,7 +106,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
         "type": "contract",
         "version": "contract",
         "inputs": "meaning",
-        "function": "meaning",
+        "function": "operation",
         **_DESCRIBED,
     },
     Output: {"name": None, "reference": None},
@@ -124,7 +124,7 @@ class Fingerprints(msgspec.Struct, frozen=True):
 
 
 def fingerprints(definitions: Definitions, view: FeatureView, feature: Feature) -> Fingerprints:
-    """The four fingerprints of a feature, with all that it rests on: its view, entity and source."""
+    """The four fingerprints of a feature with all it rests on: its view, its entity, its source."""
     source = definitions.source(view.source)
     parts = (
         feature,
@@ -177,7 +177,7 @@ def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
         tag = type(value).__struct_config__.tag
         if tag is not None and held_as == kind:
             part["is"] = tag
-        return part or ([] if held_as == kind else None)
+        return part if part or held_as == kind else None
     if isinstance(value, tuple | list):
         parts = [project(item, kind, held_as) for item in value]  # pyright: ignore[reportUnknownVariableType]
         return parts if any(item is not None for item in parts) else None

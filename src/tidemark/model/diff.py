@@ -1,0 +1,252 @@
+"""What changed between two sets of definitions, and what follows from each change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast
+
+import msgspec
+
+from tidemark.model import prose
+from tidemark.model.aggregates import Aggregate
+from tidemark.model.expr import Call, Cast, Column, Expr, Literal as Literal_, Sql
+from tidemark.model.fingerprint import FIELDS, Fingerprints, Kind, fingerprints
+from tidemark.model.graph import (
+    Csv,
+    Definition,
+    Definitions,
+    Delta,
+    Feature,
+    FeatureView,
+    Field,
+    Frame,
+    Input,
+    OnDemand,
+    Output,
+    Parquet,
+    Query,
+    Source,
+    Table,
+)
+from tidemark.model.window import Window, format_duration
+
+What = Literal["added", "removed", "meaning", "contract", "metadata", "operation"]
+
+_DURATIONS = {"delay", "max_age", "freshness"}
+_WORDS = {
+    "Entity": "entity",
+    "Source": "source",
+    "FeatureView": "view",
+    "Feature": "feature",
+    "Request": "request",
+    "OnDemand": "on-demand feature",
+    "FeatureService": "service",
+}
+_ORDER = tuple(_WORDS.values())
+
+Item = Definition | Feature
+
+
+class FieldChange(msgspec.Struct, frozen=True):
+    """One field before and after, as text; None: it was not there."""
+
+    field: str
+    before: str | None
+    after: str | None
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One object that was added, removed, or changed in one respect.
+
+    `kind` is a word such as `feature`, `name` its name (`user_spend:spend_7d@1`).  `through` names
+    what the change came from where the object's own text is unchanged.  `affects` names the
+    features and services whose values can change.
+    """
+
+    what: What
+    kind: str
+    name: str
+    fields: tuple[FieldChange, ...] = ()
+    through: str = ""
+    affects: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The kind and the name."""
+        return f"{self.kind} {self.name}"
+
+
+def diff(old: Definitions, new: Definitions) -> tuple[Change, ...]:
+    """Every change from `old` to `new`, in the order of kinds, then of names."""
+    before, after = _objects(old), _objects(new)
+    prints = _feature_prints(old), _feature_prints(new)
+    touched = {
+        name for name, each in prints[0].items() if name in prints[1] and each != prints[1][name]
+    }
+    moved = {name for name in touched if prints[0][name].meaning != prints[1][name].meaning}
+    changes: list[Change] = []
+    for key in before.keys() | after.keys():
+        if key not in before or key not in after:
+            what: What = "added" if key not in before else "removed"
+            changes.append(Change(what, *key))
+        else:
+            changes += _compare(key, before[key], after[key], moved, new)
+    own = {change.name for change in changes if change.kind == "feature"}
+    changes += [_through(name, old, new) for name in moved - own]
+    readers = _readers(new)
+    named = [
+        msgspec.structs.replace(change, affects=_affected(change, moved, new, readers))
+        for change in changes
+    ]
+    return tuple(sorted(named, key=lambda each: (_ORDER.index(each.kind), each.name, each.what)))
+
+
+def _objects(definitions: Definitions) -> dict[tuple[str, str], Item]:
+    found: dict[tuple[str, str], Item] = {}
+    for item in definitions:
+        version = f"@{item.version}" if isinstance(item, OnDemand) else ""
+        found[_WORDS[type(item).__name__], item.name + version] = item
+        if isinstance(item, FeatureView):
+            for feature in item.features:
+                found["feature", feature_name(item, feature)] = feature
+    return found
+
+
+def feature_name(view: FeatureView, feature: Feature) -> str:
+    """`view:feature@version`."""
+    return f"{view.name}:{feature.name}@{feature.version}"
+
+
+def _feature_prints(definitions: Definitions) -> dict[str, Fingerprints]:
+    return {
+        feature_name(view, feature): fingerprints(definitions, view, feature)
+        for view in definitions.views
+        for feature in view.features
+    }
+
+
+def _compare(
+    key: tuple[str, str], old: Item, new: Item, moved: set[str], definitions: Definitions
+) -> Iterator[Change]:
+    """One change for each respect in which two objects of one name differ."""
+    if old == new:
+        return
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    by_kind: dict[Kind, list[FieldChange]] = {}
+    for path in [*before, *(path for path in after if path not in before)]:
+        left, right = before.get(path), after.get(path)
+        if left != right:
+            kind = (left or right or ("meaning", ""))[0]
+            change = FieldChange(path, left and left[1], right and right[1])
+            by_kind.setdefault(kind, []).append(change)
+    if isinstance(new, Source) and "meaning" in by_kind:
+        # A column that no feature reads changes what can be read, not what is computed.
+        features = {
+            feature_name(view, feature)
+            for view in definitions.views
+            if view.source == new.name
+            for feature in view.features
+        }
+        if not features & moved:
+            by_kind.setdefault("contract", []).extend(by_kind.pop("meaning"))
+    for kind, fields in by_kind.items():
+        yield Change(kind, *key, fields=tuple(fields))
+
+
+def _through(name: str, old: Definitions, new: Definitions) -> Change:
+    """The change of a feature whose own text is the same: its view or its source differs."""
+    view_name = name.partition(":")[0]
+    before, after = old.view(view_name), new.view(view_name)
+    fields = [
+        FieldChange(path, str(getattr(before, path)), str(getattr(after, path)))
+        for path in ("source", "keys", "bound", "max_age")
+        if getattr(before, path) != getattr(after, path)
+    ]
+    through = f"view {view_name}" if fields else f"source {after.source}"
+    return Change("meaning", "feature", name, through=through)
+
+
+def _readers(definitions: Definitions) -> dict[str, set[str]]:
+    """For each feature and on-demand feature, everything that reads it directly."""
+    readers: dict[str, set[str]] = {}
+    for item in definitions.on_demand:
+        for each in item.inputs:
+            readers.setdefault(str(each.reference), set()).add(f"{item.name}@{item.version}")
+    for service in definitions.services:
+        for output in service.outputs:
+            readers.setdefault(str(output.reference), set()).add(f"service {service.name}")
+    return readers
+
+
+def _affected(
+    change: Change, moved: set[str], definitions: Definitions, readers: Mapping[str, set[str]]
+) -> tuple[str, ...]:
+    if change.what not in {"meaning", "removed"}:
+        return ()
+    start = {change.name}
+    if change.kind in {"source", "view"}:
+        start = {
+            feature_name(view, feature)
+            for view in definitions.views
+            if change.name in {view.source, view.name}
+            for feature in view.features
+        } & moved
+    reached: set[str] = set()
+    todo = list(start)
+    while todo:
+        for reader in readers.get(todo.pop(), ()):
+            if reader not in reached:
+                reached.add(reader)
+                todo.append(reader)
+    found = reached | (start - {change.name})
+    return tuple(sorted(found, key=lambda name: (name.startswith("service "), name)))
+
+
+def _leaves(
+    item: msgspec.Struct, path: str = "", held_as: Kind = "meaning"
+) -> Iterator[tuple[str, tuple[Kind, str]]]:
+    """Each field that differs from nothing: its path, its kind and its text."""
+    table = FIELDS.get(type(item), {})
+    for field in msgspec.structs.fields(item):
+        if field.name == "features":
+            continue
+        value: Any = getattr(item, field.name)
+        kind = table.get(field.name) or held_as
+        here = f"{path}{field.name}"
+        match value:
+            case None | "" | ():
+                pass
+            case (Field(), *_):
+                columns = cast("tuple[Field, ...]", value)
+                yield here, (kind, ", ".join(column.name for column in columns))
+                for column in columns:
+                    yield from _leaves(column, f"{here}.{column.name}.", kind)
+            case Query():
+                yield from _leaves(value, f"{here}.", kind)
+            case Aggregate():
+                yield from _leaves(value, "", kind)
+            case _ if isinstance(value, Window) or value != field.default:
+                yield here, (kind, _text(field.name, value))
+            case _:
+                pass
+
+
+def _text(name: str, value: Any) -> str:
+    if name in _DURATIONS:
+        return format_duration(value)
+    match value:
+        case Column() | Literal_() | Call() | Cast() | Sql():
+            expr: Expr = value
+            return prose.expression(expr)
+        case Parquet() | Csv() | Table() | Delta() | Frame():
+            return prose.history(value)
+        case Window():
+            return prose.window(value, "at")
+        case Input():
+            return f"{value.parameter} = {value.reference}"
+        case Output():
+            return f"{value.name} = {value.reference}"
+        case tuple():
+            return ", ".join(_text("", each) for each in cast("tuple[Any, ...]", value))
+        case _:
+            return str(value)

@@ -1,0 +1,168 @@
+"""What is deployed: revisions of all definitions, who made them, and the way to the next one."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from tidemark.errors import EngineError, NotFound, PlanConflict
+from tidemark.model.diff import diff
+from tidemark.model.fingerprint import ENGINE_EPOCH
+from tidemark.model.graph import Definitions
+from tidemark.model.window import format_moment, parse_moment
+from tidemark.registry.plan import Applied, Plan
+from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
+from tidemark.registry.sql import SqlRevisions
+
+__all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer"]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is defined as of one revision; revision 0 is the empty registry.
+
+    `at` is in microseconds since 1970 UTC; `epoch` is the engine epoch it was applied under.
+    """
+
+    revision: int = 0
+    digest: str = NO_REVISION
+    author: str = ""
+    at: int = 0
+    reason: str = ""
+    epoch: int = ENGINE_EPOCH
+    definitions: Definitions = Definitions()
+
+
+class Registry:
+    """The registry in a database named by a URL, such as `sqlite:///registry.db`.
+
+    Nothing is opened before first use.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._revisions: Writer = SqlRevisions(url)
+
+    def snapshot(self, as_of: int | str | datetime | None = None) -> Snapshot:
+        """Everything that is defined, now or as of a revision number or a moment.
+
+        Raises `NotFound` if there was no such revision, `EngineError` if it was tampered with.
+        """
+        if as_of is None:
+            found = self._revisions.latest()
+            return _read(found) if found else Snapshot()
+        if isinstance(as_of, int):
+            found = self._revisions.revision(as_of)
+        else:
+            found = self._revisions.revision_at(parse_moment(as_of))
+        if found is None:
+            raise NotFound(
+                f"There is no revision as of {as_of}.",
+                remedy="store.registry.history() lists them.",
+            )
+        return _read(found)
+
+    def history(self) -> list[Snapshot]:
+        """All revisions, oldest first, after checking that each follows from the one before."""
+        revisions = self._revisions.revisions()
+        _check_chain(revisions)
+        return [_read(each) for each in revisions]
+
+    def plan(self, definitions: Definitions) -> Plan:
+        """What applying the definitions would change; changes nothing itself."""
+        snapshot = self.snapshot()
+        return Plan(
+            revision=snapshot.revision,
+            base=snapshot.digest,
+            epoch=snapshot.epoch,
+            definitions=definitions,
+            changes=diff(snapshot.definitions, definitions),
+        )
+
+    def apply(self, plan: Plan, *, reason: str = "", author: str | None = None) -> Applied:
+        """Make the plan's definitions the ones in force, in one step that happens or does not.
+
+        `author` is otherwise `TIDEMARK_AUTHOR` or the user of the machine.  Raises `PlanConflict`
+        when the registry has moved on since the plan was made, or when the plan is refused.
+        """
+        plan.check()
+        if plan.empty:
+            current = self.snapshot()
+            if current.digest != plan.base:
+                raise _stale(plan, current.revision)
+            return _applied(current, plan)
+        revision = Revision(
+            number=plan.revision + 1,
+            previous=plan.base,
+            author=author or os.environ.get("TIDEMARK_AUTHOR") or _user(),
+            at=time.time_ns() // 1_000,
+            reason=reason,
+            epoch=ENGINE_EPOCH,
+            definitions=msgspec.json.encode(plan.definitions).decode(),
+        ).sealed()
+        if not self._revisions.append(revision):
+            raise _stale(plan, self.snapshot().revision)
+        return _applied(_read(revision), plan)
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._revisions.close()
+
+
+def _read(revision: Revision) -> Snapshot:
+    if revision.digest != revision.expected_digest():
+        raise _tampered(revision)
+    return Snapshot(
+        revision=revision.number,
+        digest=revision.digest,
+        author=revision.author,
+        at=revision.at,
+        reason=revision.reason,
+        epoch=revision.epoch,
+        definitions=msgspec.json.decode(revision.definitions, type=Definitions),
+    )
+
+
+def _check_chain(revisions: Sequence[Revision]) -> None:
+    previous = NO_REVISION
+    for number, revision in enumerate(revisions, 1):
+        if revision.number != number or revision.previous != previous:
+            raise _tampered(revision)
+        previous = revision.digest
+
+
+def _tampered(revision: Revision) -> EngineError:
+    return EngineError(
+        f"Revision {revision.number} of the registry is not what was applied.",
+        where=f"by {revision.author} at {format_moment(revision.at)}",
+        remedy="Somebody edited the database; restore it from a copy.",
+    )
+
+
+def _stale(plan: Plan, current: int) -> PlanConflict:
+    return PlanConflict(
+        f"The plan was made against revision {plan.revision}; the registry is at {current}.",
+        remedy="Plan again, look at it, and apply that.",
+    )
+
+
+def _applied(snapshot: Snapshot, plan: Plan) -> Applied:
+    return Applied(
+        revision=snapshot.revision,
+        digest=snapshot.digest,
+        author=snapshot.author,
+        at=snapshot.at,
+        reason=snapshot.reason,
+        changes=plan.changes,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,163 @@
+"""Revisions in a SQL database: SQLite beside the project, or Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc, pool
+
+from tidemark.errors import EngineError, MissingExtra, StoreUnavailable
+from tidemark.registry.protocol import NO_REVISION, Revision
+
+SCHEMA = 1
+"""The version of the tables below; raised together with a migration from the one before."""
+
+_metadata = sa.MetaData()
+_schema = sa.Table(
+    "tidemark_schema",
+    _metadata,
+    sa.Column("version", sa.Integer, primary_key=True),
+)
+_revision = sa.Table(
+    "tidemark_revision",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("definitions", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+
+
+class SqlRevisions:
+    """A `Writer` on a database named by a SQLAlchemy URL; tables are made on first use."""
+
+    def __init__(self, url: str) -> None:
+        self._url = sa.make_url(url)
+        self._engine: sa.Engine | None = None
+
+    def latest(self) -> Revision | None:
+        """The newest revision; None if there is none."""
+        return self._one(sa.select(_revision).order_by(_revision.c.number.desc()).limit(1))
+
+    def revision(self, number: int) -> Revision | None:
+        """The revision of that number."""
+        return self._one(sa.select(_revision).where(_revision.c.number == number))
+
+    def revision_at(self, moment: int) -> Revision | None:
+        """The newest revision made at or before the moment."""
+        query = sa.select(_revision).where(_revision.c.at <= moment)
+        return self._one(query.order_by(_revision.c.number.desc()).limit(1))
+
+    def revisions(self) -> Sequence[Revision]:
+        """All revisions, oldest first."""
+        with self._begin() as connection:
+            rows = connection.execute(sa.select(_revision).order_by(_revision.c.number))
+            return [Revision(**row) for row in rows.mappings()]
+
+    def append(self, revision: Revision) -> bool:
+        """Append if the newest revision is the one that this follows."""
+        values = [sa.literal(getattr(revision, column.name), column.type) for column in _revision.c]
+        row = sa.select(*values)
+        if revision.previous != NO_REVISION:
+            before = sa.select(_revision.c.number).where(
+                _revision.c.number == revision.number - 1,
+                _revision.c.digest == revision.previous,
+            )
+            row = row.where(before.exists())
+        # One statement, so that no other writer can come between the test and the insertion.
+        statement = _revision.insert().from_select(list(_revision.c.keys()), row)
+        try:
+            with self._begin() as connection:
+                return connection.execute(statement).rowcount == 1
+        except exc.IntegrityError:
+            return False
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _one(self, query: sa.Select[Any]) -> Revision | None:
+        with self._begin() as connection:
+            row = connection.execute(query).mappings().first()
+            return Revision(**row) if row is not None else None
+
+    @contextmanager
+    def _begin(self) -> Generator[sa.Connection]:
+        where = self._url.render_as_string(hide_password=True)
+        try:
+            if self._engine is None:
+                self._engine = self._open()
+            with self._engine.begin() as connection:
+                yield connection
+        except exc.OperationalError as error:
+            raise StoreUnavailable(
+                f"The registry cannot be used: {error.orig}.",
+                where=where,
+                remedy="Check that the directory exists, that it is writable and that no other "
+                "process holds the database.",
+            ) from error
+        except exc.DatabaseError as error:
+            if isinstance(error, exc.IntegrityError):
+                raise
+            raise EngineError(
+                f"The registry's database refused: {error.orig}.",
+                where=where,
+                remedy="Is this the registry of a Tidemark project?",
+            ) from error
+
+    def _open(self) -> sa.Engine:
+        engine = _sqlite(self._url) if self._url.get_backend_name() == "sqlite" else self._server()
+        with engine.begin() as connection:
+            _metadata.create_all(connection)
+            version = connection.scalar(sa.select(_schema.c.version))
+            if version is None:
+                connection.execute(_schema.insert().values(version=SCHEMA))
+            elif version > SCHEMA:
+                raise EngineError(
+                    f"The registry was written by a newer Tidemark (its schema is {version}, "
+                    f"this one knows {SCHEMA}).",
+                    where=self._url.render_as_string(hide_password=True),
+                    remedy="Upgrade: pip install -U tidemark",
+                )
+        return engine
+
+    def _server(self) -> sa.Engine:
+        try:
+            return sa.create_engine(self._url, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise MissingExtra("postgres", "A registry in Postgres") from error
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    if url.database in {None, "", ":memory:"}:
+        return sa.create_engine(
+            url, poolclass=pool.StaticPool, connect_args={"check_same_thread": False}
+        )
+    directory = Path(str(url.database)).parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"The registry's directory cannot be made: {error.strerror}.",
+            where=str(directory),
+            remedy='Choose a writable place: registry = "sqlite:///..." in tidemark.toml.',
+        ) from error
+    engine = sa.create_engine(url, connect_args={"timeout": 30})
+
+    def tune(connection: Any, _record: Any) -> None:
+        # Readers go on while one process writes; a commit survives the loss of power.
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")
+
+    event.listen(engine, "connect", tune)
+    return engine
