@@ -247,6 +247,6 @@ def _text(name: str, value: Any) -> str:
         case Output():
             return f"{value.name} = {value.reference}"
         case tuple():
-            return ", ".join(_text("", each) for each in cast("tuple[Any, ...]", value))
+            return ", ".join(_text("", each) for each in cast("tuple[object, ...]", value))
         case _:
             return str(value)
