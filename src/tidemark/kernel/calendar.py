@@ -105,7 +105,8 @@ class Pieces(NamedTuple):
         midnights = dates.astype("datetime64[us]").astype(np.int64)
         piece = self.of_local(midnights)
         ends = np.append(self.begins[1:], np.iinfo(np.int64).max)
-        return np.minimum(midnights - self.offsets[piece], ends[piece])
+        first: Instants = np.minimum(midnights - self.offsets[piece], ends[piece])
+        return first
 
 
 class _Calendar:

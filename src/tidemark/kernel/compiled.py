@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
@@ -17,14 +19,25 @@ R = TypeVar("R")
 BIT, WORD, WIDE, DOUBLE = ir.IntType(1), ir.IntType(64), ir.IntType(128), ir.DoubleType()
 
 
+SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+
+
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function without the GIL, cached on disk, with C's rules for division by zero.
 
-    numba keys a cached function on its own source file only: while working on this layer, remove
-    `__pycache__/*.nb?` after changing a function that another file calls.
+    numba takes a cached function for current while its own source file is the same, but a function
+    is compiled together with those that it calls. Here the cache is valid only while no file of
+    this layer has changed. Where no directory can be written, nothing is cached.
     """
-    decorate = numba.njit(cache=True, nogil=True, error_model="numpy")
-    return cast("Callable[P, R]", decorate(function))
+    try:
+        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    else:
+        dispatcher._cache._cache_file._source_stamp = SOURCES  # noqa: SLF001
+    return cast("Callable[P, R]", dispatcher)
 
 
 def _float_bits(_context: Any, _x: Any) -> Any:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 MANTISSA = (1 << 52) - 1
 HIDDEN_BIT = 1 << 52
-TEN_38_HIGH, TEN_38_LOW = 10**38 >> 64, np.uint64(10**38 & (2**64 - 1))
+TEN_38_HIGH, TEN_38_LOW = np.uint64(10**38 >> 64), np.uint64(10**38 & (2**64 - 1))
 
 
 class Window(NamedTuple):
