@@ -1,0 +1,1 @@
+"""Where served state lives: the protocol, its embedded implementations, and the row format."""
