@@ -40,7 +40,7 @@ class LmdbStore:
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = path.resolve()
         self._map_size = map_size
-        self.environment: _Environment | None = None
+        self._environment: _Environment | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class LmdbStore:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys, read in one transaction."""
-        if self.environment is None and not self.path.exists():
+        if self._environment is None and not self.path.exists():
             return [None] * len(keys)
         return self._opened().read(lambda env: _read(env, keys))
 
@@ -64,7 +64,7 @@ class LmdbStore:
 
     def delete(self, prefix: bytes) -> int:
         """Delete every key that starts with `prefix`, some thousands in each transaction."""
-        if self.environment is None and not self.path.exists():
+        if self._environment is None and not self.path.exists():
             return 0
         deleted = 0
         while step := self._opened().write(lambda env: _delete(env, prefix)):
@@ -97,14 +97,14 @@ class LmdbStore:
 
     def close(self) -> None:
         """Let go of the environment; the last store of this path in this process closes it."""
-        environment, self.environment = self.environment, None
+        environment, self._environment = self._environment, None
         if environment is not None:
             environment.release()
 
     def _opened(self) -> _Environment:
-        environment = self.environment
+        environment = self._environment
         if environment is None or environment.pid != os.getpid():
-            environment = self.environment = _Environment.of(self.path, self._map_size)
+            environment = self._environment = _Environment.of(self.path, self._map_size)
         return environment
 
 
@@ -145,7 +145,7 @@ class _Environment:
     def _forget_inherited(cls, path: Path) -> None:
         """Close what a parent process had open, which frees this process's copy of it only."""
         for key in [key for key in cls._open if key[1] == path and key[0] != os.getpid()]:
-            cls._open.pop(key()
+            cls._open.pop(key).env.close()
 
     def release(self) -> None:
         """Count one user less; without users the environment closes."""
