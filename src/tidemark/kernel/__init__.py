@@ -140,9 +140,9 @@ def evaluate(
 
 def warm() -> None:
     """Compile what is not in the cache yet; says so on stderr when it takes a moment."""
-    from tidemark.kernel import compiled
+    from tidemark.kernel import compiled, rows, sweep  # noqa: F401 - their entries
 
-    compiled.warm()
+    compiled.ready()
 
 
 __all__ = [

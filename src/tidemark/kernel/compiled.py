@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -40,6 +42,48 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", dispatcher)
 
 
+def entry(*arguments: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Like `compiled`, for what Python calls: only for arguments of these types.
+
+    It can be called once `ready` has returned.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        dispatcher = compiled(function)
+        _pending.append((dispatcher, arguments))
+        return dispatcher
+
+    return decorate
+
+
+def ready() -> None:
+    """Compile all entries that are imported, or load them; says so on stderr if it takes a moment."""
+    if not _pending:
+        return
+    with _compiling:
+        notice = threading.Timer(NOTICE_AFTER, _announce)
+        notice.daemon = True
+        notice.start()
+        try:
+            while _pending:
+                dispatcher, arguments = _pending[-1]
+                cast("Any", dispatcher).compile(arguments)
+                cast("Any", dispatcher).disable_compile()
+                _pending.pop()
+        finally:
+            notice.cancel()
+
+
+def _announce() -> None:
+    sys.stderr.write(f"Compiling the kernel for this machine, once: about {SECONDS} s\n")
+    sys.stderr.flush()
+
+
+NOTICE_AFTER, SECONDS = 1.5, 15
+_pending: list[tuple[Any, tuple[Any, ...]]] = []
+_compiling = threading.Lock()
+
+
 def _float_bits(_context: Any, _x: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.bitcast(args[0], WORD)
@@ -71,6 +115,12 @@ def _multiply(_context: Any, _a: Any, _b: Any) -> Any:
     pair: Any = types.UniTuple(types.uint64, 2)  # type: ignore[no-untyped-call]
     return pair(types.uint64, types.uint64), generate
 
+
+WORDS = types.Array(types.int64, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
+BYTES = types.Array(types.uint8, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
+NEW_WORDS, WORD_ROWS = types.int64[::1], types.int64[:, ::1]
+NEW_BYTES, BYTE_ROWS = types.uint8[::1], types.uint8[:, ::1]
+INTEGER, FLAG = types.int64, types.boolean
 
 # Each is known only inside compiled functions.
 float_bits = cast("Callable[[float], int]", intrinsic(_float_bits))

@@ -69,11 +69,17 @@ DECIMAL_WINDOW = Window(0, 4, 0, 8)
 def float_window(values: NDArray[np.float64], valid: NDArray[np.bool_] | None = None) -> Window:
     """The smallest window that covers the finite values; `valid` is False where a value is null."""
     everything = np.empty(0, np.bool_) if valid is None else valid
-    low, high = _exponents(np.ascontiguousarray(values).view(np.int64), everything)
+    return Window(*cover(np.ascontiguousarray(values).view(np.int64), everything))
+
+
+@compiled
+def cover(bits: Limbs, valid: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The fields of the smallest window of doubles given by their bits; `valid` may be empty."""
+    low, high = _exponents(bits, valid)
     if low > high:
-        return Window(0, 3, 0, 5)
+        return 0, 3, 0, 5
     base, square_base = low >> 5, (2 * low) >> 5
-    return Window(base, (high >> 5) - base + 3, square_base, ((2 * high) >> 5) - square_base + 5)
+    return base, (high >> 5) - base + 3, square_base, ((2 * high) >> 5) - square_base + 5
 
 
 def make_scratch(window: Window) -> Digits:

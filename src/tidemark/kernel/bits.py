@@ -1,0 +1,121 @@
+"""A set of small integers that finds neighbours fast: bits, and above them bits of words in use.
+
+Level 0 has one bit for each possible member, level 1 one for each word of level 0 that is not zero,
+and so on up to a single word: four levels for sixteen million.  Every operation is a few
+instructions a level, and an empty set of any size costs nothing to keep.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tidemark.kernel.compiled import compiled, leading_zeros
+from tidemark.kernel.digits import U0, U1
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Levels = NDArray[np.int64]
+    Bits = NDArray[np.uint64]
+
+
+@compiled
+def make_levels(size: int) -> tuple[Levels, Bits]:
+    """Where each level begins, and an empty set of integers below `size`."""
+    levels = np.empty(12, np.int64)
+    count = total = 0
+    while count == 0 or size > 1:
+        size = max((size + 63) >> 6, 1)
+        levels[count] = total
+        total += size
+        count += 1
+    return levels[:count], np.zeros(total, np.uint64)
+
+
+@compiled
+def set_bit(levels: Levels, bits: Bits, i: int) -> None:
+    """Put a member in."""
+    for level in range(len(levels)):
+        word = levels[level] + (i >> 6)
+        before = bits[word]
+        bits[word] = before | (U1 << np.uint64(i & 63))
+        if before != U0:
+            return
+        i >>= 6
+
+
+@compiled
+def clear_bit(levels: Levels, bits: Bits, i: int) -> None:
+    """Take a member out."""
+    for level in range(len(levels)):
+        word = levels[level] + (i >> 6)
+        bits[word] &= ~(U1 << np.uint64(i & 63))
+        if bits[word] != U0:
+            return
+        i >>= 6
+
+
+@compiled
+def below(levels: Levels, bits: Bits, i: int) -> int:
+    """The largest member smaller than `i`, or -1."""
+    for level in range(len(levels)):
+        if i & 63:
+            word = bits[levels[level] + (i >> 6)] & ((U1 << np.uint64(i & 63)) - U1)
+            if word != U0:
+                return _largest_under(levels, bits, level, ((i >> 6) << 6) + _highest(word))
+        i >>= 6
+    return -1
+
+
+@compiled
+def above(levels: Levels, bits: Bits, i: int, otherwise: int) -> int:
+    """The smallest member larger than `i`, or `otherwise`."""
+    for level in range(len(levels)):
+        if i & 63 != 63:
+            word = bits[levels[level] + (i >> 6)] >> np.uint64((i & 63) + 1)
+            if word != U0:
+                return _smallest_under(levels, bits, level, i + 1 + _lowest(word))
+        i >>= 6
+    return otherwise
+
+
+@compiled
+def smallest(levels: Levels, bits: Bits) -> int:
+    """The smallest member of a set that is not empty."""
+    top = len(levels) - 1
+    return _smallest_under(levels, bits, top, _lowest(bits[levels[top]]))
+
+
+@compiled
+def largest(levels: Levels, bits: Bits) -> int:
+    """The largest member of a set that is not empty."""
+    top = len(levels) - 1
+    return _largest_under(levels, bits, top, _highest(bits[levels[top]]))
+
+
+@compiled
+def _smallest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
+    while level > 0:
+        level -= 1
+        i = (i << 6) + _lowest(bits[levels[level] + i])
+    return i
+
+
+@compiled
+def _largest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
+    while level > 0:
+        level -= 1
+        i = (i << 6) + _highest(bits[levels[level] + i])
+    return i
+
+
+@compiled
+def _highest(word: np.uint64) -> int:
+    return 63 - leading_zeros(word)
+
+
+@compiled
+def _lowest(word: np.uint64) -> int:
+    return 63 - leading_zeros(word & (~word + U1))
