@@ -1,0 +1,71 @@
+"""Columns with more to say than their Python type, and the histories that sources read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from tidemark.define.expressions import Col
+from tidemark.define.problems import here
+from tidemark.define.python_types import as_type
+from tidemark.model.graph import Csv, Delta, Parquet, Query, Table
+from tidemark.model.types import decimal as decimal_type, vector as vector_type
+
+
+def column(
+    type: type | str | None = None, *, description: str = "", tags: Sequence[str] = ()
+) -> Col[Any]:
+    """A column with a description: `amount: tm.Col[float] = tm.column(description="In euros")`."""
+    declared = as_type(type) if type is not None else None
+    return Col(declared, description=description, tags=tags, place=here())
+
+
+def decimal(
+    precision: int, scale: int, *, description: str = "", tags: Sequence[str] = ()
+) -> Col[Decimal]:
+    """A column of exact decimals: `price: tm.Col[Decimal] = tm.decimal(18, 2)`."""
+    declared = decimal_type(precision, scale)
+    return Col(declared, description=description, tags=tags, place=here())
+
+
+def vector(size: int, *, description: str = "", tags: Sequence[str] = ()) -> Col[list[float]]:
+    """A column of embeddings: `taste: tm.Col[list[float]] = tm.vector(128)`."""
+    return Col(vector_type(size), description=description, tags=tags, place=here())
+
+
+class HeldFrame:
+    """A frame of this process; `tidemark.model.graph.Frame` is what the registry keeps of it."""
+
+    def __init__(self, frame: object) -> None:
+        self.frame = frame
+
+
+def parquet(path: str) -> Parquet:
+    """Parquet files by a path or glob, relative to the project."""
+    return Parquet(path)
+
+
+def csv(path: str) -> Csv:
+    """CSV files with a header by a path or glob, relative to the project."""
+    return Csv(path)
+
+
+def table(name: str, connection: str = "") -> Table:
+    """A table, of the DuckDB file `connection` if one is named."""
+    return Table(name, connection)
+
+
+def query(sql: str, connection: str = "") -> Query:
+    """A query in DuckDB's SQL, on the DuckDB file `connection` if one is named."""
+    return Query(sql, connection)
+
+
+def delta(path: str) -> Delta:
+    """A Delta Lake table by its path or address."""
+    return Delta(path)
+
+
+def frame(frame: object) -> HeldFrame:
+    """Any Arrow-capable object: a pandas, polars or pyarrow table, for notebooks and tests."""
+    return HeldFrame(frame)

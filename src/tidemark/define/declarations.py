@@ -1,0 +1,304 @@
+"""What every declared class is, and the three that hold columns: entities, sources, requests."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tidemark.define.columns import HeldFrame
+from tidemark.define.expressions import Col, Key, unknown
+from tidemark.define.problems import (
+    Place,
+    Unknown,
+    UnknownAttribute,
+    caller,
+    collecting,
+    here,
+    is_collecting,
+    report,
+    suggestion,
+)
+from tidemark.define.python_types import read_annotation
+from tidemark.errors import DefinitionError
+from tidemark.model.graph import History
+from tidemark.model.types import Type
+from tidemark.model.window import parse_duration
+
+
+class About:
+    """What a declared class says besides its body."""
+
+    def __init__(
+        self, cls: type, place: Place, *, name: str, abstract: bool, owner: str, tags: Sequence[str]
+    ) -> None:
+        self.place = place
+        self.name = name or snake_case(cls.__name__)
+        self.abstract = abstract
+        self.owner = owner
+        self.tags = tuple(tags)
+        self.description = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+        self.places: dict[str, Place] = {}
+        self.arguments: dict[str, Any] = {}
+
+    def place_of(self, name: str) -> Place:
+        """The line of an attribute, or of the class."""
+        return self.places.get(name) or self.place.of_attribute(name)
+
+
+class _Declaring(type):
+    """The class of declared classes: an attribute that is not there is a mistake in a definition."""
+
+    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+        def __getattr__(cls, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            known = [each for each in dir(cls) if not each.startswith("_")]
+            what = f"{cls.__name__} has no {cls.__member__} {name!r}."
+            if is_collecting():
+                report(what, here(), suggestion(name, known))
+                return unknown()
+            raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
+
+
+class Declaration(metaclass=_Declaring):
+    """What Entity, Source, Request, FeatureView and FeatureService share.
+
+    A class is declared by writing it; it is never instantiated.  With `abstract=True` it only lends
+    what it declares to the classes that derive from it.
+    """
+
+    __about__: ClassVar[About]
+    __member__: ClassVar[str] = "attribute"
+
+    def __new__(cls) -> typing.Self:
+        raise TypeError(f"{cls.__name__} is a declaration; use the class itself, without ().")
+
+
+def snake_case(name: str) -> str:
+    """`UserSpend` as `user_spend`, `HTTPLog` as `http_log`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return spaced.strip("_").lower()
+
+
+@contextmanager
+def declaring(cls: type[Declaration], about: About) -> Iterator[About]:
+    """Read the body of a class; where no file is being loaded, raise all of its mistakes at the end."""
+    cls.__about__ = about
+    if is_collecting():
+        yield about
+        return
+    with collecting() as problems:
+        yield about
+    if problems:
+        raise DefinitionError(problems)
+    if not about.abstract:
+        from tidemark.define.lowering import lower
+
+        lower(cls)
+
+
+@contextmanager
+def declaring_function() -> Iterator[Callable[[object], None]]:
+    """As `declaring`, for a function, which is handed over once it is made."""
+    made: list[object] = []
+    if is_collecting():
+        yield made.append
+        return
+    with collecting() as problems:
+        yield made.append
+    if problems:
+        raise DefinitionError(problems)
+    from tidemark.define.lowering import lower
+
+    lower(made)
+
+
+def members(cls: type, kind: type) -> Iterator[tuple[str, Any]]:
+    """The annotations of a class, its bases' first, that say `kind[...]`: the name and what is inside."""
+    frame = caller()
+    scopes = (frame.f_globals, frame.f_locals) if frame else ({}, {})
+    for name, annotation in inspect.get_annotations(cls).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, *scopes)  # noqa: PLW2901, S307  # as typing does
+            except NameError as error:
+                report(f"{cls.__name__}.{name}: {error}.", here())
+                continue
+        origin = typing.get_origin(annotation)
+        if origin is ClassVar or annotation is ClassVar:
+            continue
+        if origin is not kind:
+            report(
+                f"{cls.__name__}.{name} is not declared as a {kind.__name__}.",
+                here().of_attribute(name),
+                f"Write `{name}: tm.{kind.__name__}[{getattr(annotation, '__name__', annotation)}]`.",
+            )
+            continue
+        yield name, typing.get_args(annotation)[0]
+
+
+class Entity(Declaration):
+    """What features describe: one or more typed keys.
+
+    class User(tm.Entity):
+        user_id: tm.Key[str]
+    """
+
+    __keys__: ClassVar[dict[str, Key[Any]]] = {}
+    __member__ = "key"
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        abstract: bool = False,
+        owner: str = "",
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().__init_subclass__()
+        about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
+        with declaring(cls, about):
+            cls.__keys__ = dict(cls.__keys__)
+            for key, inner in members(cls, Key):
+                if (type_ := _type_of(cls, key, inner, None)) is not None:
+                    cls.__keys__[key] = Key(cls, key, type_[0])
+                    setattr(cls, key, cls.__keys__[key])
+
+
+class _Columns(Declaration):
+    """A class whose annotations declare columns."""
+
+    __columns__: ClassVar[dict[str, Col[Any]]] = {}
+
+
+def _read_columns(cls: type[_Columns]) -> None:
+    columns: dict[str, Col[Any]] = {}
+    for name, column in cls.__columns__.items():
+        if column.type is not None:
+            columns[name] = column.of(
+                cls, name, column.type, optional=column.optional, place=column.place
+            )
+    for name, inner in members(cls, Col):
+        said = vars(cls).get(name)
+        column = said if isinstance(said, Col) else Col[Any]()
+        if (found := _type_of(cls, name, inner, column.declared_type)) is not None:
+            place = cls.__about__.place
+            columns[name] = column.of(cls, name, found[0], optional=found[1], place=place)
+        else:
+            setattr(cls, name, unknown())
+    for name, column in columns.items():
+        setattr(cls, name, column)
+    cls.__columns__ = columns
+
+
+def _type_of(
+    cls: type[Declaration], name: str, inner: Any, declared: Type | None
+) -> tuple[Type, bool] | None:
+    """The type that an annotation declares and whether null is expected; None once reported."""
+    try:
+        read = read_annotation(inner, declared)
+        if read.type is None:
+            raise DefinitionError(f"{inner} does not say one type.")
+    except DefinitionError as error:
+        place = cls.__about__.place_of(name)
+        report(f"{cls.__name__}.{name}: {error.what}", place, error.remedy)
+        return None
+    return read.type, read.optional
+
+
+class Source(_Columns):
+    """Events with a time: history that the user owns.
+
+    `time`      the column of the event's time; None for timeless facts
+    `history`   where the events are: `tm.parquet(...)`, `tm.table(...)`, ...
+    `timezone`  the zone of time columns that carry none
+    `unique`    the columns that identify an event, so that one delivered twice counts once
+    `seen`      the column that says when an event became known, or `delay` after its time
+    """
+
+    __member__ = "column"
+
+    def __init_subclass__(
+        cls,
+        *,
+        time: str | None | EllipsisType = ...,
+        history: History | HeldFrame | None = None,
+        timezone: str = "",
+        unique: str | Sequence[str] = (),
+        seen: str | None = None,
+        delay: str | timedelta | None = None,
+        name: str = "",
+        abstract: bool = False,
+        owner: str = "",
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().__init_subclass__()
+        about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
+        given = {
+            "history": history,
+            "timezone": timezone,
+            "unique": (unique,) if isinstance(unique, str) else tuple(unique),
+            "seen": seen,
+        }
+        lent = inherited(cls)
+        about.arguments = lent | {key: value for key, value in given.items() if value}
+        with declaring(cls, about):
+            _read_columns(cls)
+            if time is not ...:
+                about.arguments["time"] = time
+            if "time" not in about.arguments and not abstract:
+                report(
+                    f"{cls.__name__} does not say which column is its time.",
+                    about.place,
+                    'Write time="..."; or time=None, if its rows are facts that hold always.',
+                )
+            if delay is not None:
+                try:
+                    about.arguments["delay"] = parse_duration(delay)
+                except DefinitionError as error:
+                    report(f"{cls.__name__}: {error.what}", about.place, error.remedy)
+
+
+def inherited(cls: type[Declaration]) -> dict[str, Any]:
+    """The class arguments that the nearest declared base lends."""
+    for base in cls.__mro__[1:]:
+        if "__about__" in vars(base):
+            return dict(base.__about__.arguments)
+    return {}
+
+
+class Request(_Columns):
+    """What the caller knows only at serving time.
+
+    class Checkout(tm.Request):
+        amount: tm.Col[float]
+    """
+
+    __member__ = "field"
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str = "",
+        abstract: bool = False,
+        owner: str = "",
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().__init_subclass__()
+        about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
+        with declaring(cls, about):
+            _read_columns(cls)
+
+
+def is_unknown(value: object) -> bool:
+    """Whether a value stands for a mistake that has been reported."""
+    return isinstance(value, Unknown)

@@ -1,0 +1,147 @@
+"""Where a definition stands in its file, and what becomes of a mistake in it.
+
+While a definition file is loaded, mistakes are collected so that all of them are told at once; what
+was asked for and does not exist is `Unknown`, which takes part in anything and is left out later.
+Anywhere else (a notebook, a test, a plain import) a mistake is raised where it is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import linecache
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, NamedTuple
+
+from tidemark.errors import DefinitionError, Problem
+
+_collected: ContextVar[list[Problem] | None] = ContextVar("collected", default=None)
+
+
+class Place(NamedTuple):
+    """A line of a file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        if not self.file:
+            return ""
+        near = os.path.relpath(self.file) if os.path.isabs(self.file) else self.file
+        shown = self.file if near.startswith("..") else near
+        text = linecache.getline(self.file, self.line).strip()
+        return f"{shown}:{self.line}   {text}".rstrip()
+
+    def of_attribute(self, name: str) -> Place:
+        """The line that declares `name` in the class that stands here; this place if none does."""
+        try:
+            tree = ast.parse("".join(linecache.getlines(self.file)))
+        except SyntaxError:
+            return self
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            first = min([node.lineno, *(mark.lineno for mark in node.decorator_list)])
+            if not first <= self.line <= node.lineno:
+                continue
+            for statement in node.body:
+                match statement:
+                    case ast.AnnAssign(target=ast.Name(id=found)) if found == name:
+                        return Place(self.file, statement.lineno)
+                    case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
+                        return Place(self.file, statement.lineno)
+                    case _:
+                        pass
+        return self
+
+
+NOWHERE = Place("", 0)
+
+
+def caller() -> FrameType | None:
+    """The innermost frame that is not of the definition layer: the user's own line."""
+    frame = inspect.currentframe()
+    while frame and str(frame.f_globals.get("__name__", "")).startswith("tidemark.define"):
+        frame = frame.f_back
+    return frame
+
+
+def here() -> Place:
+    """The user's line that is running."""
+    frame = caller()
+    return Place(frame.f_code.co_filename, frame.f_lineno) if frame else NOWHERE
+
+
+def report(what: str, place: Place, remedy: str = "") -> None:
+    """Collect a mistake while a file is loaded; raise `DefinitionError` anywhere else."""
+    problem = Problem(what, str(place), remedy)
+    collected = _collected.get()
+    if collected is None:
+        raise DefinitionError([problem])
+    collected.append(problem)
+
+
+def is_collecting() -> bool:
+    """Whether a definition file is being loaded."""
+    return _collected.get() is not None
+
+
+@contextmanager
+def collecting() -> Iterator[list[Problem]]:
+    """Collect the mistakes made inside instead of raising the first."""
+    problems: list[Problem] = []
+    token = _collected.set(problems)
+    try:
+        yield problems
+    finally:
+        _collected.reset(token)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The nearest known name, or all of them."""
+    names = list(known)
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"Did you mean {near[0]!r}?"
+    return f"There are: {', '.join(names)}." if names else ""
+
+
+class UnknownAttribute(DefinitionError, AttributeError):
+    """A declared class has no such column, key or feature."""
+
+
+class Unknown:
+    """What does not exist because of a mistake that has been collected already."""
+
+    def _absorb(self, *_: object, **__: object) -> Unknown:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __mro_entries__(self, _bases: tuple[object, ...]) -> tuple[type, ...]:
+        """Let a class that derives from this one be read as well."""
+        return (_OfUnknown,)
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    __hash__ = object.__hash__
+    __call__ = __getitem__ = __and__ = __or__ = __rand__ = __ror__ = __invert__ = _absorb
+    __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = _absorb
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _absorb
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _absorb
+
+
+class _OfUnknown:
+    def __init_subclass__(cls, **_: object) -> None:
+        super().__init_subclass__()

@@ -1,0 +1,139 @@
+"""Feature views and feature services."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, TypeAlias
+
+from tidemark.define.declarations import (
+    About,
+    Declaration,
+    Entity,
+    Source,
+    declaring,
+    inherited,
+    is_unknown,
+)
+from tidemark.define.expressions import Col
+from tidemark.define.features import Feature
+from tidemark.define.on_demand import OnDemandFunction
+from tidemark.define.problems import here, report
+from tidemark.errors import DefinitionError
+from tidemark.model.window import Bound, parse_duration
+
+By: TypeAlias = Col[Any] | str | Sequence[Col[Any] | str] | Mapping[str, Col[Any] | str]
+
+
+class FeatureView(Declaration):
+    """Features of one entity over one source.
+
+    `by`         the source's columns that hold the entity's keys, where they are named otherwise
+    `columns`    columns whose `latest` value is a feature
+    `max_age`    stored values older than this are null
+    `freshness`  how old the newest event may be; a promise that is checked and reported
+    `bound`      "before" leaves out events at the very moment asked for
+    """
+
+    __features__: ClassVar[dict[str, Feature[Any]]] = {}
+    __member__ = "feature"
+
+    def __init_subclass__(
+        cls,
+        *,
+        entity: type[Entity] | None = None,
+        source: type[Source] | None = None,
+        by: By | None = None,
+        columns: Iterable[Col[Any]] = (),
+        max_age: str | timedelta | None = None,
+        freshness: str | timedelta | None = None,
+        bound: Bound | None = None,
+        name: str = "",
+        abstract: bool = False,
+        owner: str = "",
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().__init_subclass__()
+        about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
+        given = {"entity": entity, "source": source, "by": by, "bound": bound}
+        about.arguments = inherited(cls) | {k: v for k, v in given.items() if v is not None}
+        with declaring(cls, about):
+            for argument, duration in (("max_age", max_age), ("freshness", freshness)):
+                if duration is not None:
+                    try:
+                        about.arguments[argument] = parse_duration(duration)
+                    except DefinitionError as error:
+                        what = f"{cls.__name__}: {argument}={error.what}"
+                        report(what, about.place, error.remedy)
+            _read_features(cls, () if is_unknown(columns) else columns)
+
+
+def _read_features(cls: type[FeatureView], columns: Iterable[Col[Any]]) -> None:
+    features = dict(cls.__features__)
+    for column in columns:
+        if is_unknown(column):
+            continue
+        if not isinstance(column, Col) or column.owner is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            report(
+                f"{cls.__name__}: columns holds {column!r}, which is not a column of a source.",
+                cls.__about__.place,
+                "For example columns=(Profiles.segment, Profiles.plan).",
+            )
+            continue
+        latest: Feature[Any] = Feature("latest", column, {})
+        latest.place = cls.__about__.place
+        features[column.name] = latest
+    for name, value in vars(cls).items():
+        if isinstance(value, Feature):
+            features[name] = value
+    for name in inspect.get_annotations(cls):
+        if not name.startswith("_") and name not in features and name not in vars(cls):
+            report(
+                f"{cls.__name__}.{name} is announced, but nothing is assigned to it.",
+                cls.__about__.place_of(name),
+                f"Write `{name} = tm.last(...)`, or list the column in `columns=`.",
+            )
+    cls.__features__ = {name: feature.of(cls, name) for name, feature in features.items()}
+    for name, feature in cls.__features__.items():
+        setattr(cls, name, feature)
+
+
+Served: TypeAlias = "Feature[Any] | OnDemandFunction[..., Any] | Col[Any] | str"
+
+
+class FeatureService(Declaration):
+    """The ordered list of features that a model reads; the left-hand names are what it sees.
+
+    `features=[...]` is the short form: the features under their own names.
+    """
+
+    __outputs__: ClassVar[dict[str, Any]] = {}
+    __member__ = "feature"
+
+    def __init_subclass__(
+        cls,
+        *,
+        features: Iterable[Served | type[FeatureView]] = (),
+        name: str = "",
+        abstract: bool = False,
+        owner: str = "",
+        tags: Sequence[str] = (),
+    ) -> None:
+        super().__init_subclass__()
+        about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
+        with declaring(cls, about):
+            outputs = dict(cls.__outputs__)
+            for name_, value in vars(cls).items():
+                if name_.startswith("_"):
+                    continue
+                if isinstance(value, Feature | OnDemandFunction | Col | str) or is_unknown(value):
+                    outputs[name_] = value
+                    continue
+                report(
+                    f"{cls.__name__}.{name_} is {value!r}, which is not a feature.",
+                    about.place_of(name_),
+                    'A service lists features (UserSpend.spend["7d"]) and on-demand functions.',
+                )
+            cls.__outputs__ = outputs
+            about.arguments["features"] = () if is_unknown(features) else tuple(features)

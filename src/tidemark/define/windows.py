@@ -1,0 +1,75 @@
+"""Which events an aggregate covers: `over=`, `offset=` and `rows=`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TypeAlias, cast, get_args
+
+import msgspec
+
+from tidemark.errors import DefinitionError
+from tidemark.model.window import Unit, Window, check_zone, format_duration, parse_duration
+
+
+class ToDate(msgspec.Struct, frozen=True):
+    """The calendar unit of a zone that holds the moment asked for, so far."""
+
+    unit: Unit
+    zone: str
+
+
+def to_date(unit: str, zone: str = "UTC") -> ToDate:
+    """The calendar window so far: `tm.to_date("month", "America/New_York")`.
+
+    Units are day, week (from Monday), month, quarter and year.
+    """
+    if unit not in get_args(Unit):
+        raise DefinitionError(
+            f"{unit!r} is not a unit of the calendar.",
+            remedy=f"Units: {', '.join(get_args(Unit))}.",
+        )
+    return ToDate(cast("Unit", unit), check_zone(zone))
+
+
+Over: TypeAlias = str | timedelta | ToDate | None
+
+
+class LabelledWindow(msgspec.Struct, frozen=True):
+    """A window and what it adds to the name of a feature that fans out."""
+
+    label: str
+    window: Window
+
+
+def windows(
+    over: Over | Iterable[Over], offset: str | timedelta | None, rows: int
+) -> tuple[LabelledWindow, ...]:
+    """The windows that `over=` names, in its order; raises `DefinitionError`."""
+    several = [over] if is_single(over) else list(cast("Iterable[Over]", over))
+    if not several:
+        raise DefinitionError(
+            "`over` names no window.", remedy='Name one, over="30d", or leave it out for all time.'
+        )
+    if isinstance(rows, bool) or rows < 0:
+        raise DefinitionError(
+            f"rows={rows} keeps no rows.", remedy="Leave `rows` out for all rows."
+        )
+    shift = parse_duration(offset) if offset is not None else 0
+    return tuple(_window(each, shift, rows) for each in several)
+
+
+def is_single(over: Over | Iterable[Over]) -> bool:
+    """Whether `over=` is one window, so that the feature keeps the attribute's own name."""
+    return over is None or isinstance(over, str | timedelta | ToDate)
+
+
+def _window(over: Over, offset: int, rows: int) -> LabelledWindow:
+    if over is None:
+        return LabelledWindow("all", Window("all", offset=offset, rows=rows))
+    if isinstance(over, ToDate):
+        window = Window("to_date", offset=offset, unit=over.unit, zone=over.zone, rows=rows)
+        return LabelledWindow(f"{over.unit}_to_date", window)
+    length = parse_duration(over)
+    label = "".join(over.split()) if isinstance(over, str) else format_duration(length)
+    return LabelledWindow(label, Window("sliding", length=length, offset=offset, rows=rows))
