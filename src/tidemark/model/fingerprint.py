@@ -14,8 +14,8 @@ spelling of a definition nor a field that a later release adds changes a fingerp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec.structs import FieldInfo, fields as struct_fields, replace
@@ -179,8 +179,11 @@ def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
             part["is"] = tag
         return part if part or held_as == kind else None
     if isinstance(value, tuple | list):
-        parts = [project(item, kind, held_as) for item in value]  # pyright: ignore[reportUnknownVariableType]
-        return parts if any(item is not None for item in parts) else None
+        items = cast("Sequence[object]", value)
+        parts = [project(item, kind, held_as) for item in items]
+        if held_as == kind:
+            return parts
+        return [[place, part] for place, part in enumerate(parts) if part is not None] or None
     return value if held_as == kind else None
 
 

@@ -118,11 +118,13 @@ class SqlRevisions:
     def _open(self) -> sa.Engine:
         engine = _sqlite(self._url) if self._url.get_backend_name() == "sqlite" else self._server()
         with engine.begin() as connection:
-            _metadata.create_all(connection)
-            version = connection.scalar(sa.select(_schema.c.version))
-            if version is None:
-                connection.execute(_schema.insert().values(version=SCHEMA))
-            elif version > SCHEMA:
+            # Two processes may open a new project at once: whoever is second finds it made.
+            for table in (_schema, _revision):
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            first = sa.select(sa.literal(SCHEMA)).where(~sa.select(_schema.c.version).exists())
+            connection.execute(_schema.insert().from_select(["version"], first))
+            version = connection.scalar(sa.select(_schema.c.version)) or SCHEMA
+            if version > SCHEMA:
                 raise EngineError(
                     f"The registry was written by a newer Tidemark (its schema is {version}, "
                     f"this one knows {SCHEMA}).",
