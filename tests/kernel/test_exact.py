@@ -31,7 +31,9 @@ floats = st.one_of(
     st.lists(scaled, max_size=8),
     st.lists(near_zero, max_size=8),
     st.lists(money, max_size=8),
-    st.lists(st.sampled_from([0.0, -0.0, 1.0, 1 + 2**-52, 2**53, -(2.0**53), 2**-53]), max_size=8),
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, 1 + 2**-52, 2.0**53, -(2.0**53), 2**-53]), max_size=8
+    ),
     st.lists(st.sampled_from([MAX, -MAX, TINY, -TINY, 2.0**-1022, 1.0]), max_size=5),
 )
 ints = st.lists(

@@ -69,7 +69,7 @@ DECIMAL_WINDOW = Window(0, 4, 0, 8)
 def float_window(values: NDArray[np.float64], valid: NDArray[np.bool_] | None = None) -> Window:
     """The smallest window that covers the finite values; `valid` is False where a value is null."""
     everything = np.empty(0, np.bool_) if valid is None else valid
-    return Window(*cover(np.ascontiguousarray(values).view(np.int64), everything))
+    return Window(*cover(np.ascontiguousarray(values, np.float64).view(np.int64), everything))
 
 
 @compiled
