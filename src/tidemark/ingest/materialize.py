@@ -1,0 +1,174 @@
+"""From history to online rows, in one step that readers see whole or not at all.
+
+Rows of a new generation are written beside those that serve.  Then one transaction makes the
+generation current, and the old rows go.  Whatever fails before that leaves the old state serving.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tidemark.engines.state import entities
+from tidemark.ingest.progress import Tell, shown
+from tidemark.ingest.retention import retained
+from tidemark.kernel.layout import Layout
+from tidemark.model.fingerprint import state_id
+from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.window import parse_duration, parse_moment
+from tidemark.online import codec
+from tidemark.online.keys import Record, entity_keys, generation_prefix, read_record, record_key
+from tidemark.online.protocol import OnlineStore
+from tidemark.online.values import instant
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+
+ROWS_AT_ONCE = 50_000
+"""Rows in one transaction: large enough to share its cost, small enough to let others write."""
+
+ANY_MOMENT = -(2**63)
+
+
+@dataclass(frozen=True)
+class MaterializedView:
+    """What was written for one view."""
+
+    view: str
+    entities: int
+    events: int
+    seconds: float
+
+    @property
+    def rows_per_second(self) -> float:
+        """Entity rows written in a second."""
+        return self.entities / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What `materialize` wrote, view by view; `until` is the moment up to which it knows."""
+
+    until: datetime
+    views: tuple[MaterializedView, ...]
+
+    @property
+    def entities(self) -> int:
+        """Rows written, over all views."""
+        return sum(view.entities for view in self.views)
+
+    @property
+    def events(self) -> int:
+        """Events held by these rows."""
+        return sum(view.events for view in self.views)
+
+    def __repr__(self) -> str:
+        width = max((len(view.view) for view in self.views), default=0)
+        lines = [f"Materialized until {self.until.isoformat().replace('+00:00', 'Z')}"]
+        lines += [
+            f"  {view.view:<{width}}  {view.entities:>11,} entities  {view.events:>13,} events"
+            f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
+            for view in self.views
+        ]
+        return "\n".join(lines)
+
+
+def materialize(
+    engine: DuckDB,
+    online: OnlineStore,
+    definitions: Definitions,
+    *,
+    project: str,
+    views: Sequence[str] | None = None,
+    until: datetime | str | None = None,
+    retain: str | timedelta | None = None,
+    progress: bool | None = None,
+) -> Materialized:
+    """Write the online rows of views (None: all) from their history as known at `until`.
+
+    `until` None is now.  `retain` drops events that no window needs at moments of at least `until - retain`, and makes
+    earlier moments an error; without it, every moment can be asked for.  `progress` shows a bar
+    (None: on a terminal, for what takes over a second).  Raises `StoreUnavailable` if another
+    process materializes into the same store.
+    """
+    moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
+    floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
+    chosen = definitions.views if views is None else [definitions.view(name) for name in views]
+    done: list[MaterializedView] = []
+    with online.lock("materialize"), shown(progress) as tell:
+        for view in chosen:
+            work = _Work(engine, online, definitions, view, project, moment, floor)
+            done.append(work.run(tell))
+    return Materialized(instant(moment), tuple(done))
+
+
+@dataclass
+class _Work:
+    """The materialization of one view."""
+
+    engine: DuckDB
+    online: OnlineStore
+    definitions: Definitions
+    view: FeatureView
+    project: str
+    until: int
+    floor: int
+
+    def run(self, tell: Tell) -> MaterializedView:
+        """Write a generation, make it current, and delete the one before."""
+        started = time.perf_counter()
+        tell(self.view.name, 0)
+        state = state_id(self.view, self.definitions.source(self.view.source))
+        place = record_key(self.project, self.view.name, state)
+        (stored,) = self.online.get_many([place])
+        serving = read_record(stored).generation if stored is not None else 0
+        prefixes = [
+            generation_prefix(self.project, self.view.name, state, serving + step)
+            for step in (-1, 0, 1)
+        ]
+        # A run that was interrupted may have left the generation before, or half of the next one.
+        self.online.delete(prefixes[0])
+        self.online.delete(prefixes[2])
+        rows, events = self._write(prefixes[2], tell)
+        record = Record(codec.FORMAT, serving + 1, self.until, self.floor, rows, events)
+        self.online.put_many([(place, msgspec.msgpack.encode(record))])
+        self.online.delete(prefixes[1])
+        return MaterializedView(self.view.name, rows, events, time.perf_counter() - started)
+
+    def _write(self, prefix: bytes, tell: Tell) -> tuple[int, int]:
+        """Write all rows; gives how many, and the events in them."""
+        source = self.definitions.source(self.view.source)
+        entity = self.definitions.entity(self.view.entity)
+        layout = Layout.of(self.view, source.types)
+        rows = events = 0
+        for partition in entities(
+            self.engine, self.definitions, self.view, layout, until=self.until
+        ):
+            kept = (
+                partition
+                if self.floor == ANY_MOMENT
+                else retained(partition, self.view, self.floor)
+            )
+            packed = codec.pack(
+                layout,
+                kept.timeline,
+                kept.columns,
+                kept.filters,
+                until=self.until,
+                floor=self.floor,
+            )
+            keys = entity_keys(entity, [column.to_pylist() for column in kept.keys.columns])
+            for start in range(0, len(keys), ROWS_AT_ONCE):
+                part = slice(start, start + ROWS_AT_ONCE)
+                self.online.put_many(
+                    [(prefix + key, row) for key, row in zip(keys[part], packed[part], strict=True)]
+                )
+                rows += len(keys[part])
+                tell(self.view.name, rows)
+            events += len(kept.timeline.time)
+        return rows, events

@@ -1,0 +1,99 @@
+"""How values look in bytes: the boundary between types and stored rows.
+
+type        word                     msgpack, in dictionaries and keys
+int64       itself                   int
+float64     the bits of the double   float
+bool        0 or 1                   bool
+timestamp   microseconds             int
+date        days since 1970          int
+decimal     low word, high word      text, with all digits of the scale
+string      rank in a dictionary     str
+bytes       rank in a dictionary     bin
+list        rank in a dictionary     array; a null item is nil
+vector      rank in a dictionary     array of float
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Context, Decimal
+from typing import Any
+
+from tidemark.model.types import Type
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_MICROSECOND = timedelta(microseconds=1)
+_EXACT = Context(prec=80)
+
+Convert = Callable[[Any], Any]
+
+
+def stored(type_: Type) -> Convert | None:
+    """The function from a Python value to what msgpack holds; None where that is the value."""
+    match type_.name:
+        case "timestamp":
+            return lambda value: (value - _EPOCH) // _MICROSECOND
+        case "date":
+            return lambda value: value.toordinal() - _EPOCH_DAY
+        case "decimal":
+            scale = Decimal(1).scaleb(-type_.scale)
+            return lambda value: str(value.quantize(scale, context=_EXACT))
+        case "list" | "vector":
+            convert = stored(type_.item) if type_.item is not None else None
+            if convert is None:
+                return None
+            return lambda value: [None if item is None else convert(item) for item in value]
+        case _:
+            return None
+
+
+def restored(type_: Type) -> Convert | None:
+    """The function from what msgpack holds to the Python value; None where that is the value."""
+    match type_.name:
+        case "timestamp":
+            return instant
+        case "date":
+            return day
+        case "decimal":
+            return Decimal
+        case "list":
+            convert = restored(type_.item) if type_.item is not None else None
+            if convert is None:
+                return None
+            return lambda value: [None if item is None else convert(item) for item in value]
+        case _:
+            return None
+
+
+def of_word(type_: Type) -> Convert:
+    """The function from a word to the Python value, for types that fit one word."""
+    return {
+        "int64": int,
+        "float64": real,
+        "bool": bool,
+        "timestamp": instant,
+        "date": day,
+    }[type_.name]
+
+
+def real(bits: int) -> float:
+    """The double that an int64's bits are."""
+    return float(struct.unpack("<d", struct.pack("<q", bits))[0])
+
+
+def instant(micros: int) -> datetime:
+    """The moment so many microseconds after 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def day(days: int) -> date:
+    """The date so many days after 1970."""
+    return date.fromordinal(_EPOCH_DAY + days)
+
+
+def decimal_of(low: int, high: int, scale: int) -> Decimal:
+    """The decimal whose unscaled integer is in two words."""
+    return Decimal((high << 64) | (low & 0xFFFF_FFFF_FFFF_FFFF)).scaleb(-scale, _EXACT)
