@@ -191,15 +191,26 @@ def _affected(
             if change.name in {view.source, view.name}
             for feature in view.features
         } & moved
+    return _in_order(_reached(start, readers) | (start - {change.name}))
+
+
+def consumers(definitions: Definitions, name: str) -> tuple[str, ...]:
+    """Everything that reads a feature (`view:feature@1`), directly or not; services last."""
+    return _in_order(_reached({name}, _readers(definitions)))
+
+
+def _reached(start: set[str], readers: Mapping[str, set[str]]) -> set[str]:
     reached: set[str] = set()
     todo = list(start)
     while todo:
-        for reader in readers.get(todo.pop(), ()):
-            if reader not in reached:
-                reached.add(reader)
-                todo.append(reader)
-    found = reached | (start - {change.name})
-    return tuple(sorted(found, key=lambda name: (name.startswith("service "), name)))
+        new = readers.get(todo.pop(), set()) - reached
+        reached |= new
+        todo += new
+    return reached
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: (name.startswith("service "), name)))
 
 
 def _leaves(

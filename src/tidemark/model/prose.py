@@ -49,15 +49,15 @@ _VALUES = {
     "stddev": "{ddof} standard deviation of {value}",
     "first": "oldest non-null {value}",
     "last": "newest non-null {value}",
-    "latest": "{value} of the newest row, null included,",
-    "first_n": "oldest {n} non-null values of {value}, oldest first,",
-    "last_n": "newest {n} non-null values of {value}, newest first,",
+    "latest": "{value} of the newest row, null included",
+    "first_n": "oldest {n} non-null values of {value}, oldest first",
+    "last_n": "newest {n} non-null values of {value}, newest first",
     "count_distinct": "number of different non-null values of {value}",
     "approx_count_distinct": "estimated number of different non-null values of {value}",
-    "quantile": "{q} quantile of {value}, interpolated linearly,",
+    "quantile": "{q} quantile of {value}, interpolated linearly",
     "approx_quantile": "estimated {q} quantile of {value}",
-    "mode": "most frequent {value}, the smaller one of a tie,",
-    "top_n": "{n} most frequent values of {value}, most frequent first,",
+    "mode": "most frequent {value}, the smaller one of a tie",
+    "top_n": "{n} most frequent values of {value}, most frequent first",
     "any": "whether {value} is true at least once",
     "all": "whether {value} is never false",
 }
@@ -76,14 +76,13 @@ def sentence(view: FeatureView, feature: Feature, source: Source) -> str:
             q=f"{aggregate.q:g}",
             ddof="sample" if aggregate.ddof else "population",
         )
-    rows = f"of {source.name}" if aggregate.value is None else f"over rows of {source.name}"
-    text = f"{head} {rows}"
+    text = f"{head} of {source.name}" if aggregate.value is None else f"{head} over {source.name}"
     if aggregate.where is not None:
-        text += f" where {expression(aggregate.where)},"
+        text += f" where {expression(aggregate.where)}"
     if source.time is None:
-        text += " whatever the moment asked for; the past of the source is not known"
+        text += ", whatever the moment asked for; its past is not known"
     else:
-        text += f" {window(aggregate.window, view.bound)}"
+        text += f", {window(aggregate.window, view.bound)}"
     if view.max_age and aggregate.rule.stored:
         text += f"; rows older than {duration(view.max_age)} do not count"
     if aggregate.default is not None:
@@ -107,7 +106,7 @@ def window(value: Window, bound: Bound) -> str:
         moment = f"{duration(value.offset)} before {moment}"
     end = f"up to {'and including' if bound == 'at' else 'but not including'} {moment}"
     if value.kind == "sliding":
-        text = f"in the {duration(value.length)} {end}"
+        text = f"in the {duration(value.length).removeprefix('1 ')} {end}"
     elif value.kind == "to_date":
         text = f"since the start of the {value.unit} in {value.zone}, {end}"
     else:

@@ -1,0 +1,178 @@
+"""The command line; `docs/reference/cli.md` lists commands and exit codes.
+
+Everything heavy is imported inside the commands, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import tidemark
+from tidemark.apps.cli.shell import (
+    CHANGES,
+    CONFIRMATION_MISSING,
+    ERROR,
+    REFUSED,
+    Command,
+    open_store,
+    project,
+    show,
+    wants_json,
+)
+
+if TYPE_CHECKING:
+    from tidemark.registry import Plan
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
+@click.version_option(tidemark.__version__, prog_name="tidemark")
+def main() -> None:
+    """Features defined once, computed in training and in serving with the same code."""
+
+
+@main.command(cls=Command)
+@click.argument("path", default=".", type=click.Path(file_okay=False))
+def init(path: str) -> None:
+    """Make an example project that works: definitions, data, labels."""
+    from tidemark.apps.cli.example import create
+
+    made = create(Path(path))
+    lines = [f"Made a project in {path}:", *(f"  {name}" for name in made.files), "", "Next:"]
+    steps = made.commands if path == "." else (f"cd {path}", *made.commands)
+    show(
+        "\n".join([*lines, *(f"  {step}" for step in steps)]), {"files": made.files, "next": steps}
+    )
+
+
+@main.command(cls=Command)
+@click.option("--exit-code", is_flag=True, help="Exit with 10 if there are changes.")
+def plan(exit_code: bool) -> None:
+    """Show what applying the definitions would change."""
+    with open_store() as store:
+        made = store.plan()
+    show(made, made.to_dict())
+    if made.refused:
+        raise SystemExit(REFUSED)
+    if exit_code and not made.empty:
+        raise SystemExit(CHANGES)
+
+
+@main.command(cls=Command)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--reason", default="", help="Why, for the registry's history.")
+def apply(yes: bool, reason: str) -> None:
+    """Plan, show, confirm, and put the definitions in force."""
+    with open_store() as store:
+        made = store.plan()
+        if not wants_json():
+            show(made, None)
+        if not made.empty:
+            made.check()
+            _confirm(made, yes)
+        applied = store.apply(made, reason=reason)
+    show(str(applied), applied.to_dict())
+
+
+def _confirm(made: Plan, yes: bool) -> None:
+    if yes:
+        return
+    if wants_json() or not sys.stdin.isatty():
+        click.echo(f"{len(made.changes)} changes are not applied without --yes.", err=True)
+        raise SystemExit(CONFIRMATION_MISSING)
+    if not click.confirm("Apply?"):
+        raise SystemExit(CONFIRMATION_MISSING)
+
+
+@main.command(cls=Command)
+@click.argument("service")
+@click.option("--labels", required=True, metavar="FILE", help="Label rows: Parquet or CSV.")
+@click.option("--out", required=True, metavar="FILE", help="Where to write: Parquet or CSV.")
+@click.option("--time", metavar="COLUMN", help="The time column, where labels have several.")
+@click.option("--timezone", metavar="ZONE", help="The zone of times that carry none.")
+@click.option("--hindsight", is_flag=True, help="Ignore when events became known.")
+def train(
+    service: str, labels: str, out: str, time: str | None, timezone: str | None, hindsight: bool
+) -> None:
+    """Join label rows with the features of SERVICE as they stood at their time."""
+    from tidemark.apps.cli.tables import read_table, write_table
+
+    rows = read_table(Path(labels))
+    with open_store() as store:
+        training = store.training_set(
+            service, rows, time=time, timezone=timezone, hindsight=hindsight
+        )
+    write_table(training.to_arrow(), Path(out))
+    show(training.report, {"out": out, **_facts(training.report)})
+
+
+@main.command(cls=Command)
+@click.argument("views", nargs=-1, metavar="[VIEW]...")
+@click.option(
+    "--until", metavar="MOMENT", help="Write the state as of this moment; now if left out."
+)
+def materialize(views: tuple[str, ...], until: str | None) -> None:
+    """Write the online state of all views, or of those named, from history."""
+    with open_store() as store:
+        written = store.materialize(list(views) or None, until=until)
+    show(written, _facts(written))
+
+
+@main.command(cls=Command)
+@click.argument("service")
+@click.option("--key", "keys", multiple=True, metavar="NAME=VALUE", help="An entity key.")
+@click.option("--request", multiple=True, metavar="NAME=VALUE", help="A request value.")
+@click.option("--at", metavar="MOMENT", help="The moment asked for; now if left out.")
+def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: str | None) -> None:
+    """Read one vector of SERVICE, or of one feature (view:feature)."""
+    from tidemark import define
+    from tidemark.apps.cli.values import key_types, parse_pairs, request_types
+
+    with open_store() as store:
+        definitions = store.registry.snapshot().definitions
+        outputs = define.outputs(service, definitions)
+        vector = store.online(
+            service,
+            parse_pairs(keys, key_types(definitions, outputs), "key"),
+            request=parse_pairs(request, request_types(definitions, outputs), "request") or None,
+            at=at,
+        )
+    names = list(vector)
+    facts = {
+        name: {"value": vector[name], "status": str(vector.status(name)), "age": vector.age(name)}
+        for name in names
+    }
+    width = max(map(len, names), default=0)
+    lines = [
+        f"{name:<{width}}  {fact['value']!r}  {fact['status']}"
+        + (f", {fact['age']} old" if fact["age"] is not None else "")
+        for name, fact in facts.items()
+    ]
+    show("\n".join(lines), facts)
+
+
+@main.command(cls=Command)
+@click.argument("ref", required=False)
+def describe(ref: str | None) -> None:
+    """Tell what is in force: everything, or REF (user_spend, user_spend:spend_7d, fraud)."""
+    with open_store() as store:
+        facts = store.describe(ref)
+    show(repr(facts), facts)
+
+
+@main.command(cls=Command)
+def doctor() -> None:
+    """Check versions, extras, the registry, the online store and the history files."""
+    from tidemark.apps.cli.doctor import examine
+
+    found = examine(project())
+    show(found.text(), found.to_dict())
+    if not found.healthy:
+        raise SystemExit(ERROR)
+
+
+def _facts(value: Any) -> dict[str, Any]:
+    return dict(value.to_dict())

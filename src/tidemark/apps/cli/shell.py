@@ -1,0 +1,114 @@
+"""What all commands share: their common options, their output, and how they fail."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tidemark.errors import PlanConflict, TidemarkError
+
+if TYPE_CHECKING:
+    from tidemark.store import Store
+
+ERROR = 1
+CHANGES = 10
+CONFIRMATION_MISSING = 11
+REFUSED = 12
+
+
+class Command(click.Command):
+    """A command with `--project`, `--json` and `--debug`, whose errors are sentences."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params += [
+            click.Option(
+                ["--project"],
+                metavar="DIR",
+                help="The project's directory; the nearest one upward if left out.",
+                expose_value=False,
+                callback=_remember,
+            ),
+            click.Option(
+                ["--json"],
+                is_flag=True,
+                help="Print JSON.",
+                expose_value=False,
+                callback=_remember,
+            ),
+            click.Option(
+                ["--debug"],
+                is_flag=True,
+                help="Show the traceback of an error.",
+                expose_value=False,
+                callback=_remember,
+            ),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a `TidemarkError` becomes text on stderr and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except TidemarkError as error:
+            if _option(ctx, "debug"):
+                raise
+            fail(error)
+
+
+def fail(error: TidemarkError) -> None:
+    """Print an error, as JSON if that was asked for, and end with its exit code."""
+    if wants_json():
+        facts = {"error": error.slug, "what": error.what}
+        facts |= {"where": error.where, "remedy": error.remedy, "text": str(error)}
+        _echo_json(facts, to_stderr=True)
+    else:
+        click.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(str(error), err=True)
+    raise SystemExit(REFUSED if isinstance(error, PlanConflict) else ERROR)
+
+
+def open_store() -> Store:
+    """The store of the project that `--project` names or that is nearest."""
+    from tidemark.store import connect
+
+    return connect(_option(click.get_current_context(), "project"))
+
+
+def project() -> str | None:
+    """What `--project` names."""
+    return _option(click.get_current_context(), "project")
+
+
+def wants_json() -> bool:
+    """Whether the output is for programs."""
+    return bool(_option(click.get_current_context(), "json"))
+
+
+def show(value: Any, facts: Any) -> None:
+    """Print `value` for people (coloured where it can be), or `facts` as JSON."""
+    if wants_json():
+        _echo_json(facts)
+        return
+    from rich.console import Console
+
+    # Text that is piped is not wrapped: whoever reads it has a width of their own.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, markup=False, width=width).print(value, end="\n")
+
+
+def _echo_json(facts: Any, *, to_stderr: bool = False) -> None:
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(facts, enc_hook=str), indent=2)
+    click.echo(text.decode(), err=to_stderr)
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    ctx.meta[f"tidemark.{param.name}"] = value
+    return value
+
+
+def _option(ctx: click.Context, name: str) -> Any:
+    return ctx.meta.get(f"tidemark.{name}")

@@ -1,0 +1,97 @@
+"""Values typed on the command line: `user_id=u1`, read by the type that was declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+from tidemark.errors import NotFound, RequestInvalid
+from tidemark.model.graph import Definitions, Output, Reference
+from tidemark.model.types import Type
+from tidemark.model.window import parse_moment
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BOOLS = {"true": True, "false": False}
+
+
+def parse_pairs(pairs: Iterable[str], types: Mapping[str, Type], kind: str) -> dict[str, Any]:
+    """Read `name=value` pairs; an empty value of anything but text is null."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise RequestInvalid(f"{pair!r} is not name=value.", remedy=f"--{kind} {pair}=...")
+        if name not in types:
+            raise NotFound.named(kind, name, types)
+        values[name] = parse_value(text, types[name], name)
+    return values
+
+
+def parse_value(text: str, type_: Type, name: str) -> Any:
+    """Read one value as its declared type; raises `RequestInvalid`."""
+    if type_.name == "string":
+        return text
+    if not text:
+        return None
+    try:
+        return _parse(text, type_)
+    except (ValueError, KeyError, InvalidOperation, msgspec.DecodeError):
+        raise RequestInvalid(f"{name} is {type_}, and {text!r} is not.") from None
+
+
+def _parse(text: str, type_: Type) -> Any:
+    match type_.name:
+        case "int64":
+            return int(text)
+        case "float64":
+            return float(text)
+        case "decimal":
+            return Decimal(text)
+        case "bool":
+            return _BOOLS[text.lower()]
+        case "bytes":
+            return bytes.fromhex(text)
+        case "date":
+            return date.fromisoformat(text)
+        case "timestamp":
+            return _EPOCH + timedelta(microseconds=parse_moment(text))
+        case "vector":
+            return msgspec.json.decode(text, type=list[float])
+        case _:
+            return msgspec.json.decode(text, type=list[Any])
+
+
+def key_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[str, Type]:
+    """The entity keys that a request for the outputs names, with their types."""
+    types: dict[str, Type] = {}
+    for reference in _inputs(definitions, outputs):
+        if reference.kind == "feature":
+            entity = definitions.entity(definitions.view(reference.owner).entity)
+            types |= {key.name: key.type for key in entity.keys}
+    return types
+
+
+def request_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[str, Type]:
+    """The request values that the outputs are computed from, with their types."""
+    return {
+        reference.name: definitions.type_of(reference)
+        for reference in _inputs(definitions, outputs)
+        if reference.kind == "request"
+    }
+
+
+def _inputs(definitions: Definitions, outputs: Iterable[Output]) -> list[Reference]:
+    """The features and request values below the outputs."""
+    found: list[Reference] = []
+    todo = [output.reference for output in outputs]
+    while todo:
+        reference = todo.pop()
+        found.append(reference)
+        if reference.kind == "on_demand":
+            inputs = definitions.on_demand_feature(reference.name).inputs
+            todo += [each.reference for each in inputs]
+    return found

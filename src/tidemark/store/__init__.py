@@ -1,0 +1,211 @@
+"""`connect` and `Store`: the only place where configuration becomes objects."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from tidemark import define
+from tidemark.online.protocol import open_store
+from tidemark.registry import Applied, Plan, Registry, Snapshot
+from tidemark.store import describe as _describe
+from tidemark.store.config import Config, read_config
+from tidemark.store.project import Project, name_of
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.training import TrainingSet
+    from tidemark.ingest.materialize import Materialized
+    from tidemark.serve import Reader, Vector, Vectors
+
+__all__ = ["Config", "Store", "connect"]
+
+REFRESH_SECONDS = 1.0
+"""How long a read may go on with a revision after another process has applied the next one."""
+
+
+def connect(path: str | Path | None = None) -> Store:
+    """Open a project.
+
+    `path` is its directory; None is the nearest `tidemark.toml` from here upward; `":memory:"` is a
+    project without files that ends with the store.  Raises `NotFound` if there is no project.
+    """
+    return Store(read_config(path))
+
+
+class Store:
+    """A project: its registry, its history and its online state.
+
+    Use it as a context or close it.  Methods may be called from several threads.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.registry = Registry(config.registry_url)
+        self._project = Project(config)
+        self._online = open_store(config.online, config.root)
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot()
+        self._read_at = float("-inf")
+        self._readers: dict[object, Reader] = {}
+
+    def plan(self, definitions: object = None) -> Plan:
+        """What applying the definitions would change in the registry.
+
+        None stands for those that `tidemark.toml` names; otherwise a module, objects, or
+        `tm.load(...)`.  Raises `DefinitionError` with every problem found.
+        """
+        return self.registry.plan(self._project.lower(definitions).definitions)
+
+    def apply(self, plan: Plan, *, reason: str = "") -> Applied:
+        """Put the plan's definitions in force; raises `PlanConflict` if it is stale or refused."""
+        applied = self.registry.apply(plan, reason=reason)
+        self._read_at = float("-inf")
+        return applied
+
+    def training_set(
+        self,
+        features: object,
+        labels: object,
+        *,
+        time: str | None = None,
+        timezone: str | None = None,
+        hindsight: bool = False,
+        full_names: bool = False,
+    ) -> TrainingSet:
+        """Join each label row with the features as they stood at its time.
+
+        `labels` is any Arrow-capable frame with the entities' keys and a time; `time` names the
+        column where there are several, `timezone` the zone of one that carries none.  `hindsight`
+        ignores when events became known.  Columns are those of the labels, unchanged and in their
+        order, then the features; exactly one row out for each row in.
+        """
+        from tidemark.engines.training import training_set
+
+        definitions = self._project.beside(self._applied().definitions, features)
+        outputs = define.outputs(features, definitions, full_names=full_names)
+        with self._engine() as engine:
+            return training_set(
+                engine,
+                definitions,
+                self._project.functions(definitions),
+                outputs,
+                labels,
+                time=time,
+                timezone=timezone,
+                hindsight=hindsight,
+            )
+
+    def materialize(
+        self, views: Sequence[object] | None = None, *, until: str | datetime | None = None
+    ) -> Materialized:
+        """Write the online state of the views (None: all) from history, known by `until` or now."""
+        from tidemark.ingest.materialize import materialize
+
+        with self._engine() as engine:
+            return materialize(
+                engine,
+                self._online,
+                self._applied().definitions,
+                project=self.config.namespace,
+                views=None if views is None else [name_of(view) for view in views],
+                until=until,
+            )
+
+    def online(
+        self,
+        features: object,
+        keys: Mapping[str, object],
+        *,
+        request: Mapping[str, object] | None = None,
+        at: str | datetime | None = None,
+    ) -> Vector:
+        """The features of one entity at a moment, or now.
+
+        A moment older than the state retains is a `StaleSource` error, never a guess.
+        """
+        return self._reader(features).online(keys, request=request, at=at)
+
+    def online_many(
+        self,
+        features: object,
+        keys: object,
+        *,
+        request: object = None,
+        at: str | datetime | None = None,
+    ) -> Vectors:
+        """The features of many entities at one moment, in the order of the keys."""
+        return self._reader(features).online_many(keys, request=request, at=at)
+
+    def describe(self, ref: object = None) -> _describe.Description:
+        """What is in force: everything, or one definition by its object or name."""
+        snapshot = self._applied()
+        if ref is None:
+            return _describe.overview(snapshot, self.config.name)
+        definitions = self._project.beside(snapshot.definitions, ref)
+        return _describe.describe(definitions, name_of(ref))
+
+    def close(self) -> None:
+        """Close the registry and the online store."""
+        self.registry.close()
+        self._online.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Tidemark store {self.config.name or self.config.root}>"
+
+    def _applied(self) -> Snapshot:
+        """The revision in force, read again when it may have changed."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at >= REFRESH_SECONDS:
+                snapshot = self.registry.snapshot()
+                self._read_at = now
+                if snapshot.digest != self._snapshot.digest:
+                    self._readers = {}
+                self._snapshot = snapshot
+            return self._snapshot
+
+    def _reader(self, features: object) -> Reader:
+        """What reads vectors of these features; made once for each revision."""
+        from tidemark.serve import Reader
+
+        snapshot = self._applied()
+        listed = isinstance(features, list)
+        key = tuple(cast("list[object]", features)) if listed else features
+        reader = self._readers.get(key)
+        if reader is None:
+            definitions = snapshot.definitions
+            self._project.beside(definitions, features)  # refuses what means something else
+            reader = self._readers[key] = Reader(
+                self._online,
+                definitions,
+                self._project.functions(definitions),
+                define.outputs(features, definitions),
+            )
+        return reader
+
+    def _engine(self) -> DuckDB:
+        from tidemark.engines.duckdb import DuckDB
+
+        limits: dict[str, Any] = {}
+        if self.config.memory_limit:
+            limits["memory_limit"] = self.config.memory_limit
+        if self.config.threads:
+            limits["threads"] = self.config.threads
+        return DuckDB(root=self.config.root, frames=self._project.frames, **limits)

@@ -1,0 +1,101 @@
+"""Where a project keeps its things: `tidemark.toml`, overridden by `TIDEMARK_...` variables."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidemark.errors import DefinitionError, NotFound
+
+FILE = "tidemark.toml"
+MEMORY = ":memory:"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one project.
+
+    `definitions` are files or module names.  `registry` and `online` are URLs whose paths are
+    relative to `root`, the directory that holds `tidemark.toml`.  An empty `memory_limit` and 0
+    `threads` leave the choice to the engine.
+    """
+
+    name: str = ""
+    definitions: tuple[str, ...] = ()
+    registry: str = "sqlite:///.tidemark/registry.db"
+    online: str = "lmdb://.tidemark/online"
+    memory_limit: str = ""
+    threads: int = 0
+    root: Path = Path()
+
+    @property
+    def namespace(self) -> str:
+        """What tells the project's online rows from those of others in one store."""
+        return self.name or "default"
+
+    @property
+    def registry_url(self) -> str:
+        """The registry's URL with an absolute path."""
+        prefix = "sqlite:///"
+        path = self.registry.removeprefix(prefix)
+        if not self.registry.startswith(prefix) or path in {"", MEMORY}:
+            return self.registry
+        return prefix + str(self.root / path)
+
+
+_SETTINGS = tuple(field.name for field in msgspec.structs.fields(Config) if field.name != "root")
+
+
+def read_config(path: str | Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """The settings of a project.
+
+    `path` is a directory, a `tidemark.toml`, `":memory:"` for a project without files, or None for
+    the nearest `tidemark.toml` from here upward.  Raises `NotFound` if there is no project.
+    """
+    if path == MEMORY:
+        settings: dict[str, Any] = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
+        return Config(**settings, root=Path.cwd())
+    file = _find(path)
+    try:
+        settings = tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"{FILE} is not TOML: {error}.", where=str(file)) from None
+    for key in settings:
+        if key not in _SETTINGS:
+            raise NotFound.named("setting", key, _SETTINGS, where=str(file))
+    for key in _SETTINGS:
+        if (value := environment.get(f"TIDEMARK_{key.upper()}")) is not None:
+            settings[key] = value.split(",") if key == "definitions" else value
+    if isinstance(settings.get("definitions"), str):
+        settings["definitions"] = [settings["definitions"]]
+    try:
+        return msgspec.convert({**settings, "root": file.parent}, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise DefinitionError(
+            f"A setting has the wrong type: {error}.",
+            where=str(file),
+            remedy="docs/reference/configuration.md lists the settings.",
+        ) from None
+
+
+def _find(path: str | Path | None) -> Path:
+    if path is not None:
+        file = Path(path)
+        file = (file / FILE if file.is_dir() else file).resolve()
+        if file.is_file():
+            return file
+        raise NotFound(f"There is no project at {path}.", remedy=f"tidemark init {path}")
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / FILE).is_file():
+            return directory / FILE
+    raise NotFound(
+        f"There is no {FILE} here or in any directory above.",
+        where=str(here),
+        remedy="tidemark init makes a project; tidemark.connect(path) opens one elsewhere, and "
+        'tidemark.connect(":memory:") one without files.',
+    )
