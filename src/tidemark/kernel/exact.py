@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     Limbs = NDArray[np.int64]
     Digits = NDArray[np.uint64]
+    Flags = NDArray[np.bool_] | NDArray[np.uint8]
 
 MANTISSA = (1 << 52) - 1
 HIDDEN_BIT = 1 << 52
@@ -66,14 +67,14 @@ INT_WINDOW = Window(0, 2, 0, 4)
 DECIMAL_WINDOW = Window(0, 4, 0, 8)
 
 
-def float_window(values: NDArray[np.float64], valid: NDArray[np.bool_] | None = None) -> Window:
+def float_window(values: NDArray[np.float64], valid: Flags | None = None) -> Window:
     """The smallest window that covers the finite values; `valid` is False where a value is null."""
     everything = np.empty(0, np.bool_) if valid is None else valid
     return Window(*cover(np.ascontiguousarray(values, np.float64).view(np.int64), everything))
 
 
 @compiled
-def cover(bits: Limbs, valid: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+def cover(bits: Limbs, valid: Flags) -> tuple[int, int, int, int]:
     """The fields of the smallest window of doubles given by their bits; `valid` may be empty."""
     low, high = _exponents(bits, valid)
     if low > high:
@@ -195,7 +196,7 @@ def _add_word(acc: Limbs, i: int, word: np.uint64, sign: int) -> None:
 
 
 @compiled
-def _exponents(bits: Limbs, valid: NDArray[np.bool_]) -> tuple[int, int]:
+def _exponents(bits: Limbs, valid: Flags) -> tuple[int, int]:
     """The lowest and the highest power of two that ends a mantissa; low > high if there is none."""
     low, high = 4096, 0
     for i in range(len(bits)):
