@@ -1,0 +1,271 @@
+"""Histories: files, tables, queries and frames, each as a relation that can be read many times."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tidemark.compile import identifier, sql_type, text
+from tidemark.engines import schema
+from tidemark.engines.duckdb import DuckDB
+from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMismatch
+from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
+
+
+@dataclass(frozen=True)
+class Relation:
+    """The rows of a source in its declared columns and types, in the same order at every reading.
+
+    `parts` are selects that are read one after another; `tables` are the Arrow objects they name;
+    `kept` is a temporary file behind them, which `close` removes.
+    """
+
+    engine: DuckDB
+    source: Source
+    parts: tuple[str, ...]
+    tables: Mapping[str, object] = field(default_factory=dict[str, object])
+    kept: Path | None = None
+
+    def read(self, columns: Mapping[str, str], where: str = "") -> Iterator[pa.RecordBatch]:
+        """Stream expressions (name to SQL) of the rows for which `where` is true."""
+        items = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
+        condition = f" WHERE {where}" if where else ""
+        for part in self.parts:
+            yield from self.engine.batches(
+                f"SELECT {items} FROM ({part}){condition}", self.tables
+            )
+
+    def count(self, where: str = "") -> int:
+        """How many rows there are for which `where` is true."""
+        condition = f" WHERE {where}" if where else ""
+        return sum(
+            self.engine.rows(f"SELECT count(*) FROM ({part}){condition}", self.tables)[0][0]
+            for part in self.parts
+        )
+
+    def close(self) -> None:
+        """Remove what was kept for the reading."""
+        if self.kept is not None:
+            self.kept.unlink(missing_ok=True)
+
+
+def open_source(engine: DuckDB, source: Source) -> Relation:
+    """The relation of a source's history.
+
+    Raises `SchemaMismatch` where it does not have what the source declares and `EngineError` where
+    it cannot be read.
+    """
+    match source.history:
+        case Parquet(path):
+            return _parquet(engine, source, _files(engine, source, path))
+        case Csv(path):
+            return _csv(engine, source, _files(engine, source, path))
+        case Table(name, connection):
+            return _table(engine, source, name, connection)
+        case Query(query, connection):
+            return _query(engine, source, query, connection)
+        case Delta(path):
+            return _delta(engine, source, path)
+        case Frame(name):
+            return _frame(engine, source, name)
+        case None:
+            raise EngineError(
+                f"{source.name} has no history to read.",
+                remedy="Declare it on the source, such as history=tm.parquet(...).",
+            )
+
+
+def as_table(frame: object) -> pa.Table:
+    """Any Arrow-capable object as an Arrow table; raises `RequestInvalid` for anything else."""
+    if isinstance(frame, pa.Table):
+        return frame
+    if isinstance(frame, pa.RecordBatch):
+        return pa.Table.from_batches([frame])
+    if hasattr(frame, "__arrow_c_stream__"):
+        table = pa.RecordBatchReader.from_stream(frame).read_all()
+        # The numbers of rows that a pandas frame has been filtered down to are not a column.
+        index = [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
+        return table.drop_columns(index).replace_schema_metadata(None)
+    raise RequestInvalid(
+        f"A {type(frame).__name__} is not a table.",
+        remedy="Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives Arrow.",
+    )
+
+
+def _files(engine: DuckDB, source: Source, path: str) -> list[str]:
+    if "://" in path:
+        names = [row[0] for row in engine.rows(f"SELECT file FROM glob({text(path)}) ORDER BY file")]
+    else:
+        names = sorted(glob.glob(str(engine.root / path), recursive=True))
+    if not names:
+        raise EngineError(
+            f"No file matches {path!r}, the history of {source.name}.",
+            where="" if "://" in path else f"looked in {engine.root.resolve()}",
+        )
+    return names
+
+
+def _listed(files: list[str]) -> str:
+    return "[" + ", ".join(text(name) for name in files) + "]"
+
+
+def _describe(
+    engine: DuckDB, origin: str, tables: Mapping[str, object] | None = None, database: str = ""
+) -> dict[str, str]:
+    rows = engine.rows(f"DESCRIBE SELECT * FROM {origin}", tables, database)
+    return {row[0]: row[1] for row in rows}
+
+
+def _part(
+    engine: DuckDB,
+    source: Source,
+    origin: str,
+    where: str,
+    tables: Mapping[str, object] | None = None,
+    database: str = "",
+) -> str:
+    """The select that reads an origin (what can stand after FROM) as the source declares."""
+    observed = _describe(engine, origin, tables, database)
+    return f"SELECT {schema.select(source, observed, engine.to_utc, where=where)} FROM {origin}"
+
+
+def _parquet(engine: DuckDB, source: Source, files: list[str]) -> Relation:
+    """One part for each run of files that have the same types, so that each is widened alone."""
+    try:
+        columns = engine.rows(
+            "SELECT file_name, name, coalesce(duckdb_type, '') FROM parquet_schema("
+            f"{_listed(files)}) WHERE column_id > 0"
+        )
+    except EngineError as error:
+        raise _unreadable(engine, source, files, error) from error
+    schemas: dict[str, list[tuple[str, str]]] = {}
+    for name, column, type_ in columns:
+        schemas.setdefault(name, []).append((column, type_))
+    runs: list[list[str]] = []
+    for name in files:
+        if not runs or schemas.get(runs[-1][0]) != schemas.get(name):
+            runs.append([])
+        runs[-1].append(name)
+    parts: list[str] = []
+    for run in runs:
+        origin = f"read_parquet({_listed(run)})"
+        try:
+            parts.append(_part(engine, source, origin, run[0]))
+        except SchemaMismatch as error:
+            if not parts:
+                raise
+            raise SchemaMismatch(
+                error.what,
+                where=f"{run[0]}\nits columns differ from those of {runs[0][0]}",
+                remedy=error.remedy,
+            ) from None
+    return Relation(engine, source, tuple(parts))
+
+
+def _unreadable(
+    engine: DuckDB, source: Source, files: list[str], error: EngineError
+) -> EngineError:
+    """The error of the first file that is not Parquet, rather than one about all files."""
+    for name in files:
+        try:
+            engine.rows(f"SELECT count(*) FROM parquet_schema({text(name)})")
+        except EngineError as guilty:
+            return EngineError(
+                f"A file of {source.name} is not complete Parquet: {guilty.what.split(': ', 1)[-1]}",
+                sql=guilty.sql,
+                where=name,
+                remedy="Write it again; a file appears whole when it is renamed into place.",
+            )
+    return error
+
+
+def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
+    """Text is parsed once, as the declared types; timestamps say themselves whether they are zoned."""
+    parts: list[str] = []
+    for name in files:
+        header = _describe(engine, f"read_csv({text(name)}, header = true)")
+        empty = f"SELECT count(*) FROM read_csv({text(name)}, header = true, all_varchar = true)"
+        sniffed = set() if engine.rows(empty)[0][0] == 0 else {"timestamp"}
+        types = ", ".join(
+            f"{text(column.name)}: {text(sql_type(column.type))}"
+            for column in source.columns
+            if column.name in header and column.type.name not in sniffed
+        )
+        origin = f"read_csv({text(name)}, header = true, types = {{{types}}})"
+        parts.append(_part(engine, source, origin, name))
+    try:
+        return _kept(engine, source, " UNION ALL ".join(parts))
+    except EngineError as error:
+        raise SchemaMismatch(
+            f"A value of {source.name} does not read as its declared type.",
+            where=error.what.split("\n\n")[0],
+            remedy="Declare the column as a string, or correct the file.",
+        ) from error
+
+
+def _table(engine: DuckDB, source: Source, name: str, connection: str) -> Relation:
+    database = engine.attach(engine.root / connection) if connection else "memory"
+    origin = ".".join(identifier(part) for part in [database, *_qualified(name)])
+    part = _part(engine, source, origin, f"table {name}")
+    table = _qualified(name)[-1]
+    is_table = engine.rows(
+        f"SELECT count(*) FROM duckdb_tables() WHERE database_name = {text(database)} "
+        f"AND table_name = {text(table)}"
+    )[0][0]
+    return Relation(engine, source, (part,)) if is_table else _kept(engine, source, part)
+
+
+def _qualified(name: str) -> list[str]:
+    schema_name, _, table = name.rpartition(".")
+    return [schema_name or "main", table]
+
+
+def _query(engine: DuckDB, source: Source, query: str, connection: str) -> Relation:
+    """A query may give its rows in another order each time, so it is asked once."""
+    database = engine.attach(engine.root / connection) if connection else ""
+    origin = f"({query.strip().rstrip(';')})"
+    part = _part(engine, source, origin, f"query of {source.name}", database=database)
+    return _kept(engine, source, part, database)
+
+
+def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
+    try:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+    except ImportError:
+        raise MissingExtra("delta", "Reading a Delta Lake table") from None
+    address = path if "://" in path else str(engine.root / path)
+    try:
+        dataset: Any = DeltaTable(address).to_pyarrow_dataset()
+    except (DeltaError, OSError) as error:
+        raise EngineError(f"The Delta table of {source.name} cannot be read: {error}") from error
+    return _arrow(engine, source, dataset, f"delta table {path}")
+
+
+def _frame(engine: DuckDB, source: Source, name: str) -> Relation:
+    if name not in engine.frames:
+        raise EngineError(
+            f"The history of {source.name} was a frame of another process.",
+            remedy="Define it again in this one, or store it: history=tm.parquet(...).",
+        )
+    return _arrow(engine, source, as_table(engine.frames[name]), f"frame {name}")
+
+
+def _arrow(engine: DuckDB, source: Source, rows: object, where: str) -> Relation:
+    name = engine.fresh_name("arrow")
+    tables = {name: rows}
+    return Relation(engine, source, (_part(engine, source, name, where, tables),), tables)
+
+
+def _kept(engine: DuckDB, source: Source, select: str, database: str = "") -> Relation:
+    """The rows of a select that is expensive or unordered, kept in a temporary file."""
+    file = engine.temporary / f"{engine.fresh_name(source.name)}.parquet"
+    copy = f"COPY ({select}) TO {text(str(file))} (FORMAT parquet)"
+    engine.execute(copy, database=database)
+    return replace(_parquet(engine, source, [str(file)]), kept=file)

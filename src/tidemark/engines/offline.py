@@ -1,0 +1,383 @@
+"""Features of a view at many moments: history in, one value for each label row out.
+
+A first pass reads keys and times and puts the events in order; further passes read one batch of
+value columns each; features that pick stored values know by then which few rows they want.  What
+does not fit into memory is done entity group by entity group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tidemark.compile import identifier, sql
+from tidemark.engines import ordering
+from tidemark.engines.arrow import arrow_type, column_of, scalar_of
+from tidemark.engines.events import Events, Span, read_events
+from tidemark.engines.histories import Relation
+from tidemark.engines.inputs import Form, Loaded, Need, in_batches, load
+from tidemark.engines.keys import Keys
+from tidemark.engines.versions import Versions
+from tidemark.errors import EngineError
+from tidemark.kernel import (
+    Column,
+    Lists,
+    Moments,
+    Numbers,
+    Positions,
+    Result,
+    SumOverflow,
+    evaluate as kernel_evaluate,
+)
+from tidemark.kernel.layout import form_of
+from tidemark.model.aggregates import Aggregate
+from tidemark.model.expr import Expr, type_of
+from tidemark.model.graph import Feature, FeatureView
+from tidemark.model.types import Type
+from tidemark.model.window import format_moment
+
+_EVENT_BYTES = 48  # what one event takes while it is being put in order
+_PICKED = {"first", "last", "latest", "first_n", "last_n"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who and when: `keys` one column per key of the entity, `t` microseconds, row by row."""
+
+    keys: tuple[pa.ChunkedArray, ...]
+    t: NDArray[np.int64]
+
+    def rows(self, chosen: NDArray[np.int64]) -> Asked:
+        """Some of the rows."""
+        indices = pa.array(chosen)
+        return Asked(tuple(column.take(indices) for column in self.keys), self.t[chosen])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The features by name, in the order of the rows asked for, and what was met on the way."""
+
+    columns: dict[str, pa.ChunkedArray]
+    events: int
+    unattributed: int
+    coincident: int
+
+
+def evaluate(
+    relation: Relation,
+    versions: Versions | None,
+    view: FeatureView,
+    features: Sequence[Feature],
+    asked: Asked,
+    *,
+    hindsight: bool = False,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Answers:
+    """Compute features of one view for rows of keys and moments.
+
+    `versions` are those of the relation, resolved with the same `hindsight`.  `progress` is told
+    the fraction that is done.  Raises `EngineError`.
+    """
+    if not len(asked.t):
+        none = {f.name: pa.chunked_array([], arrow_type(f.type)) for f in features}
+        return Answers(none, 0, 0, 0)
+    span = _span(view, features, asked.t, hindsight=hindsight)
+    parts: list[Answers] = []
+    places: list[NDArray[np.int64]] = []
+    for where, rows in _groups(relation, view, asked, progress):
+        part = _Group(relation, versions, view, features, asked.rows(rows), span, where)
+        parts.append(part.answers())
+        places.append(rows)
+    back = pa.array(np.argsort(np.concatenate(places)))
+    columns: dict[str, pa.ChunkedArray] = {}
+    for feature in features:
+        chunks = [chunk for part in parts for chunk in part.columns[feature.name].chunks]
+        whole = pa.chunked_array(chunks, arrow_type(feature.type))
+        columns[feature.name] = whole if len(parts) == 1 else whole.take(back)
+    return Answers(
+        columns,
+        sum(part.events for part in parts),
+        sum(part.unattributed for part in parts),
+        sum(part.coincident for part in parts),
+    )
+
+
+def _span(
+    view: FeatureView, features: Sequence[Feature], t: NDArray[np.int64], *, hindsight: bool
+) -> Span:
+    """The times of events that some feature can see from some moment."""
+    span = Span(high=int(t.max()), seen=not hindsight)
+    reaches: list[int | None] = []
+    for feature in features:
+        reach = feature.aggregate.window.reach
+        if view.max_age and feature.aggregate.rule.stored:
+            reach = min(reach or view.max_age, view.max_age)
+        reaches.append(reach)
+    known = [reach for reach in reaches if reach is not None]
+    if len(known) < len(reaches):
+        return span
+    return replace(span, low=max(span.low, int(t.min()) - max(known)))
+
+
+def _groups(
+    relation: Relation, view: FeatureView, asked: Asked, progress: Callable[[float], None]
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Groups of entities whose events fit into memory: a condition on keys, and the label rows."""
+    engine = relation.engine
+    available = max(engine.memory * 3 // 5 - 64 * len(asked.t), engine.memory // 8)
+    count = -(-relation.count() * _EVENT_BYTES // available)
+    if count <= 1:
+        yield "", np.arange(len(asked.t))
+        progress(1.0)
+        return
+    names = [f"key_{i}" for i in range(len(asked.keys))]
+    labels = pa.table(dict(zip(names, asked.keys, strict=True)))
+    hashed = f"SELECT (hash({', '.join(names)}) % {count})::BIGINT AS part FROM labels"
+    parts = engine.table(hashed, {"labels": labels}).column(0).to_numpy()
+    keys = ", ".join(identifier(name) for name in view.keys)
+    for part in range(count):
+        yield f"hash({keys}) % {count} = {part}", np.flatnonzero(parts == part)
+        progress((part + 1) / count)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What one call of the kernel reads: a value in some form, and a condition."""
+
+    value: Need | None
+    where: Need | None
+
+    @property
+    def needs(self) -> list[Need]:
+        return [need for need in (self.value, self.where) if need is not None]
+
+
+class _Group:
+    """The computation for some entities."""
+
+    def __init__(
+        self,
+        relation: Relation,
+        versions: Versions | None,
+        view: FeatureView,
+        features: Sequence[Feature],
+        asked: Asked,
+        span: Span,
+        where: str,
+    ) -> None:
+        self.view, self.features, self.asked = view, features, asked
+        self.types = relation.source.types
+        self.keys = Keys(asked.keys)
+        total = any(feature.aggregate.needs_order for feature in features)
+        self.events: Events = read_events(
+            relation, versions, view, self.keys, span, where=where, total=total
+        )
+        starts, self.order = ordering.by_segment(self.keys.codes, asked.t, len(self.keys))
+        self.moments = Moments(starts, asked.t[self.order])
+        self.engine = relation.engine
+        self.columns: dict[str, pa.ChunkedArray] = {}
+        self.picked: list[tuple[Feature, Positions | Lists]] = []
+
+    def answers(self) -> Answers:
+        """All features, in the order of the rows asked for."""
+        inputs = self._inputs()
+        held = len(self.events.rows) * _EVENT_BYTES
+        memory = max(self.engine.memory * 3 // 5 - held, self.engine.memory // 16)
+        needs = list(dict.fromkeys(need for each in inputs for need in each.needs))
+        loaded: dict[Need, Loaded] = {}
+        if len(list(in_batches(needs, len(self.events.rows), memory))) <= 1:
+            loaded = dict(zip(needs, load(self.events, needs) if needs else [], strict=True))
+            for each, features in inputs.items():
+                self._compute(each, features, loaded)
+        else:
+            for each, features in inputs.items():
+                mine = load(self.events, each.needs) if each.needs else []
+                self._compute(each, features, dict(zip(each.needs, mine, strict=True)))
+        loaded.clear()
+        self._pick()
+        timeline = self.events.timeline
+        coincident = ordering.count_coincident(
+            timeline.starts, timeline.time, self.moments.starts, self.moments.t
+        )
+        return Answers(self.columns, self.events.scanned, self.events.unattributed, coincident)
+
+    def _inputs(self) -> dict[_Input, list[Feature]]:
+        """Which features read the same input."""
+        forms: dict[tuple[Expr | None, Expr | None], dict[Form, None]] = {}
+        wanted: list[tuple[Feature, Form | None]] = []
+        for feature in self.features:
+            form = self._form(feature.aggregate)
+            wanted.append((feature, form))
+            if form is not None:
+                both = (feature.aggregate.value, feature.aggregate.where)
+                forms.setdefault(both, {})[form] = None
+        inputs: dict[_Input, list[Feature]] = {}
+        for feature, form in wanted:
+            value, where = feature.aggregate.value, feature.aggregate.where
+            need = None
+            if form is not None and value is not None:
+                # Where the words are read anyway, they also say which values are null.
+                others = [other for other in forms[value, where] if other != "flag"]
+                type_ = type_of(value, self.types)
+                need = Need(value, type_, others[0] if form == "flag" and others else form)
+            condition = None if where is None else Need(where, None, "flag")
+            inputs.setdefault(_Input(need, condition), []).append(feature)
+        return inputs
+
+    def _form(self, aggregate: Aggregate) -> Form | None:
+        """The form in which a feature needs its value; None: rows are enough."""
+        if aggregate.value is None or aggregate.function == "latest":
+            return None
+        if aggregate.function in _PICKED or aggregate.function == "count":
+            return "flag"
+        return form_of(aggregate.function, type_of(aggregate.value, self.types))
+
+    def _compute(
+        self, given: _Input, features: list[Feature], loaded: dict[Need, Loaded]
+    ) -> None:
+        value = loaded[given.value] if given.value else Loaded()
+        where = loaded[given.where].valid if given.where else None
+        column = _column(given.value, value, where)
+        # What picks rows alike is computed once, whichever columns are then taken from them.
+        asked = {_without_value(feature.aggregate): feature for feature in features}
+        try:
+            results = kernel_evaluate(
+                self.events.timeline,
+                self.moments,
+                column,
+                list(asked),
+                bound=self.view.bound,
+                max_age=self.view.max_age,
+                threads=self.engine.threads,
+            )
+        except SumOverflow as error:
+            raise self._overflow(error, list(asked.values())[error.aggregate]) from error
+        by_aggregate = dict(zip(asked, results, strict=True))
+        for feature in features:
+            result = by_aggregate[_without_value(feature.aggregate)]
+            if feature.aggregate.function in _PICKED:
+                assert not isinstance(result, Numbers)  # noqa: S101 - they pick events
+                self.picked.append((feature, result))
+            else:
+                self.columns[feature.name] = self._values(feature, result, value)
+
+    def _values(self, feature: Feature, result: Result, value: Loaded) -> pa.ChunkedArray:
+        """Numbers, or lists of values, as a column in the order of the rows asked for."""
+        if isinstance(result, Lists):
+            items = _items(feature.type.item or feature.type, result.at, value)
+            return self._lists(result.starts, items)
+        assert isinstance(result, Numbers)  # noqa: S101 - events are picked elsewhere
+        found = self._in_place(result.valid)
+        values = self._in_place(result.values)
+        if value.dictionary is not None and feature.type.name not in {"int64", "float64"}:
+            column = value.dictionary.take(pa.array(values.astype(np.int64), mask=~found))
+        else:
+            high = None if result.high is None else self._in_place(result.high)
+            column = column_of(values, found, feature.type, high)
+        return _with_default(column, found, feature)
+
+    def _in_place(self, values: NDArray[Any]) -> NDArray[Any]:
+        placed = np.empty_like(values)
+        placed[self.order] = values
+        return placed
+
+    def _lists(self, starts: NDArray[np.int64], items: pa.Array) -> pa.ChunkedArray:
+        """Lists of the moments as a column; an empty one is null."""
+        empty = np.append(starts[1:] == starts[:-1], False)  # noqa: FBT003
+        offsets = pa.array(starts.astype(np.int32), mask=empty)
+        back = self._in_place(np.arange(len(self.order)))
+        return pa.chunked_array([pa.ListArray.from_arrays(offsets, items).take(pa.array(back))])
+
+    def _pick(self) -> None:
+        """Fetch the values of the picked events, all in one pass that keeps only them."""
+        if not self.picked:
+            return
+        chosen: dict[int, NDArray[np.int64]] = {}
+        rows: list[NDArray[Any]] = []
+        columns: dict[str, str] = {}
+        for feature, result in self.picked:
+            if id(result) not in chosen:
+                chosen[id(result)] = np.unique(self.events.rows[result.at[result.at >= 0]])
+            assert feature.aggregate.value is not None  # noqa: S101 - checked with the definition
+            columns[feature.name] = sql(feature.aggregate.value, self.types)
+            rows.append(chosen[id(result)])
+        taken = self.events.scan.take(rows, columns)
+        for feature, result in self.picked:
+            values = _typed(taken[feature.name], _item(feature))
+            wanted = chosen[id(result)]
+            if isinstance(result, Lists):
+                places = np.searchsorted(wanted, self.events.rows[result.at])
+                items = values.take(pa.array(places)).combine_chunks()
+                self.columns[feature.name] = self._lists(result.starts, items)
+            else:
+                at = self._in_place(result.at)
+                found = at >= 0
+                places = np.zeros(len(at), np.int64)
+                places[found] = np.searchsorted(wanted, self.events.rows[at[found]])
+                column = values.take(pa.array(places, mask=~found))
+                self.columns[feature.name] = _with_default(column, found, feature)
+        self.picked.clear()
+
+    def _overflow(self, error: SumOverflow, feature: Feature) -> EngineError:
+        row = int(self.order[error.request])
+        keys = ", ".join(repr(column[row].as_py()) for column in self.asked.keys)
+        return EngineError(
+            f"The sum {self.view.name}:{feature.name} does not fit into {feature.type}.",
+            where=f"{self.view.entity} {keys} at {format_moment(int(self.asked.t[row]))}",
+            remedy="Sum a cast to float64 or to a decimal, or correct the data.",
+        )
+
+
+def _without_value(aggregate: Aggregate) -> Aggregate:
+    return msgspec.structs.replace(aggregate, value=None, where=None, default=None)
+
+
+def _column(need: Need | None, value: Loaded, where: NDArray[np.bool_] | None) -> Column:
+    if need is None or need.form == "flag":
+        return Column("none", valid=value.valid, where=where)
+    if need.form == "decimal":
+        scale = need.type.scale if need.type else 0
+        return Column("decimal", value.words, value.high, value.valid, where, scale)
+    if need.form != "word":
+        return Column(need.form, value.words, None, value.valid, where)
+    kind = "float" if need.type is not None and need.type.name == "float64" else "int"
+    return Column(kind, value.words, None, value.valid, where)
+
+
+def _item(feature: Feature) -> Type:
+    """The type of the events' values behind a feature that picks them."""
+    several = feature.aggregate.function in {"first_n", "last_n"}
+    return feature.type.item or feature.type if several else feature.type
+
+
+def _items(type_: Type, at: NDArray[np.int64], value: Loaded) -> pa.Array:
+    """The words of a list of values as these values."""
+    if value.dictionary is not None:
+        return value.dictionary.take(pa.array(at))
+    words = at.view(np.float64) if type_.name == "float64" else at
+    return column_of(words, np.ones(len(at), np.bool_), type_)
+
+
+def _typed(column: pa.ChunkedArray, type_: Type) -> pa.ChunkedArray:
+    """A column in exactly the Arrow type of a type; a database says it a little differently."""
+    wanted = arrow_type(type_)
+    return column if column.type == wanted else column.cast(wanted)
+
+
+def _with_default(
+    column: pa.Array | pa.ChunkedArray, found: NDArray[np.bool_], feature: Feature
+) -> pa.ChunkedArray:
+    default = feature.aggregate.default
+    if default is not None and not found.all():
+        column = pc.if_else(pa.array(found), column, scalar_of(default).cast(arrow_type(feature.type)))
+    whole = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+    return _typed(whole, feature.type)
+
+
