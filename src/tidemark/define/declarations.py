@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from tidemark.define.columns import HeldFrame
 from tidemark.define.expressions import Col, Key, unknown
@@ -24,7 +24,7 @@ from tidemark.define.problems import (
     report,
     suggestion,
 )
-from tidemark.define.python_types import read_annotation
+from tidemark.define.python_types import read_annotation, spelled
 from tidemark.errors import DefinitionError
 from tidemark.model.graph import History
 from tidemark.model.types import Type
@@ -52,7 +52,7 @@ class About:
 
 
 class _Declaring(type):
-    """The class of declared classes: an attribute that is not there is a mistake in a definition."""
+    """The class of declared classes; an attribute that is not there is a mistake."""
 
     if not TYPE_CHECKING:  # a checker would take any name for an attribute
 
@@ -78,6 +78,7 @@ class Declaration(metaclass=_Declaring):
     __member__: ClassVar[str] = "attribute"
 
     def __new__(cls) -> typing.Self:
+        """Refuse."""
         raise TypeError(f"{cls.__name__} is a declaration; use the class itself, without ().")
 
 
@@ -88,8 +89,8 @@ def snake_case(name: str) -> str:
 
 
 @contextmanager
-def declaring(cls: type[Declaration], about: About) -> Iterator[About]:
-    """Read the body of a class; where no file is being loaded, raise all of its mistakes at the end."""
+def declaring(cls: type[Declaration], about: About) -> Generator[About]:
+    """Read the body of a class; unless a file is being loaded, raise its mistakes at the end."""
     cls.__about__ = about
     if is_collecting():
         yield about
@@ -105,7 +106,7 @@ def declaring(cls: type[Declaration], about: About) -> Iterator[About]:
 
 
 @contextmanager
-def declaring_function() -> Iterator[Callable[[object], None]]:
+def declaring_function() -> Generator[Callable[[object], None]]:
     """As `declaring`, for a function, which is handed over once it is made."""
     made: list[object] = []
     if is_collecting():
@@ -121,9 +122,11 @@ def declaring_function() -> Iterator[Callable[[object], None]]:
 
 
 def members(cls: type, kind: type) -> Iterator[tuple[str, Any]]:
-    """The annotations of a class, its bases' first, that say `kind[...]`: the name and what is inside."""
+    """The annotations of a class that say `kind[...]`: the name and what is inside."""
     frame = caller()
-    scopes = (frame.f_globals, frame.f_locals) if frame else ({}, {})
+    scopes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    if frame:
+        scopes = (frame.f_globals, frame.f_locals)
     for name, annotation in inspect.get_annotations(cls).items():
         if name.startswith("_"):
             continue
@@ -140,7 +143,7 @@ def members(cls: type, kind: type) -> Iterator[tuple[str, Any]]:
             report(
                 f"{cls.__name__}.{name} is not declared as a {kind.__name__}.",
                 here().of_attribute(name),
-                f"Write `{name}: tm.{kind.__name__}[{getattr(annotation, '__name__', annotation)}]`.",
+                f"Write `{name}: tm.{kind.__name__}[{spelled(annotation)}]`.",
             )
             continue
         yield name, typing.get_args(annotation)[0]
@@ -189,7 +192,7 @@ def _read_columns(cls: type[_Columns]) -> None:
             )
     for name, inner in members(cls, Col):
         said = vars(cls).get(name)
-        column = said if isinstance(said, Col) else Col[Any]()
+        column = cast("Col[Any]", said) if isinstance(said, Col) else Col[Any]()
         if (found := _type_of(cls, name, inner, column.declared_type)) is not None:
             place = cls.__about__.place
             columns[name] = column.of(cls, name, found[0], optional=found[1], place=place)
@@ -204,13 +207,14 @@ def _type_of(
     cls: type[Declaration], name: str, inner: Any, declared: Type | None
 ) -> tuple[Type, bool] | None:
     """The type that an annotation declares and whether null is expected; None once reported."""
+    label, place = f"{cls.__name__}.{name}", cls.__about__.place_of(name)
     try:
         read = read_annotation(inner, declared)
-        if read.type is None:
-            raise DefinitionError(f"{inner} does not say one type.")
     except DefinitionError as error:
-        place = cls.__about__.place_of(name)
-        report(f"{cls.__name__}.{name}: {error.what}", place, error.remedy)
+        report(f"{label}: {error.what}", place, error.remedy)
+        return None
+    if read.type is None:
+        report(f"{label}: {spelled(inner)} does not say one type.", place)
         return None
     return read.type, read.optional
 
@@ -230,7 +234,7 @@ class Source(_Columns):
     def __init_subclass__(
         cls,
         *,
-        time: str | None | EllipsisType = ...,
+        time: str | EllipsisType | None = ...,
         history: History | HeldFrame | None = None,
         timezone: str = "",
         unique: str | Sequence[str] = (),
@@ -271,8 +275,9 @@ class Source(_Columns):
 def inherited(cls: type[Declaration]) -> dict[str, Any]:
     """The class arguments that the nearest declared base lends."""
     for base in cls.__mro__[1:]:
-        if "__about__" in vars(base):
-            return dict(base.__about__.arguments)
+        about = vars(base).get("__about__")
+        if isinstance(about, About):
+            return dict(about.arguments)
     return {}
 
 

@@ -1,7 +1,384 @@
-"""Definitions kept as data: YAML files and dicts."""
+"""Definitions kept as data: YAML files and dicts, which mean what the classes mean.
+
+A document has the sections `entities`, `sources`, `views`, `requests`, `on_demand`, `services` and
+`features` (each one feature with its entity and source), or is one such feature itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
-def load(source: object) -> list[object]:
-    raise NotImplementedError
+from tidemark.define.columns import HeldFrame
+from tidemark.define.fragments import parse_sql
+from tidemark.define.linking import NEWEST, link
+from tidemark.define.lowering import Loaded, default_literal
+from tidemark.define.marks import Marked, Path_, read_yaml
+from tidemark.define.windows import Over, is_single, to_date, windows
+from tidemark.errors import DefinitionError, Problem
+from tidemark.model import graph
+from tidemark.model.aggregates import RULES, Aggregate, result_type
+from tidemark.model.expr import Expr, type_of
+from tidemark.model.findings import Spelling, Subject
+from tidemark.model.types import BOOL, FLOAT64, Type, parse_type
+from tidemark.model.window import parse_duration
+
+_ABOUT = {"description", "owner", "tags"}
+_SYNONYMS = {"column": "value", "filter": "where", "window": "over"}
+_AGGREGATE = {"function", "value", "where", "over", "offset", "rows", "default", "n", "q", "ddof"}
+_AGGREGATE |= {"population", *_SYNONYMS}
+_FEATURE = _ABOUT | {"type", "version", "aggregation"}
+_BARE = _FEATURE | {"name", "entity", "source", "by"}
+_SECTIONS = ("entities", "sources", "requests", "views", "features", "on_demand", "services")
+
+
+def load(source: str | PathLike[str] | Mapping[str, Any] | Sequence[Any]) -> Loaded:
+    """Read the definitions of a YAML file, or of a dict of the same form.
+
+    Returns the objects of the model.  Raises `DefinitionError` with every problem, each with its line.
+    """
+    if isinstance(source, str | PathLike):
+        documents = read_yaml(Path(source))
+    else:
+        documents = [Marked(source)]
+    reader = _Reader()
+    for document in documents:
+        reader.read(document)
+    return reader.finish()
+
+
+class _Reader:
+    """Reads documents into model objects, sections in the order in which they need each other."""
+
+    def __init__(self) -> None:
+        self.doc = Marked({})
+        self.objects: list[graph.Definition] = []
+        self.problems: list[Problem] = []
+        self.loaded = Loaded()
+
+    def finish(self) -> Loaded:
+        if self.problems:
+            raise DefinitionError(self.problems)
+        self.loaded.extend(link(graph.Definitions.of(self.objects)))
+        return self.loaded
+
+    def read(self, document: Marked) -> None:
+        self.doc = document
+        data = document.data
+        if isinstance(data, Mapping) and "entity" in data:
+            self.bare((), data)
+        elif isinstance(data, list | tuple):
+            for position, body in enumerate(data):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+                self.bare((position,), body)
+        else:
+            sections = document.mapping((), data, set(_SECTIONS))
+            for section in _SECTIONS:
+                read = getattr(self, f"section_{section}")
+                for name, path, body in document.named((section,), sections.get(section)):
+                    try:
+                        read(name, path, body)
+                    except DefinitionError as error:
+                        document.say(path, f"{name}: {error.what}", error.remedy)
+        self.problems.extend(document.problems)
+
+    def keep(self, kind: str, item: graph.Definition, path: Path_) -> None:
+        self.objects.append(item)
+        self.loaded.spelled[Subject(kind, item.name)] = Spelling(item.name, self.doc.where(path))
+
+    def about(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        tags = body.get("tags") or ()
+        return {
+            "description": (body.get("description") or "").strip(),
+            "owner": body.get("owner") or "",
+            "tags": (tags,) if isinstance(tags, str) else tuple(tags),
+        }
+
+    def fields(self, path: Path_, value: Any) -> tuple[graph.Field, ...]:
+        if isinstance(value, Mapping):
+            value = {k: {"type": v} if isinstance(v, str) else v for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        found: list[graph.Field] = []
+        for name, at, body in self.doc.named(path, value):
+            known = self.doc.mapping(at, body, {"type", "description", "tags"})
+            type_ = self.type(at, known.get("type"))
+            if type_ is not None:
+                about = self.about(known)
+                found.append(graph.Field(name, type_, about["description"], about["tags"]))
+        return tuple(found)
+
+    def type(self, path: Path_, text: Any) -> Type | None:
+        try:
+            return parse_type(str(text))
+        except DefinitionError as error:
+            self.doc.say((*path, "type"), error.what, error.remedy)
+            return None
+
+    def section_entities(self, name: str, path: Path_, body: Any) -> None:
+        known = self.doc.mapping(path, body, _ABOUT | {"keys"})
+        keys = self.fields((*path, "keys"), known.get("keys"))
+        self.keep("entity", graph.Entity(name=name, keys=keys, **self.about(known)), path)
+
+    def section_sources(self, name: str, path: Path_, body: Any) -> None:
+        allowed = {"columns", "time", "history", "timezone", "unique", "seen", "delay"}
+        known = self.doc.mapping(path, body, _ABOUT | allowed)
+        if "time" not in known:
+            self.doc.say(
+                path,
+                f"{name} does not say which column is its time.",
+                "Write `time: ...`; or `time: null`, if its rows are facts that hold always.",
+            )
+        source = graph.Source(
+            name=name,
+            columns=self.fields((*path, "columns"), known.get("columns")),
+            time=known.get("time"),
+            history=self.history(name, (*path, "history"), known.get("history")),
+            timezone=known.get("timezone") or "",
+            unique=_texts(known.get("unique")),
+            seen=known.get("seen"),
+            delay=self.duration((*path, "delay"), known.get("delay")),
+            **self.about(known),
+        )
+        self.keep("source", source, path)
+
+    def history(self, name: str, path: Path_, value: Any) -> graph.History | None:
+        if value is None or isinstance(value, graph.History):
+            return value
+        if isinstance(value, HeldFrame):
+            self.loaded.frames[name] = value.frame
+            return graph.Frame(name)
+        kinds = {"parquet", "csv", "delta", "table", "query"}
+        known = self.doc.mapping(path, value, kinds | {"connection"})
+        said = [kind for kind in known if kind in kinds]
+        if len(said) != 1:
+            self.doc.say(path, "A history is in one place.", "`parquet: data/*.parquet`, ...")
+            return None
+        where, connection = known[said[0]], known.get("connection") or ""
+        if said[0] == "table":
+            return graph.Table(where, connection)
+        if said[0] == "query":
+            return graph.Query(where, connection)
+        return {"parquet": graph.Parquet, "csv": graph.Csv, "delta": graph.Delta}[said[0]](where)
+
+    def duration(self, path: Path_, value: Any) -> int:
+        if value is None:
+            return 0
+        try:
+            return parse_duration(value if not isinstance(value, int) else str(value))
+        except DefinitionError as error:
+            self.doc.say(path, error.what, error.remedy)
+            return 0
+
+    def section_requests(self, name: str, path: Path_, body: Any) -> None:
+        known = self.doc.mapping(path, body, _ABOUT | {"fields"})
+        fields = self.fields((*path, "fields"), known.get("fields"))
+        self.keep("request", graph.Request(name=name, fields=fields, **self.about(known)), path)
+
+    def section_views(self, name: str, path: Path_, body: Any) -> None:
+        allowed = {"entity", "source", "by", "features", "columns", "max_age", "freshness", "bound"}
+        known = self.doc.mapping(path, body, _ABOUT | allowed)
+        entity, source = str(known.get("entity")), str(known.get("source"))
+        features: list[graph.Feature] = []
+        for column in _texts(known.get("columns")):
+            at = (*path, "columns")
+            features += self.features(
+                name, column, at, {"function": "latest", "value": column}, source
+            )
+        for each, at, spec in self.doc.named((*path, "features"), known.get("features")):
+            features += self.features(name, each, at, spec, source)
+        view = graph.FeatureView(
+            name=name,
+            entity=entity,
+            source=source,
+            keys=self.keys(entity, known.get("by")),
+            features=tuple(features),
+            bound=known.get("bound") or "at",
+            max_age=self.duration((*path, "max_age"), known.get("max_age")),
+            freshness=self.duration((*path, "freshness"), known.get("freshness")),
+            **self.about(known),
+        )
+        self.keep("view", view, path)
+
+    def section_features(self, name: str, path: Path_, body: Any) -> None:
+        self.bare(path, {"name": name, **body})
+
+    def bare(self, path: Path_, body: Any) -> None:
+        """One feature with its entity and source: a view of its own, of the same name."""
+        known = self.doc.mapping(path, body, _BARE | _AGGREGATE)
+        missing = sorted({"name", "entity", "source"} - known.keys())
+        if missing:
+            self.doc.say(path, f"This feature does not say its {missing[0]}.")
+            return
+        name, entity, source = (str(known[key]) for key in ("name", "entity", "source"))
+        spec = {k: v for k, v in known.items() if k not in {"name", "entity", "source", "by"}}
+        features = tuple(self.features(name, name, path, spec, source))
+        keys = self.keys(entity, known.get("by"))
+        view = graph.FeatureView(
+            name=name,
+            entity=entity,
+            source=source,
+            keys=keys,
+            features=features,
+            **self.about(known),
+        )
+        self.keep("view", view, path)
+
+    def keys(self, entity: str, by: Any) -> tuple[str, ...]:
+        """The columns that hold the keys; the entity may be named by its only key."""
+        declared = next(
+            (
+                tuple(key.name for key in item.keys)
+                for item in self.objects
+                if isinstance(item, graph.Entity) and item.name == entity
+            ),
+            (entity,),
+        )
+        if isinstance(by, Mapping):
+            return tuple(str(by.get(key, key)) for key in declared)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        return _texts(by) or declared
+
+    def features(
+        self, view: str, name: str, path: Path_, spec: Any, source: str
+    ) -> list[graph.Feature]:
+        known = self.doc.mapping(path, spec, _FEATURE | _AGGREGATE)
+        nested = known.pop("aggregation", None)
+        if nested is not None:
+            known |= self.doc.mapping((*path, "aggregation"), nested, _AGGREGATE)
+        for other, meant in _SYNONYMS.items():
+            if other in known:
+                known[meant] = known.pop(other)
+        try:
+            features = self.aggregate(name, path, known, source)
+        except DefinitionError as error:
+            self.doc.say(path, f"{view}:{name}: {error.what}", error.remedy)
+            return []
+        for feature in features:
+            label = f"{view}:{feature.name}"
+            spelling = Spelling(label, self.doc.where(path))
+            self.loaded.spelled[Subject("view", view, feature.name)] = spelling
+        return features
+
+    def aggregate(
+        self, name: str, path: Path_, known: Mapping[str, Any], source: str
+    ) -> list[graph.Feature]:
+        function = str(known.get("function"))
+        value = (
+            _expression(known["value"], condition=False) if known.get("value") is not None else None
+        )
+        where = (
+            _expression(known["where"], condition=True) if known.get("where") is not None else None
+        )
+        over = _over(known.get("over"))
+        spans = windows(over, known.get("offset"), known.get("rows") or 0)
+        declared = self.type(path, known["type"]) if known.get("type") is not None else None
+        type_ = declared or self.inferred(name, function, value, source)
+        population = bool(known.get("population"))
+        return [
+            graph.Feature(
+                name=name if is_single(over) else f"{name}_{each.label}",
+                aggregate=Aggregate(
+                    function,
+                    value=value,
+                    where=where,
+                    window=each.window,
+                    n=known.get("n", 0),
+                    q=known.get("q", 0.5),
+                    ddof=0 if population else known.get("ddof", 1),
+                    default=default_literal(known.get("default"), type_),
+                ),
+                type=type_,
+                attribute=name,
+                version=known.get("version", 1),
+                **self.about(known),
+            )
+            for each in spans
+        ]
+
+    def inferred(self, name: str, function: str, value: Expr | None, source: str) -> Type:
+        """The type of a feature from its source's columns, or from its function alone."""
+        types = next(
+            (o.types for o in self.objects if isinstance(o, graph.Source) and o.name == source),
+            None,
+        )
+        rule = RULES.get(function)
+        if types is not None or value is None:
+            try:
+                return result_type(function, value and type_of(value, types or {}))
+            except DefinitionError:
+                return FLOAT64  # the check says what is wrong, beside everything else
+        if rule is not None and rule.gives in {"int64", "float64", "bool"}:
+            return parse_type(rule.gives)
+        raise DefinitionError(
+            f"The type of {name} is not known, since {source} is declared elsewhere.",
+            remedy="Say it: `type: float64`.",
+        )
+
+    def reference(self, text: Any) -> graph.Reference:
+        """`view:feature`, an on-demand feature, or `request.field`."""
+        said = str(text)
+        if ":" not in said and "." in said:
+            owner, _, name = said.partition(".")
+            return graph.Reference("request", name, owner)
+        reference = graph.parse_reference(said)
+        if "@" in said:
+            return reference
+        return graph.Reference(reference.kind, reference.name, reference.owner, NEWEST)
+
+    def section_on_demand(self, name: str, path: Path_, body: Any) -> None:
+        known = self.doc.mapping(path, body, _ABOUT | {"function", "inputs", "type", "version"})
+        type_ = self.type(path, known.get("type"))
+        inputs = known.get("inputs") or {}
+        if not isinstance(inputs, Mapping):
+            self.doc.say((*path, "inputs"), "Inputs are a mapping from parameters.")
+        elif type_ is not None:
+            given = tuple(graph.Input(str(p), self.reference(r)) for p, r in inputs.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            feature = graph.OnDemand(
+                name=name,
+                function=str(known.get("function")),
+                inputs=given,
+                type=type_,
+                version=known.get("version", 1),
+                **self.about(known),
+            )
+            self.keep("on_demand", feature, path)
+
+    def section_services(self, name: str, path: Path_, body: Any) -> None:
+        known = self.doc.mapping(path, body, _ABOUT | {"features"})
+        listed = known.get("features") or ()
+        outputs: list[graph.Output] = []
+        if isinstance(listed, Mapping):
+            for output, text in listed.items():  # pyright: ignore[reportUnknownVariableType]
+                outputs.append(graph.Output(str(output), self.reference(text)))  # pyright: ignore[reportUnknownArgumentType]
+                at = self.doc.where((*path, "features", str(output)))  # pyright: ignore[reportUnknownArgumentType]
+                label = f"{name}.{output}"
+                self.loaded.spelled[Subject("service", name, str(output))] = Spelling(label, at)  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            for text in listed:
+                reference = self.reference(text)
+                outputs.append(graph.Output(reference.name, reference))
+        service = graph.FeatureService(name=name, outputs=tuple(outputs), **self.about(known))
+        self.keep("service", service, path)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(map(str, value))
+
+
+def _expression(value: Any, *, condition: bool) -> Expr:
+    """An expression spelled as SQL text."""
+    return parse_sql(str(value), expected=BOOL if condition else None)
+
+
+def _over(value: Any) -> Any:
+    """`30d`, a list of windows, or `{to_date: month, zone: America/New_York}`."""
+    if isinstance(value, list | tuple):
+        return [_window(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    return _window(value)
+
+
+def _window(value: Any) -> Over:
+    if isinstance(value, Mapping) and set(value) <= {"to_date", "zone"}:  # pyright: ignore[reportUnknownArgumentType]
+        return to_date(str(value.get("to_date")), str(value.get("zone", "UTC")))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    return value if value is None or not isinstance(value, int) else str(value)  # pyright: ignore[reportUnknownVariableType]

@@ -185,7 +185,7 @@ class Expression(Generic[T_co]):
         return call("ln", self)
 
     def exp(self: Expression[float | Decimal | None]) -> Expression[float]:
-        """e to the power of the value."""
+        """E to the power of the value."""
         return call("exp", self)
 
     def lower(self: Expression[str | None]) -> Expression[str]:

@@ -148,7 +148,7 @@ def feature(
     if isinstance(value, Unknown) or isinstance(options.get("where"), Unknown):
         return unknown()
     if unexpected := options.keys() - Options.__annotations__.keys():
-        name = sorted(unexpected)[0]
+        name = min(unexpected)
         report(f"{function} takes no {name!r}.", here(), suggestion(name, Options.__annotations__))
         return unknown()
     if value is not None and not isinstance(value, Expression):

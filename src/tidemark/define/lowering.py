@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -13,22 +13,19 @@ from tidemark.define.columns import HeldFrame
 from tidemark.define.declarations import About, Declaration, Entity, Request, Source, is_unknown
 from tidemark.define.expressions import Col, Expression
 from tidemark.define.features import Feature
+from tidemark.define.linking import NEWEST, link
 from tidemark.define.on_demand import OnDemandFunction
-from tidemark.define.problems import Place, collecting, report
+from tidemark.define.problems import Place, collecting, ordered, report
 from tidemark.define.python_types import literal, literal_of
 from tidemark.define.views import FeatureService, FeatureView
-from tidemark.errors import DefinitionError, Problem
+from tidemark.errors import DefinitionError, NotFound, Problem
 from tidemark.model import graph
 from tidemark.model.aggregates import Aggregate, result_type
-from tidemark.model.check import Spelling, Subject, check
+from tidemark.model.check import check
 from tidemark.model.expr import Expr, Literal, columns_of, type_of
+from tidemark.model.findings import Spelling, Subject
 from tidemark.model.types import FLOAT64, Type
 from tidemark.model.window import Window
-
-_Named = TypeVar("_Named", graph.Entity, graph.Source)
-
-# The version of a reference that says none, until `link` has seen all definitions.
-NEWEST = 0
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,14 @@ class Lowered:
 class Loaded(list[graph.Definition]):
     """The model objects of a document, with the lines that declared them."""
 
-    spelled: Mapping[Subject, Spelling]
-    frames: Mapping[str, object]
+    def __init__(self) -> None:
+        super().__init__()
+        self.spelled: dict[Subject, Spelling] = {}
+        self.frames: dict[str, object] = {}
 
 
 def lower(*objects: object) -> Lowered:
-    """Lower modules, declared classes, functions, model objects and lists of them, with all they need.
+    """Lower modules, classes, functions, model objects and lists of them, with all they need.
 
     Raises `DefinitionError` with every problem.
     """
@@ -74,10 +73,22 @@ class _Lowering:
     def finish(self, problems: Sequence[Problem]) -> Lowered:
         """Check everything together."""
         definitions = link(graph.Definitions.of(self.objects))
-        found = [*problems, *check(definitions, self.spelled)]
+        found = [*problems, *check(definitions, self.spelled), *self.importable(definitions)]
         if found:
-            raise DefinitionError(list(dict.fromkeys(found)))
+            raise DefinitionError(ordered(found))
         return Lowered(definitions, self.functions, self.frames)
+
+    def importable(self, definitions: graph.Definitions) -> Iterator[Problem]:
+        """Import the functions that are named only; what cannot be is a problem."""
+        from tidemark.define.modules import imported_function
+
+        for feature in definitions.on_demand:
+            if feature.name not in self.functions:
+                try:
+                    self.functions[feature.name] = imported_function(feature)
+                except NotFound as error:
+                    spelling = self.spelled.get(Subject("on_demand", feature.name))
+                    yield Problem(error.what, spelling.where if spelling else "", error.remedy)
 
     def add(self, item: object) -> None:
         """Take in one object and what it refers to."""
@@ -116,8 +127,8 @@ class _Lowering:
         else:
             raise DefinitionError(
                 f"{item!r} is not a definition.",
-                remedy="Definitions are classes, on-demand functions, modules of them, tm.load(...), "
-                "and objects of the model.",
+                remedy="Definitions are classes, on-demand functions, modules of them, "
+                "tm.load(...), and objects of the model.",
             )
 
     def module(self, module: ModuleType) -> None:
@@ -449,64 +460,3 @@ def expanded(features: Iterable[object]) -> list[object]:
         else:
             found.append(each)
     return found
-
-
-def link(definitions: graph.Definitions) -> graph.Definitions:
-    """Definitions in which views that name an entity by its key, or a source by its table, name both."""
-    entities = {entity.name for entity in definitions.entities}
-    sources = {source.name for source in definitions.sources}
-    by_key = _unique(
-        (entity.keys[0].name, entity) for entity in definitions.entities if len(entity.keys) == 1
-    )
-    by_table = _unique(
-        (source.history.name, source)
-        for source in definitions.sources
-        if isinstance(source.history, graph.Table)
-    )
-
-    def linked(view: graph.FeatureView) -> graph.FeatureView:
-        if view.entity not in entities and view.entity in by_key:
-            view = msgspec.structs.replace(view, entity=by_key[view.entity].name)
-        if view.source not in sources and view.source in by_table:
-            view = msgspec.structs.replace(view, source=by_table[view.source].name)
-        return view
-
-    views = tuple(linked(view) for view in definitions.views)
-    return _newest(msgspec.structs.replace(definitions, views=views))
-
-
-def _newest(definitions: graph.Definitions) -> graph.Definitions:
-    """Definitions in which references that said no version say the one that is defined."""
-    versions: dict[tuple[str, str], int] = {
-        (view.name, feature.name): feature.version
-        for view in definitions.views
-        for feature in view.features
-    }
-    versions |= {("", each.name): each.version for each in definitions.on_demand}
-
-    def newest(reference: graph.Reference) -> graph.Reference:
-        if reference.version != NEWEST:
-            return reference
-        version = versions.get((reference.owner, reference.name), 1)
-        return msgspec.structs.replace(reference, version=version)
-
-    replace = msgspec.structs.replace
-    on_demand = tuple(
-        replace(each, inputs=tuple(replace(i, reference=newest(i.reference)) for i in each.inputs))
-        for each in definitions.on_demand
-    )
-    services = tuple(
-        replace(
-            each, outputs=tuple(replace(o, reference=newest(o.reference)) for o in each.outputs)
-        )
-        for each in definitions.services
-    )
-    return replace(definitions, on_demand=on_demand, services=services)
-
-
-def _unique(pairs: Iterable[tuple[str, _Named]]) -> dict[str, _Named]:
-    """The items whose name no other one has."""
-    found: dict[str, list[_Named]] = {}
-    for name, item in pairs:
-        found.setdefault(name, []).append(item)
-    return {name: items[0] for name, items in found.items() if len(items) == 1}

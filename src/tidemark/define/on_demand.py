@@ -1,4 +1,4 @@
-"""On-demand features: a typed Python function of features and request values, and its evaluation."""
+"""On-demand features: typed Python functions of features and request values."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class OnDemandFunction(Generic[P, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself."""
         return self.function(*args, **kwargs)
 
     def __str__(self) -> str:
@@ -84,8 +85,9 @@ def on_demand(
         with declaring_function() as finish:
             parameters, gives = _signature(function, place)
             _compare_names(function, set(parameters), inputs, place)
-            for name in parameters.keys() & inputs.keys():
-                _compare(function, name, parameters[name], inputs[name], place)
+            for name, given in inputs.items():
+                if name in parameters:
+                    _compare(function, name, parameters[name], given, place)
             made = OnDemandFunction(
                 function, inputs, gives, place, owner=owner, tags=tuple(tags), version=version
             )
@@ -114,7 +116,7 @@ def _signature(
             report(
                 f"{function.__name__} does not annotate {said}.",
                 place,
-                "On-demand functions are typed: `def ratio(amount: float, mean: float | None) -> float:`.",
+                "On-demand functions are typed: `def f(amount: float, mean: float | None) -> float:`.",
             )
             continue
         try:
@@ -137,7 +139,7 @@ def _compare_names(
     name = function.__name__
     for missing in sorted(parameters - inputs.keys()):
         report(
-            f"{name} has a parameter {missing!r}, but on_demand(...) does not say where it comes from.",
+            f"{name} has a parameter {missing!r}, but on_demand(...) does not give it.",
             place,
             f"Add {missing}=... to on_demand; it gives {', '.join(inputs) or 'nothing'}.",
         )
@@ -170,21 +172,14 @@ def _compare(
     if type_ is None:
         return
     spelled = python_name(type_) + (" | None" if given.optional else "")
+    label = f"{function.__name__}: {name} is annotated {parameter}"
     if not accepts(parameter, type_):
-        report(
-            f"{function.__name__}: {name} is annotated {parameter}, but {_spoken(given)} is {type_}.",
-            place,
-            f"Write `{name}: {spelled}`.",
-        )
+        report(f"{label}, but {_spoken(given)} is {type_}.", place, f"Write `{name}: {spelled}`.")
     elif given.optional and not parameter.optional:
         remedy = f"Write `{name}: {spelled}` and handle None"
         if isinstance(given, Feature):
             remedy += ", or give the feature a default="
-        report(
-            f"{function.__name__}: {name} is annotated {parameter}, but {_spoken(given)} can be null.",
-            place,
-            f"{remedy}.",
-        )
+        report(f"{label}, but {_spoken(given)} can be null.", place, f"{remedy}.")
 
 
 def _spoken(given: OnDemandInput) -> str:

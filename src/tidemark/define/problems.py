@@ -12,9 +12,11 @@ import difflib
 import inspect
 import linecache
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -32,7 +34,7 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         if not self.file:
             return ""
-        near = os.path.relpath(self.file) if os.path.isabs(self.file) else self.file
+        near = os.path.relpath(self.file) if Path(self.file).is_absolute() else self.file
         shown = self.file if near.startswith("..") else near
         text = linecache.getline(self.file, self.line).strip()
         return f"{shown}:{self.line}   {text}".rstrip()
@@ -79,11 +81,25 @@ def here() -> Place:
 
 def report(what: str, place: Place, remedy: str = "") -> None:
     """Collect a mistake while a file is loaded; raise `DefinitionError` anywhere else."""
-    problem = Problem(what, str(place), remedy)
+    keep(Problem(what, str(place), remedy))
+
+
+def keep(problem: Problem) -> None:
+    """As `report`, for a problem that is spelled already."""
     collected = _collected.get()
     if collected is None:
         raise DefinitionError([problem])
     collected.append(problem)
+
+
+def ordered(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems without repetition, in the order of their lines; those without a line come last."""
+
+    def line(problem: Problem) -> tuple[str, int]:
+        found = re.match(r"(.*?):(\d+)(?: {3}|$)", problem.where)
+        return (found[1], int(found[2])) if found else ("\uffff", 0)
+
+    return sorted(dict.fromkeys(problems), key=line)
 
 
 def is_collecting() -> bool:
@@ -92,7 +108,7 @@ def is_collecting() -> bool:
 
 
 @contextmanager
-def collecting() -> Iterator[list[Problem]]:
+def collecting() -> Generator[list[Problem]]:
     """Collect the mistakes made inside instead of raising the first."""
     problems: list[Problem] = []
     token = _collected.set(problems)

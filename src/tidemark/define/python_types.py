@@ -7,7 +7,7 @@ import types
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from tidemark.errors import DefinitionError, RequestInvalid
 from tidemark.model.expr import Literal
@@ -80,7 +80,7 @@ def read_annotation(annotation: Any, declared: Type | None = None) -> Annotation
             "`Annotated[Decimal, tm.decimal(18, 2)]`.",
         )
     raise DefinitionError(
-        f"{_spelled(annotation)} is not a type of a value.",
+        f"{spelled(annotation)} is not a type of a value.",
         remedy="Types: int, float, bool, str, bytes, datetime, date, list[...] of these, "
         "`X | None`, tm.decimal(18, 2), tm.vector(128).",
     )
@@ -98,11 +98,12 @@ def _agree(annotation: Any, declared: Type) -> Type:
         declared.name, next((p for p, t in PYTHON_TYPES.items() if t == declared), None)
     )
     if annotation is not wanted and get_origin(annotation) is not wanted:
-        raise DefinitionError(f"{declared} does not go with {_spelled(annotation)}.")
+        raise DefinitionError(f"{declared} does not go with {spelled(annotation)}.")
     return declared
 
 
-def _spelled(annotation: Any) -> str:
+def spelled(annotation: Any) -> str:
+    """An annotation as it was written."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
@@ -114,7 +115,7 @@ def as_type(said: Type | type | str) -> Type:
         return parse_type(said)
     named = _said_type(said) or read_annotation(said).type
     if named is None:
-        raise DefinitionError(f"{_spelled(said)} does not say one type.")
+        raise DefinitionError(f"{spelled(said)} does not say one type.")
     return named
 
 
@@ -168,7 +169,7 @@ def literal(value: object) -> Literal:
         case _:
             raise DefinitionError(
                 f"{value!r} is not a constant of a known type.",
-                remedy="Constants are bool, int, float, str, bytes, Decimal, date and aware datetime.",
+                remedy="Constants are bool, int, float, str, bytes, Decimal, date, aware datetime.",
             )
 
 
@@ -230,8 +231,10 @@ def is_value(value: object, type_: Type) -> bool:
             return (
                 isinstance(value, Sequence)
                 and not isinstance(value, str | bytes)
-                and (type_.size in {0, len(value)})  # pyright: ignore[reportUnknownArgumentType]
-                and all(each is None or is_value(each, item) for each in value)  # pyright: ignore[reportUnknownVariableType]
+                and type_.size in {0, len(cast("Sequence[object]", value))}
+                and all(
+                    each is None or is_value(each, item) for each in cast("Sequence[object]", value)
+                )
             )
 
 

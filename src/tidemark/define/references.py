@@ -24,14 +24,15 @@ def outputs(
 ) -> tuple[Output, ...]:
     """The columns of what is asked for: a service, a feature, their names, or a list of such.
 
-    `full_names` names each column of a feature `view__feature`.  Raises `NotFound` for what is not
-    defined, `PlanConflict` for what is defined otherwise than asked, and `RequestInvalid` for a name
-    that would occur twice.
+    `full_names` names each column of a feature `view__feature`.  Raises `NotFound` for what is
+    not defined, `PlanConflict` for what is defined otherwise than asked, and `RequestInvalid` for a
+    name that would occur twice.
     """
     found = _service(features, definitions)
     if found is None:
         alone = isinstance(features, str | type | msgspec.Struct | Feature | OnDemandFunction | Col)
-        listed = [features] if alone else list(cast("Iterable[object]", features))
+        several = () if alone else cast("Iterable[object]", features)
+        listed: list[object] = [features] if alone else list(several)
         references = [
             reference for each in expanded(listed) for reference in _references(each, definitions)
         ]
@@ -92,9 +93,9 @@ def _references(each: object, definitions: Definitions) -> list[Reference]:
         return _by_name(each.name, definitions)
     if isinstance(each, Feature) and each.view is not None:
         feature = cast("Feature[Any]", each)
-        about = cast("type[FeatureView]", feature.view).__about__
-        reference = Reference("feature", feature.name, about.name, feature.version)
-        _same(reference, _lowered(feature.view), definitions)
+        view = cast("type[FeatureView]", feature.view)
+        reference = Reference("feature", feature.name, view.__about__.name, feature.version)
+        _same(reference, _lowered(view), definitions)
         return [reference]
     if isinstance(each, OnDemandFunction):
         function = cast("OnDemandFunction[..., Any]", each)
@@ -103,7 +104,7 @@ def _references(each: object, definitions: Definitions) -> list[Reference]:
         return [reference]
     raise RequestInvalid(
         f"{each!r} is not a feature.",
-        remedy='Ask for a service, or a list such as [UserSpend.spend["7d"], "user_spend:typical"].',
+        remedy='Ask for a service, or a list: [UserSpend.spend["7d"], "user_spend:typical"].',
     )
 
 
@@ -156,7 +157,7 @@ def _version(reference: Reference, definitions: Definitions) -> None:
         )
 
 
-def _lowered(item: type[Declaration] | type | OnDemandFunction[..., Any]) -> Definitions:
+def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definitions:
     """What a class or function means; lowered once, since it does not change."""
     kept = vars(item).get("__lowered__")
     if isinstance(kept, Definitions):

@@ -84,9 +84,7 @@ def _read_features(cls: type[FeatureView], columns: Iterable[Col[Any]]) -> None:
         latest: Feature[Any] = Feature("latest", column, {})
         latest.place = cls.__about__.place
         features[column.name] = latest
-    for name, value in vars(cls).items():
-        if isinstance(value, Feature):
-            features[name] = value
+    features |= {name: value for name, value in vars(cls).items() if isinstance(value, Feature)}
     for name in inspect.get_annotations(cls):
         if not name.startswith("_") and name not in features and name not in vars(cls):
             report(

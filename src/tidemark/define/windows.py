@@ -46,7 +46,7 @@ def windows(
     over: Over | Iterable[Over], offset: str | timedelta | None, rows: int
 ) -> tuple[LabelledWindow, ...]:
     """The windows that `over=` names, in its order; raises `DefinitionError`."""
-    several = [over] if is_single(over) else list(cast("Iterable[Over]", over))
+    several = [cast("Over", over)] if is_single(over) else list(cast("Iterable[Over]", over))
     if not several:
         raise DefinitionError(
             "`over` names no window.", remedy='Name one, over="30d", or leave it out for all time.'

@@ -1,7 +1,7 @@
 """What is wrong with definitions: everything that can be said without looking at data.
 
 A problem names its subject as its author spelled it, when `spelled` says how; classes are spelled
-`UserSpend.spend` with a file and a line, documents `user_spend:spend` with the line of the document.
+`UserSpend.spend` with a file and a line, documents `user_spend:spend` with a line of the document.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, get_args
+from typing import get_args
 
-from tidemark.errors import DefinitionError, NotFound, Problem
-from tidemark.model.aggregates import Aggregate, result_type
-from tidemark.model.expr import Column, Expr, type_of
+from tidemark.errors import NotFound, Problem
+from tidemark.model.check_feature import check_feature
+from tidemark.model.findings import Findings, Spelling, Subject, spoken_type
 from tidemark.model.graph import (
     Definitions,
     Entity,
-    Feature,
     FeatureService,
     FeatureView,
     Field,
@@ -27,30 +26,16 @@ from tidemark.model.graph import (
     Request,
     Source,
 )
-from tidemark.model.types import BOOL, DATE, FLOAT64, TIMESTAMP, Type
-from tidemark.model.window import Bound, Unit, Window, check_zone
-
-
-class Subject(NamedTuple):
-    """What a problem is about: a definition, or one of its parts."""
-
-    kind: str
-    owner: str
-    name: str = ""
-
-
-class Spelling(NamedTuple):
-    """How the author wrote a subject, and where (`file.py:24   the line`)."""
-
-    label: str
-    where: str = ""
+from tidemark.model.types import DATE, FLOAT64, TIMESTAMP, Type
+from tidemark.model.window import Bound
 
 
 def check(
     definitions: Definitions, spelled: Mapping[Subject, Spelling] | None = None
 ) -> list[Problem]:
     """Every problem of the definitions, in their order; none if they mean something."""
-    checker = _Checker(definitions, spelled or {})
+    findings = Findings(spelled or {})
+    checker = _Checker(definitions, findings)
     checker.names()
     for entity in definitions.entities:
         checker.entity(entity)
@@ -64,25 +49,15 @@ def check(
         checker.on_demand(on_demand)
     for service in definitions.services:
         checker.service(service)
-    return list(dict.fromkeys(checker.problems))
+    return list(dict.fromkeys(findings.problems))
 
 
 class _Checker:
-    def __init__(self, definitions: Definitions, spelled: Mapping[Subject, Spelling]) -> None:
+    def __init__(self, definitions: Definitions, findings: Findings) -> None:
         self.definitions = definitions
-        self.spelled = spelled
-        self.problems: list[Problem] = []
-
-    def label(self, subject: Subject) -> str:
-        if subject in self.spelled:
-            return self.spelled[subject].label
-        separator = ":" if subject.kind == "view" else "."
-        return f"{subject.owner}{separator}{subject.name}" if subject.name else subject.owner
-
-    def say(self, subject: Subject, what: str, remedy: str = "") -> None:
-        whole = Subject(subject.kind, subject.owner)
-        spelling = self.spelled.get(subject) or self.spelled.get(whole)
-        self.problems.append(Problem(what, spelling.where if spelling else "", remedy))
+        self.findings = findings
+        self.label = findings.label
+        self.say = findings.say
 
     def names(self) -> None:
         """Names are identifiers, and one thing of a kind has one."""
@@ -103,15 +78,7 @@ class _Checker:
                         f"There are {times} different definitions of the {spoken} {name!r}.",
                         "Rename one: every kind of definition has one namespace.",
                     )
-                self.identifier(subject, name)
-
-    def identifier(self, subject: Subject, name: str) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            self.say(
-                subject,
-                f"{name!r} cannot be a name.",
-                "Names are letters, digits and underscores, and do not begin with a digit.",
-            )
+                self.findings.identifier(subject, name)
 
     def fields(self, kind: str, owner: str, fields: Iterable[Field], part: str) -> None:
         counts = Counter(field.name for field in fields)
@@ -131,7 +98,7 @@ class _Checker:
                 self.say(
                     subject,
                     f"{self.label(subject)} is a {key.type}, which cannot be a key.",
-                    "Keys are compared exactly: use int64, string, bytes, bool, date, timestamp or decimal.",
+                    "Keys are compared exactly: int64, string, bytes, bool, date, timestamp, decimal.",
                 )
 
     def source(self, source: Source) -> None:
@@ -153,7 +120,7 @@ class _Checker:
         if source.delay < 0:
             self.say(subject, f"{label}: an event cannot be seen before it happens.")
         if source.timezone:
-            self.zone(subject, source.timezone)
+            self.findings.zone(subject, source.timezone)
         for name in source.unique:
             if name not in source.types:
                 self.unknown_column(subject, source, f"{label}: unique", name)
@@ -166,9 +133,10 @@ class _Checker:
             self.unknown_column(subject, source, f"{self.label(subject)}: {role}", column)
         elif source.types[column] not in types:
             named = Subject("source", source.name, column)
+            given = spoken_type(source.types[column])
             self.say(
                 subject,
-                f"{self.label(named)} is the {role} of its source, but it is {_spoken(source.types[column])}.",
+                f"{self.label(named)} is the {role} of its source, but it is {given}.",
                 f"Declare it as a {' or a '.join(sorted(map(str, types), reverse=True))}.",
             )
 
@@ -180,12 +148,6 @@ class _Checker:
         self.say(
             subject, f"{what} names the column {name!r}, which {label} does not declare.", remedy
         )
-
-    def zone(self, subject: Subject, name: str) -> None:
-        try:
-            check_zone(name)
-        except DefinitionError as error:
-            self.say(subject, f"{self.label(subject)}: {error.what}", error.remedy)
 
     def view(self, view: FeatureView) -> None:
         subject = Subject("view", view.name)
@@ -220,7 +182,7 @@ class _Checker:
             if isinstance(entity, Entity):
                 self.keys(view, entity, source)
             for feature in view.features:
-                self.feature(view, source, feature)
+                check_feature(self.findings, view, source, feature)
 
     def named(self, subject: Subject, kind: str, name: str) -> object:
         items: Mapping[str, object] = {
@@ -262,139 +224,6 @@ class _Checker:
                     f"but {held} is {source.types[column]}.",
                     "A key and the column that holds it have the same type; change one of them.",
                 )
-
-    def feature(self, view: FeatureView, source: Source, feature: Feature) -> None:
-        subject = Subject("view", view.name, feature.name)
-        self.identifier(subject, feature.name)
-        if feature.version < 1:
-            self.say(subject, f"{self.label(subject)}: versions are counted from 1.")
-        found = self.aggregate(subject, source, feature.aggregate)
-        if found is not None and found != feature.type:
-            self.say(
-                subject,
-                f"{self.label(subject)} is declared {feature.type}, but it gives {found}.",
-                f"Declare it as {found}.",
-            )
-        self.window(subject, feature.aggregate.window)
-        if source.time is None:
-            self.timeless(subject, source, feature.aggregate)
-
-    def aggregate(self, subject: Subject, source: Source, aggregate: Aggregate) -> Type | None:
-        """The type that an aggregate gives; None once what is wrong with it has been said."""
-        label, function = self.label(subject), aggregate.function
-        if aggregate.where is not None:
-            where = self.expression(subject, source, aggregate.where)
-            if where is not None and where != BOOL:
-                self.say(
-                    subject,
-                    f"{label}: where is {_spoken(where)}, not true or false.",
-                    'Write a comparison, such as where=Purchase.status == "settled".',
-                )
-        value = None
-        if aggregate.value is not None:
-            value = self.expression(subject, source, aggregate.value)
-            if value is None:
-                return None
-        try:
-            found = result_type(function, value)
-        except DefinitionError as error:
-            if value is not None and aggregate.value is not None and function in _VERBS:
-                self.misfit(subject, source, aggregate.value, function, value)
-            else:
-                self.say(subject, f"{label}: {error.what}", error.remedy)
-            return None
-        self.parameters(subject, aggregate, found)
-        return found
-
-    def misfit(
-        self, subject: Subject, source: Source, value: Expr, function: str, given: Type
-    ) -> None:
-        verb, need, fits = _VERBS[function]
-        spoken = self.label(Subject("source", source.name))
-        what = "a value"
-        if isinstance(value, Column):
-            what = self.label(Subject("source", source.name, value.name))
-        names = [name for name, type_ in source.types.items() if fits(type_)]
-        self.say(
-            subject,
-            f"{self.label(subject)} {verb} {what}, which is {_spoken(given)}.",
-            f"{function.capitalize()} needs {need}. "
-            f"Such columns of {spoken}: {', '.join(names) or 'none'}.".replace(
-                "Such columns", "Numeric columns" if need == "a number" else "Such columns"
-            ),
-        )
-
-    def expression(self, subject: Subject, source: Source, expression: Expr) -> Type | None:
-        try:
-            return type_of(expression, source.types)
-        except DefinitionError as error:
-            self.say(subject, f"{self.label(subject)}: {error.what}", error.remedy)
-            return None
-
-    def parameters(self, subject: Subject, aggregate: Aggregate, gives: Type) -> None:
-        label, rule = self.label(subject), aggregate.rule
-        if "n" in rule.parameters and aggregate.n < 1:
-            self.say(subject, f"{label}: n={aggregate.n} keeps nothing.", "n is at least 1.")
-        if "q" in rule.parameters and not 0 <= aggregate.q <= 1:
-            self.say(
-                subject,
-                f"{label}: there is no quantile {aggregate.q}.",
-                "q is 0 to 1; 0.5 is the median.",
-            )
-        if "ddof" in rule.parameters and aggregate.ddof not in {0, 1}:
-            self.say(
-                subject,
-                f"{label}: ddof={aggregate.ddof}.",
-                "It is 1 (a sample) or 0 (a population).",
-            )
-        default = aggregate.default
-        if default is not None and default.type != gives:
-            self.say(
-                subject,
-                f"{label}: the default {default.value!r} is {_spoken(default.type)}, "
-                f"but the feature is {gives}.",
-                f"Give a default of type {gives}.",
-            )
-
-    def window(self, subject: Subject, window: Window) -> None:
-        label = self.label(subject)
-        if window.kind == "sliding" and window.length <= 0:
-            self.say(
-                subject,
-                f"{label}: a window of {window.length} microseconds holds nothing.",
-                'Give a positive duration, such as "30d".',
-            )
-        if window.offset < 0:
-            self.say(
-                subject,
-                f"{label}: a negative offset looks into the future.",
-                "An offset moves the window back; it is positive.",
-            )
-        if window.rows < 0:
-            self.say(subject, f"{label}: rows={window.rows} keeps nothing.", "It is at least 1.")
-        if window.kind == "to_date":
-            if window.unit not in get_args(Unit):
-                self.say(
-                    subject,
-                    f"{label}: {window.unit!r} is not a unit of the calendar.",
-                    f"Units: {', '.join(get_args(Unit))}.",
-                )
-            self.zone(subject, window.zone)
-
-    def timeless(self, subject: Subject, source: Source, aggregate: Aggregate) -> None:
-        label, spoken = self.label(subject), self.label(Subject("source", source.name))
-        if aggregate.function != "latest":
-            self.say(
-                subject,
-                f"{label} takes {aggregate.function} of {spoken}, whose rows have no time.",
-                f"Timeless facts are read with latest only; or name the time= of {spoken}.",
-            )
-        elif aggregate.window != Window():
-            self.say(
-                subject,
-                f"{label} has a window over {spoken}, whose rows have no time.",
-                "Leave out over=, offset= and rows=.",
-            )
 
     def request(self, request: Request) -> None:
         self.fields("request", request.name, request.fields, "field")
@@ -469,33 +298,3 @@ class _Checker:
         for output in service.outputs:
             part = Subject("service", service.name, output.name)
             self.reference(part, self.label(part), output.reference)
-
-
-def _spoken(type_: Type) -> str:
-    return {"string": "text", "bool": "true or false"}.get(type_.name, f"a {type_}")
-
-
-def _is_numeric(type_: Type) -> bool:
-    return type_.numeric
-
-
-def _is_ordered(type_: Type) -> bool:
-    return type_.ordered
-
-
-def _is_bool(type_: Type) -> bool:
-    return type_ == BOOL
-
-
-_VERBS = {
-    "sum": ("sums", "a number", _is_numeric),
-    "mean": ("averages", "a number", _is_numeric),
-    "variance": ("takes the variance of", "a number", _is_numeric),
-    "stddev": ("takes the deviation of", "a number", _is_numeric),
-    "quantile": ("takes a quantile of", "a number", _is_numeric),
-    "approx_quantile": ("takes a quantile of", "a number", _is_numeric),
-    "min": ("takes the smallest of", "a value that has an order", _is_ordered),
-    "max": ("takes the largest of", "a value that has an order", _is_ordered),
-    "any": ("asks whether any is true of", "a bool", _is_bool),
-    "all": ("asks whether all are true of", "a bool", _is_bool),
-}

@@ -1,0 +1,225 @@
+"""SQL text as an expression: the same nodes that Python spells, where it says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlglot
+from sqlglot import exp
+
+from tidemark.define.expressions import flat_call
+from tidemark.define.python_types import literal
+from tidemark.errors import DefinitionError
+from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Sql
+from tidemark.model.types import BOOL, Type, parse_type
+
+# DuckDB's names of the types that are spelled otherwise here.
+_TYPES = {
+    "BIGINT": "int64",
+    "INT": "int64",
+    "INTEGER": "int64",
+    "DOUBLE": "float64",
+    "FLOAT": "float64",
+    "TEXT": "string",
+    "VARCHAR": "string",
+    "BOOLEAN": "bool",
+    "DATE": "date",
+    "TIMESTAMPTZ": "timestamp",
+    "BLOB": "bytes",
+}
+
+_BINARY: dict[type[exp.Expression], str] = {
+    exp.EQ: "eq",
+    exp.NEQ: "ne",
+    exp.LT: "lt",
+    exp.LTE: "le",
+    exp.GT: "gt",
+    exp.GTE: "ge",
+    exp.Add: "add",
+    exp.Sub: "sub",
+    exp.Mul: "mul",
+    exp.Div: "div",
+    exp.IntDiv: "floordiv",
+    exp.Mod: "mod",
+    exp.And: "and",
+    exp.Or: "or",
+    exp.DPipe: "concat",
+    exp.StartsWith: "starts_with",
+}
+
+_UNARY: dict[type[exp.Expression], str] = {
+    exp.Not: "not",
+    exp.Neg: "neg",
+    exp.Abs: "abs",
+    exp.Sqrt: "sqrt",
+    exp.Ln: "ln",
+    exp.Exp: "exp",
+    exp.Lower: "lower",
+    exp.Upper: "upper",
+    exp.Length: "length",
+    exp.IsNan: "is_nan",
+}
+
+_VARIADIC: dict[type[exp.Expression], str] = {
+    exp.Coalesce: "coalesce",
+    exp.Least: "least",
+    exp.Greatest: "greatest",
+}
+
+_REFUSED = (exp.Subquery, exp.Select, exp.AggFunc, exp.Window, exp.Star, exp.Command)
+
+
+class _Untranslated(Exception):
+    """Some part has no node of its own."""
+
+
+def parse_sql(text: str, declared: Type | None = None, *, expected: Type | None = None) -> Expr:
+    """Read a fragment of DuckDB's SQL.
+
+    Kept as text where `declared` says its type, or where no node says the same; then its type is
+    `expected`, or bool if it is a comparison.  Raises `DefinitionError`.
+    """
+    tree = _parse(text)
+    columns = tuple(sorted({column.name for column in tree.find_all(exp.Column)}))
+    if declared is not None:
+        return Sql(text.strip(), columns, declared)
+    try:
+        return _node(tree)
+    except _Untranslated:
+        pass
+    if isinstance(tree, exp.Predicate | exp.And | exp.Or | exp.Not):
+        return Sql(text.strip(), columns, BOOL)
+    if expected is not None:
+        return Sql(text.strip(), columns, expected)
+    raise DefinitionError(
+        f"The type of the SQL {text.strip()!r} is not known.",
+        remedy='Say it: tm.sql("...", type=float).',
+    )
+
+
+def _parse(text: str) -> exp.Expression:
+    try:
+        statements = sqlglot.parse(f"SELECT {text}", dialect="duckdb")
+    except sqlglot.errors.SqlglotError as error:
+        first = str(error).splitlines()[0]
+        raise DefinitionError(f"The SQL {text.strip()!r} does not read: {first}") from None
+    select = statements[0] if len(statements) == 1 else None
+    if (
+        not isinstance(select, exp.Select)
+        or len(select.expressions) != 1
+        or any(value for key, value in select.args.items() if key not in {"expressions", "kind"})
+    ):
+        raise DefinitionError(
+            f"The SQL {text.strip()!r} is not one expression.",
+            remedy="Write what could stand after SELECT or WHERE, without either.",
+        )
+    tree = select.expressions[0]
+    refused = next((node for node in tree.walk() if isinstance(node, _REFUSED)), None)
+    qualified = next((node for node in tree.find_all(exp.Column) if node.table), None)
+    if refused is not None or qualified is not None or isinstance(tree, exp.Alias):
+        found = refused or qualified or tree
+        raise DefinitionError(
+            f"The SQL {text.strip()!r} is not an expression of one row: {found.sql('duckdb')}.",
+            remedy="It reads columns of the source by their names; "
+            "aggregates, subqueries and windows belong to the feature.",
+        )
+    return tree
+
+
+def _node(tree: exp.Expression) -> Expr:
+    kind = type(tree)
+    if kind in _BINARY:
+        return flat_call(_BINARY[kind], (_node(tree.this), _node(tree.expression)))
+    if kind is exp.Not and isinstance(tree.this, exp.Is):
+        return Call("is_not_null", _node(tree.this).args)  # type: ignore[union-attr]  # pyright: ignore
+    if kind in _UNARY and not tree.args.get("expression"):
+        return _unary(_UNARY[kind], tree.this)
+    if kind in _VARIADIC:
+        return Call(_VARIADIC[kind], (_node(tree.this), *map(_node, tree.expressions)))
+    if kind in _SPECIAL:
+        return _SPECIAL[kind](tree)
+    raise _Untranslated
+
+
+def _unary(function: str, argument: exp.Expression) -> Expr:
+    if function == "neg" and isinstance(argument, exp.Literal) and not argument.is_string:
+        return _number(f"-{argument.this}")
+    return Call(function, (_node(argument),))
+
+
+def _number(text: str) -> Literal:
+    return literal(int(text) if text.lstrip("-").isdigit() else float(text))
+
+
+def _column(tree: exp.Expression) -> Expr:
+    return Column(tree.name)
+
+
+def _literal(tree: exp.Expression) -> Expr:
+    return literal(tree.this) if tree.is_string else _number(tree.this)
+
+
+def _boolean(tree: exp.Expression) -> Expr:
+    return literal(bool(tree.this))
+
+
+def _paren(tree: exp.Expression) -> Expr:
+    return _node(tree.this)
+
+
+def _is(tree: exp.Expression) -> Expr:
+    if not isinstance(tree.expression, exp.Null):
+        raise _Untranslated
+    return Call("is_null", (_node(tree.this),))
+
+
+def _in(tree: exp.Expression) -> Expr:
+    values = tree.expressions
+    if not values or any(isinstance(value, exp.Null) for value in values):
+        raise _Untranslated
+    return Call("is_in", (_node(tree.this), *map(_node, values)))
+
+
+def _between(tree: exp.Expression) -> Expr:
+    value = _node(tree.this)
+    low, high = _node(tree.args["low"]), _node(tree.args["high"])
+    return Call("and", (Call("ge", (value, low)), Call("le", (value, high))))
+
+
+def _case(tree: exp.Expression) -> Expr:
+    otherwise = tree.args.get("default")
+    if tree.args.get("this") is not None or otherwise is None:
+        raise _Untranslated
+    parts: list[Expr] = []
+    for branch in tree.args["ifs"]:
+        parts += [_node(branch.this), _node(branch.args["true"])]
+    return Call("when", (*parts, _node(otherwise)))
+
+
+def _cast(tree: exp.Expression) -> Expr:
+    name = tree.args["to"].sql("duckdb").upper()
+    if name in _TYPES:
+        return Cast(_node(tree.this), parse_type(_TYPES[name]))
+    if name.startswith("DECIMAL("):
+        return Cast(_node(tree.this), parse_type(name.lower()))
+    raise _Untranslated
+
+
+def _trim(tree: exp.Expression) -> Expr:
+    if set(tree.args) - {"this"} and any(v for k, v in tree.args.items() if k != "this"):
+        raise _Untranslated
+    return Call("trim", (_node(tree.this),))
+
+
+_SPECIAL: dict[type[exp.Expression], Callable[[exp.Expression], Expr]] = {
+    exp.Column: _column,
+    exp.Literal: _literal,
+    exp.Boolean: _boolean,
+    exp.Paren: _paren,
+    exp.Is: _is,
+    exp.In: _in,
+    exp.Between: _between,
+    exp.Case: _case,
+    exp.Cast: _cast,
+    exp.Trim: _trim,
+}

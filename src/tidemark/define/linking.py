@@ -1,0 +1,76 @@
+"""References that are completed once everything is known: short names and versions left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from tidemark.model import graph
+
+_Named = TypeVar("_Named", graph.Entity, graph.Source)
+
+# The version of a reference that says none, until `link` has seen all definitions.
+NEWEST = 0
+
+
+def link(definitions: graph.Definitions) -> graph.Definitions:
+    """Definitions in which views that say an entity's key, or a source's table, name both."""
+    entities = {entity.name for entity in definitions.entities}
+    sources = {source.name for source in definitions.sources}
+    by_key = _unique(
+        (entity.keys[0].name, entity) for entity in definitions.entities if len(entity.keys) == 1
+    )
+    by_table = _unique(
+        (source.history.name, source)
+        for source in definitions.sources
+        if isinstance(source.history, graph.Table)
+    )
+
+    def linked(view: graph.FeatureView) -> graph.FeatureView:
+        if view.entity not in entities and view.entity in by_key:
+            view = msgspec.structs.replace(view, entity=by_key[view.entity].name)
+        if view.source not in sources and view.source in by_table:
+            view = msgspec.structs.replace(view, source=by_table[view.source].name)
+        return view
+
+    views = tuple(linked(view) for view in definitions.views)
+    return _newest(msgspec.structs.replace(definitions, views=views))
+
+
+def _newest(definitions: graph.Definitions) -> graph.Definitions:
+    """Definitions in which references that said no version say the one that is defined."""
+    versions: dict[tuple[str, str], int] = {
+        (view.name, feature.name): feature.version
+        for view in definitions.views
+        for feature in view.features
+    }
+    versions |= {("", each.name): each.version for each in definitions.on_demand}
+
+    def newest(reference: graph.Reference) -> graph.Reference:
+        if reference.version != NEWEST:
+            return reference
+        version = versions.get((reference.owner, reference.name), 1)
+        return msgspec.structs.replace(reference, version=version)
+
+    replace = msgspec.structs.replace
+    on_demand = tuple(
+        replace(each, inputs=tuple(replace(i, reference=newest(i.reference)) for i in each.inputs))
+        for each in definitions.on_demand
+    )
+    services = tuple(
+        replace(
+            each, outputs=tuple(replace(o, reference=newest(o.reference)) for o in each.outputs)
+        )
+        for each in definitions.services
+    )
+    return replace(definitions, on_demand=on_demand, services=services)
+
+
+def _unique(pairs: Iterable[tuple[str, _Named]]) -> dict[str, _Named]:
+    """The items whose name no other one has."""
+    found: dict[str, list[_Named]] = {}
+    for name, item in pairs:
+        found.setdefault(name, []).append(item)
+    return {name: items[0] for name, items in found.items() if len(items) == 1}

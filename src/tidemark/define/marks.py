@@ -1,0 +1,107 @@
+"""YAML as plain data, with the line of every key and item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tidemark.define.problems import Place, suggestion
+from tidemark.errors import DefinitionError, Problem
+
+Path_ = tuple[str | int, ...]
+
+
+class Marked:
+    """Plain data and where its parts stand; collects what is wrong with it."""
+
+    def __init__(self, data: Any, file: str = "", lines: dict[Path_, int] | None = None) -> None:
+        self.data = data
+        self.file = file
+        self.lines = lines or {}
+        self.problems: list[Problem] = []
+
+    def where(self, path: Path_) -> str:
+        """The line of a part, or its path where the data came from no file."""
+        if not self.file:
+            return ".".join(map(str, path))
+        while path and path not in self.lines:
+            path = path[:-1]
+        return str(Place(self.file, self.lines.get(path, 1)))
+
+    def say(self, path: Path_, what: str, remedy: str = "") -> None:
+        """Note a problem of the part at `path`."""
+        self.problems.append(Problem(what, self.where(path), remedy))
+
+    def mapping(self, path: Path_, value: Any, allowed: set[str]) -> dict[str, Any]:
+        """A part that is a mapping of known keys; what is not is noted and left out."""
+        if not isinstance(value, dict):
+            self.say(
+                path, f"{value!r} is not a mapping.", f"Its keys: {', '.join(sorted(allowed))}."
+            )
+            return {}
+        known: dict[str, Any] = {}
+        for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
+            if key in allowed:
+                known[str(key)] = item  # pyright: ignore[reportUnknownArgumentType]
+            else:
+                self.say(
+                    (*path, str(key)),
+                    f"There is no key {str(key)!r} here.",
+                    suggestion(str(key), sorted(allowed)),
+                )  # pyright: ignore[reportUnknownArgumentType]
+        return known
+
+    def named(self, path: Path_, value: Any) -> list[tuple[str, Path_, dict[str, Any]]]:
+        """The parts of a mapping from names, or of a list of mappings that hold their `name`."""
+        found: list[tuple[str, Path_, dict[str, Any]]] = []
+        if isinstance(value, dict):
+            for name, body in value.items():  # pyright: ignore[reportUnknownVariableType]
+                found.append((str(name), (*path, str(name)), body if body is not None else {}))  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(value, list | tuple):
+            for position, body in enumerate(value):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+                at = (*path, position)
+                if isinstance(body, dict) and isinstance(body.get("name"), str):  # pyright: ignore[reportUnknownMemberType]
+                    rest = {key: item for key, item in body.items() if key != "name"}  # pyright: ignore[reportUnknownVariableType]
+                    found.append((body["name"], at, rest))  # pyright: ignore[reportUnknownArgumentType]
+                else:
+                    self.say(at, f"{body!r} has no name.", "Give it one: `name: ...`.")
+        elif value is not None:
+            self.say(path, f"{value!r} is neither a mapping nor a list.")
+        return found
+
+
+def read_yaml(path: Path) -> list[Marked]:
+    """The documents of a YAML file; raises `DefinitionError` if it cannot be read."""
+    try:
+        text = path.read_text("utf-8")
+        nodes = [
+            node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None
+        ]
+    except OSError as error:
+        raise DefinitionError(f"{path} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = str(Place(str(path), mark.line + 1)) if mark else str(path)
+        problem = getattr(error, "problem", None) or error
+        raise DefinitionError(f"This is not YAML: {problem}.", where=where) from None
+    marked: list[Marked] = []
+    for node in nodes:
+        lines: dict[Path_, int] = {}
+        marked.append(Marked(_value(node, (), lines), str(path), lines))
+    return marked
+
+
+def _value(node: yaml.Node, path: Path_, lines: dict[Path_, int]) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            at = (*path, str(key.value))
+            lines[at] = key.start_mark.line + 1
+            found[str(key.value)] = _value(value, at, lines)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, i), lines) for i, item in enumerate(node.value)]
+    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]

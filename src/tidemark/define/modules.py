@@ -1,0 +1,229 @@
+"""Definition files: modules that are read statement by statement, so that all is told at once."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tidemark.define.declarations import Entity, Request, Source
+from tidemark.define.lowering import Lowered, lower
+from tidemark.define.on_demand import OnDemandFunction
+from tidemark.define.problems import Place, Unknown, collecting, keep, ordered, report, suggestion
+from tidemark.define.views import FeatureService, FeatureView
+from tidemark.errors import DefinitionError, NotFound, Problem
+from tidemark.model.graph import Definitions, OnDemand
+
+# Modules that came from project folders: read anew by the next load, so that edits are seen.
+_from_projects: set[str] = set()
+
+_DECLARED = (Entity, Source, Request, FeatureView, FeatureService)
+
+
+def load_module(name: str | Path, root: str | Path = ".") -> Lowered:
+    """Read `features.py`, a YAML file, or a module by its name, relative to the project's root.
+
+    The module is importable afterwards by the name that on-demand functions record.  Raises
+    `DefinitionError` with every problem of the file.
+    """
+    base = Path(root).resolve()
+    path = base / name
+    if path.suffix in {".yaml", ".yml"}:
+        from tidemark.define.document import load
+
+        with importable_from(base):
+            return lower(load(path))
+    if path.suffix != ".py":
+        with importable_from(base), collecting() as problems:
+            module: object = _imported(str(name))
+            return _lowered(module, problems)
+    if not path.is_file():
+        raise DefinitionError(
+            f"There is no definition file {name}.",
+            where=str(base),
+            remedy="Create it, or name another one as `definitions` in tidemark.toml.",
+        )
+    for known in _from_projects & sys.modules.keys():
+        del sys.modules[known]
+    before = set(sys.modules)
+    with importable_from(base), collecting() as problems:
+        module = _execute(path, _module_name(path, base))
+        _from_projects.update(
+            each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
+        )
+        return _lowered(module, problems)
+
+
+def _lowered(module: object, problems: list[Problem]) -> Lowered:
+    try:
+        found = lower(module)
+    except DefinitionError as error:
+        problems.extend(error.problems)
+    else:
+        if not problems:
+            return found
+    raise DefinitionError(ordered(problems))
+
+
+@contextmanager
+def importable_from(root: Path) -> Iterator[None]:
+    """Let modules of the project's root be imported, from now on: functions are looked up later."""
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    importlib.invalidate_caches()
+    yield
+
+
+def _module_name(path: Path, root: Path) -> str:
+    try:
+        parts = path.resolve().relative_to(root).with_suffix("").parts
+    except ValueError:
+        return path.stem
+    return ".".join(parts)
+
+
+def _is_below(module: types.ModuleType, root: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    path = Path(file)
+    return path.is_relative_to(root) and "site-packages" not in path.parts
+
+
+def _imported(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise DefinitionError(
+            f"There is no module {name!r}: {error}.",
+            remedy="`definitions` names .py files, .yaml files and modules, from the project's root.",
+        ) from error
+
+
+def _execute(path: Path, name: str) -> types.ModuleType:
+    """Run a file statement by statement; one that fails leaves its names unknown."""
+    text = path.read_text("utf-8")
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    if "." in name:
+        module.__package__ = name.rpartition(".")[0]
+    try:
+        tree = ast.parse(text, str(path))
+    except SyntaxError as error:
+        report(f"This is not Python: {error.msg}.", Place(str(path), error.lineno or 1))
+        return module
+    module.__doc__ = ast.get_docstring(tree)
+    flags = _future_flags(tree)
+    for statement in tree.body:
+        single = ast.Module([statement], type_ignores=[])
+        code = compile(single, str(path), "exec", flags=flags, dont_inherit=True)
+        try:
+            exec(code, vars(module))  # noqa: S102  # a definition file is the user's own program
+        except DefinitionError as error:
+            place = str(_last_line(error, path, statement))
+            for problem in error.problems:
+                keep(problem if problem.where else replace(problem, where=place))
+            _forget(statement, module)
+        except Exception as error:
+            place = _last_line(error, path, statement)
+            what, remedy = _said(error)
+            report(what, place, remedy)
+            _forget(statement, module)
+    return module
+
+
+def _future_flags(tree: ast.Module) -> int:
+    """The compiler flags of `from __future__ import ...`, which hold for the whole file."""
+    import __future__
+
+    flags = 0
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            for alias in statement.names:
+                flags |= getattr(__future__, alias.name).compiler_flag
+    return flags
+
+
+def _last_line(error: BaseException, path: Path, statement: ast.stmt) -> Place:
+    """The last line of the file that was running when the error was raised."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path) and frame.lineno
+    ]
+    return Place(str(path), lines[-1] if lines else statement.lineno)
+
+
+def _said(error: Exception) -> tuple[str, str]:
+    """What an error of Python means to the author of definitions, and what to do."""
+    text = str(error)
+    if found := re.match(r"(\w+)\.__init_subclass__\(\) got an unexpected .* '(\w+)'", text):
+        declared = {each.__name__: each for each in _DECLARED}.get(found[1])
+        arguments = (
+            list(inspect.signature(declared.__init_subclass__).parameters) if declared else []
+        )
+        return f"{found[1]} has no class argument {found[2]!r}.", suggestion(found[2], arguments)
+    if isinstance(error, NameError):
+        return f"{text}.", f"Import or define {error.name} first."
+    return f"{type(error).__name__}: {text}", ""
+
+
+def _forget(statement: ast.stmt, module: types.ModuleType) -> None:
+    """Bind the names of a statement that failed to something that takes part in anything."""
+    for node in ast.walk(statement):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) if node is statement:
+                vars(module)[name] = Unknown()
+            case ast.Name(id=name, ctx=ast.Store()) if not isinstance(
+                statement, ast.ClassDef | ast.FunctionDef
+            ):
+                vars(module)[name] = Unknown()
+            case ast.alias(name=name, asname=asname):
+                vars(module).setdefault(asname or name.partition(".")[0], Unknown())
+            case _:
+                pass
+
+
+def functions_of(definitions: Definitions, root: str | Path = ".") -> dict[str, Callable[..., Any]]:
+    """The on-demand functions of definitions, imported by the names that they record.
+
+    Raises `NotFound` for one that is not there, or whose parameters are not its inputs.
+    """
+    with importable_from(Path(root).resolve()):
+        return {each.name: imported_function(each) for each in definitions.on_demand}
+
+
+def imported_function(feature: OnDemand) -> Callable[..., Any]:
+    """The function of an on-demand feature; raises `NotFound`."""
+    module, _, qualname = feature.function.partition(":")
+    found: Any
+    try:
+        found = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise NotFound(
+            f"The function {feature.function!r} of {feature.name} cannot be imported: {error}.",
+            remedy="It must be at the top level of a module that can be imported "
+            "from the project's root.",
+        ) from error
+    function: Callable[..., Any] = found.function if isinstance(found, OnDemandFunction) else found
+    parameters = set(inspect.signature(function).parameters)
+    inputs = {each.parameter for each in feature.inputs}
+    if parameters != inputs:
+        raise NotFound(
+            f"{feature.function!r} has the parameters {', '.join(sorted(parameters))}, "
+            f"but {feature.name} gives {', '.join(sorted(inputs))}.",
+            remedy="Name the same ones in both.",
+        )
+    return function

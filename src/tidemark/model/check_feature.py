@@ -1,0 +1,176 @@
+"""What is wrong with one feature: its expressions, its window and its parameters."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from tidemark.errors import DefinitionError
+from tidemark.model.aggregates import Aggregate, result_type
+from tidemark.model.expr import Column, Expr, type_of
+from tidemark.model.findings import Findings, Subject, spoken_type
+from tidemark.model.graph import Feature, FeatureView, Source
+from tidemark.model.types import BOOL, Type
+from tidemark.model.window import Unit, Window
+
+
+def check_feature(findings: Findings, view: FeatureView, source: Source, feature: Feature) -> None:
+    """Note every problem of one feature of a view over a known source."""
+    subject = Subject("view", view.name, feature.name)
+    _FeatureChecker(findings, subject, source).feature(feature)
+
+
+class _FeatureChecker:
+    def __init__(self, findings: Findings, subject: Subject, source: Source) -> None:
+        self.findings = findings
+        self.subject = subject
+        self.source = source
+        self.label = findings.label(subject)
+        self.source_label = findings.label(Subject("source", self.source.name))
+
+    def say(self, what: str, remedy: str = "") -> None:
+        self.findings.say(self.subject, what, remedy)
+
+    def feature(self, feature: Feature) -> None:
+        self.findings.identifier(self.subject, feature.name)
+        if feature.version < 1:
+            self.say(f"{self.label}: versions are counted from 1.")
+        found = self.aggregate(feature.aggregate)
+        if found is not None and found != feature.type:
+            self.say(
+                f"{self.label} is declared {feature.type}, but it gives {found}.",
+                f"Declare it as {found}.",
+            )
+        self.window(feature.aggregate.window)
+        if self.source.time is None:
+            self.timeless(feature.aggregate)
+
+    def aggregate(self, aggregate: Aggregate) -> Type | None:
+        """The type that an aggregate gives; None once what is wrong with it has been said."""
+        label, function = self.label, aggregate.function
+        if aggregate.where is not None:
+            where = self.expression(aggregate.where)
+            if where is not None and where != BOOL:
+                self.say(
+                    f"{label}: where is {spoken_type(where)}, not true or false.",
+                    'Write a comparison, such as where=Purchase.status == "settled".',
+                )
+        value = None
+        if aggregate.value is not None:
+            value = self.expression(aggregate.value)
+            if value is None:
+                return None
+        try:
+            found = result_type(function, value)
+        except DefinitionError as error:
+            if value is not None and aggregate.value is not None and function in _VERBS:
+                self.misfit(aggregate.value, function, value)
+            else:
+                self.say(f"{label}: {error.what}", error.remedy)
+            return None
+        self.parameters(aggregate, found)
+        return found
+
+    def misfit(self, value: Expr, function: str, given: Type) -> None:
+        verb, need, fits = _VERBS[function]
+        spoken = self.source_label
+        what = "a value"
+        if isinstance(value, Column):
+            what = self.findings.label(Subject("source", self.source.name, value.name))
+        names = [name for name, type_ in self.source.types.items() if fits(type_)]
+        self.say(
+            f"{self.label} {verb} {what}, which is {spoken_type(given)}.",
+            f"{function.capitalize()} needs {need}. "
+            f"Such columns of {spoken}: {', '.join(names) or 'none'}.".replace(
+                "Such columns", "Numeric columns" if need == "a number" else "Such columns"
+            ),
+        )
+
+    def expression(self, expression: Expr) -> Type | None:
+        try:
+            return type_of(expression, self.source.types)
+        except DefinitionError as error:
+            self.say(f"{self.label}: {error.what}", error.remedy)
+            return None
+
+    def parameters(self, aggregate: Aggregate, gives: Type) -> None:
+        label, rule = self.label, aggregate.rule
+        if "n" in rule.parameters and aggregate.n < 1:
+            self.say(f"{label}: n={aggregate.n} keeps nothing.", "n is at least 1.")
+        if "q" in rule.parameters and not 0 <= aggregate.q <= 1:
+            self.say(
+                f"{label}: there is no quantile {aggregate.q}.",
+                "q is 0 to 1; 0.5 is the median.",
+            )
+        if "ddof" in rule.parameters and aggregate.ddof not in {0, 1}:
+            self.say(
+                f"{label}: ddof={aggregate.ddof}.",
+                "It is 1 (a sample) or 0 (a population).",
+            )
+        default = aggregate.default
+        if default is not None and default.type != gives:
+            self.say(
+                f"{label}: the default {default.value!r} is {spoken_type(default.type)}, "
+                f"but the feature is {gives}.",
+                f"Give a default of type {gives}.",
+            )
+
+    def window(self, window: Window) -> None:
+        label = self.label
+        if window.kind == "sliding" and window.length <= 0:
+            self.say(
+                f"{label}: a window of {window.length} microseconds holds nothing.",
+                'Give a positive duration, such as "30d".',
+            )
+        if window.offset < 0:
+            self.say(
+                f"{label}: a negative offset looks into the future.",
+                "An offset moves the window back; it is positive.",
+            )
+        if window.rows < 0:
+            self.say(f"{label}: rows={window.rows} keeps nothing.", "It is at least 1.")
+        if window.kind == "to_date":
+            if window.unit not in get_args(Unit):
+                self.say(
+                    f"{label}: {window.unit!r} is not a unit of the calendar.",
+                    f"Units: {', '.join(get_args(Unit))}.",
+                )
+            self.findings.zone(self.subject, window.zone)
+
+    def timeless(self, aggregate: Aggregate) -> None:
+        label, spoken = self.label, self.source_label
+        if aggregate.function != "latest":
+            self.say(
+                f"{label} takes {aggregate.function} of {spoken}, whose rows have no time.",
+                f"Timeless facts are read with latest only; or name the time= of {spoken}.",
+            )
+        elif aggregate.window != Window():
+            self.say(
+                f"{label} has a window over {spoken}, whose rows have no time.",
+                "Leave out over=, offset= and rows=.",
+            )
+
+
+def _is_numeric(type_: Type) -> bool:
+    return type_.numeric
+
+
+def _is_ordered(type_: Type) -> bool:
+    return type_.ordered
+
+
+def _is_bool(type_: Type) -> bool:
+    return type_ == BOOL
+
+
+_VERBS = {
+    "sum": ("sums", "a number", _is_numeric),
+    "mean": ("averages", "a number", _is_numeric),
+    "variance": ("takes the variance of", "a number", _is_numeric),
+    "stddev": ("takes the deviation of", "a number", _is_numeric),
+    "quantile": ("takes a quantile of", "a number", _is_numeric),
+    "approx_quantile": ("takes a quantile of", "a number", _is_numeric),
+    "min": ("takes the smallest of", "a value that has an order", _is_ordered),
+    "max": ("takes the largest of", "a value that has an order", _is_ordered),
+    "any": ("asks whether any is true of", "a bool", _is_bool),
+    "all": ("asks whether all are true of", "a bool", _is_bool),
+}
