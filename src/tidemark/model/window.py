@@ -47,8 +47,9 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def reach(self) -> int | None:
         """How far before the moment asked for the window can look; None: without limit."""
-        longest = {"day": 25 * HOUR, "week": 8 * DAY, "month": 32 * DAY}
-        longest |= {"quarter": 94 * DAY, "year": 367 * DAY}
+        # A day more than the calendar says: a zone that moves across the date line repeats one.
+        longest = {"day": 2 * DAY + HOUR, "week": 9 * DAY, "month": 33 * DAY}
+        longest |= {"quarter": 94 * DAY, "year": 368 * DAY}
         if self.kind == "all":
             return None
         if self.unit is not None:
