@@ -37,7 +37,10 @@ def main() -> None:
 @main.command(cls=Command)
 @click.argument("path", default=".", type=click.Path(file_okay=False))
 def init(path: str) -> None:
-    """Make an example project that works: definitions, data, labels."""
+    """Make an example project.
+
+    It works as it is: definitions, small generated data, labels, a test.
+    """
     from tidemark.apps.cli.example import create
 
     made = create(Path(path))
@@ -51,7 +54,10 @@ def init(path: str) -> None:
 @main.command(cls=Command)
 @click.option("--exit-code", is_flag=True, help="Exit with 10 if there are changes.")
 def plan(exit_code: bool) -> None:
-    """Show what applying the definitions would change."""
+    """Show what applying the definitions would change.
+
+    Exits with 12 if a change is refused.
+    """
     with open_store() as store:
         made = store.plan()
     show(made, made.to_dict())
@@ -65,7 +71,10 @@ def plan(exit_code: bool) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="", help="Why, for the registry's history.")
 def apply(yes: bool, reason: str) -> None:
-    """Plan, show, confirm, and put the definitions in force."""
+    """Plan, ask, and put the definitions in force.
+
+    Exits with 11 if nobody confirmed, with 12 if a change is refused.
+    """
     with open_store() as store:
         made = store.plan()
         if not wants_json():
@@ -97,7 +106,10 @@ def _confirm(made: Plan, yes: bool) -> None:
 def train(
     service: str, labels: str, out: str, time: str | None, timezone: str | None, hindsight: bool
 ) -> None:
-    """Join label rows with the features of SERVICE as they stood at their time."""
+    """Join labels with features as they stood.
+
+    SERVICE is a service, or one feature (view:feature).
+    """
     from tidemark.apps.cli.tables import read_table, write_table
 
     rows = read_table(Path(labels))
@@ -115,7 +127,10 @@ def train(
     "--until", metavar="MOMENT", help="Write the state as of this moment; now if left out."
 )
 def materialize(views: tuple[str, ...], until: str | None) -> None:
-    """Write the online state of all views, or of those named, from history."""
+    """Write online state from history.
+
+    Without a VIEW, that of all views.
+    """
     with open_store() as store:
         written = store.materialize(list(views) or None, until=until)
     show(written, _facts(written))
@@ -127,7 +142,11 @@ def materialize(views: tuple[str, ...], until: str | None) -> None:
 @click.option("--request", multiple=True, metavar="NAME=VALUE", help="A request value.")
 @click.option("--at", metavar="MOMENT", help="The moment asked for; now if left out.")
 def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: str | None) -> None:
-    """Read one vector of SERVICE, or of one feature (view:feature)."""
+    """Read one vector.
+
+    SERVICE is a service, or one feature (view:feature).  Values are read by their declared
+    types; an empty value of anything but text is null.
+    """
     from tidemark import define
     from tidemark.apps.cli.values import key_types, parse_pairs, request_types
 
@@ -140,24 +159,22 @@ def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: st
             request=parse_pairs(request, request_types(definitions, outputs), "request") or None,
             at=at,
         )
-    names = list(vector)
-    facts = {
-        name: {"value": vector[name], "status": str(vector.status(name)), "age": vector.age(name)}
-        for name in names
-    }
-    width = max(map(len, names), default=0)
-    lines = [
-        f"{name:<{width}}  {fact['value']!r}  {fact['status']}"
-        + (f", {fact['age']} old" if fact["age"] is not None else "")
-        for name, fact in facts.items()
-    ]
-    show("\n".join(lines), facts)
+    facts: dict[str, Any] = {}
+    for name, value in vector.items():
+        age = vector.age(name)
+        facts[name] = {"value": value, "status": str(vector.status(name))}
+        facts[name]["age_seconds"] = None if age is None else age.total_seconds()
+    show(repr(vector), facts)
 
 
 @main.command(cls=Command)
 @click.argument("ref", required=False)
 def describe(ref: str | None) -> None:
-    """Tell what is in force: everything, or REF (user_spend, user_spend:spend_7d, fraud)."""
+    """Describe what is in force.
+
+    REF is the name of an entity, a source, a view, a feature (view:feature), a request, an
+    on-demand feature or a service; everything if left out.
+    """
     with open_store() as store:
         facts = store.describe(ref)
     show(repr(facts), facts)
@@ -165,7 +182,10 @@ def describe(ref: str | None) -> None:
 
 @main.command(cls=Command)
 def doctor() -> None:
-    """Check versions, extras, the registry, the online store and the history files."""
+    """Check what is installed and what can be reached.
+
+    Exits with 1 if something is wrong.
+    """
     from tidemark.apps.cli.doctor import examine
 
     found = examine(project())

@@ -1,0 +1,34 @@
+"""What the command line says of itself.
+
+`UPDATE_SNAPSHOTS=1 pytest tests/snapshot` writes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tidemark.apps.cli import main
+
+FOLDER = Path(__file__).parent / "help"
+COMMANDS = ("", *sorted(main.commands))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str) -> None:
+    """A changed option is a changed promise: it shows in review."""
+    arguments = [command, "--help"] if command else ["--help"]
+    result = CliRunner().invoke(main, arguments, prog_name="tidemark", terminal_width=88)
+    path = FOLDER / f"{command or 'tidemark'}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.write_text(result.output, "utf-8")
+    assert result.exit_code == 0
+    assert result.output == path.read_text("utf-8")
+
+
+def test_no_help_is_left_of_a_command_that_went() -> None:
+    """Snapshots are of commands that there are."""
+    assert {path.stem for path in FOLDER.iterdir()} == {each or "tidemark" for each in COMMANDS}

@@ -1,0 +1,315 @@
+"""The command line, from the outside: what is printed, what is written, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import csv, parquet
+
+from tidemark.apps.cli import main
+from tidemark.apps.cli.values import parse_value
+from tidemark.errors import RequestInvalid
+from tidemark.model.types import parse_type
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    # A definition file of one test must not be found by the next.
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def command(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words), prog_name="tidemark")
+
+    yield command
+    for name in set(sys.modules) - before:
+        if name == "features":
+            del sys.modules[name]
+
+
+@pytest.fixture
+def project(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example project, nothing applied; commands run inside it."""
+    assert run("init", "example").exit_code == 0
+    monkeypatch.chdir(tmp_path / "example")
+    return tmp_path / "example"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+class TestInit:
+    def test_it_prints_what_it_made_and_what_to_do(self, run: Run) -> None:
+        """The next commands can be copied."""
+        result = run("init", "example")
+        assert "features.py" in result.stdout
+        assert "  cd example\n  tidemark plan\n" in result.stdout
+
+    def test_it_overwrites_nothing(self, project: Path, run: Run) -> None:
+        """What a user has written stays."""
+        result = run("init", ".")
+        assert result.exit_code == 1
+        assert "already has tidemark.toml" in result.stderr
+
+    def test_a_place_that_cannot_be_written(self, run: Run, tmp_path: Path) -> None:
+        """One error, no traceback."""
+        (tmp_path / "file").write_text("in the way")
+        result = run("init", "file/example")
+        assert result.exit_code == 1
+        assert "cannot be written: Not a directory" in result.stderr
+
+    def test_the_same_data_everywhere(self, project: Path) -> None:
+        """The example is generated with a seed."""
+        table = parquet.read_table(project / "data" / "purchases" / "part-0.parquet")
+        assert table.num_rows == 3_000
+        assert table.schema.field("purchased_at").type == pa.timestamp("us", "UTC")
+
+
+class TestPlanAndApply:
+    def test_no_change_is_0_and_changes_are_0(self, project: Path, run: Run) -> None:
+        """Looking is success, so that commands can be chained."""
+        assert run("plan").exit_code == 0
+        run("apply", "--yes")
+        assert run("plan").exit_code == 0
+
+    def test_changes_are_10_if_asked(self, project: Path, run: Run) -> None:
+        """For pipelines that must know."""
+        assert run("plan", "--exit-code").exit_code == 10
+        run("apply", "--yes")
+        assert run("plan", "--exit-code").exit_code == 0
+
+    def test_without_confirmation_nothing_happens(self, project: Path, run: Run) -> None:
+        """Not at a terminal and not told to: 11."""
+        result = run("apply")
+        assert result.exit_code == 11
+        assert "without --yes" in result.stderr
+        assert run("plan", "--exit-code").exit_code == 10
+
+    def test_a_refused_change_is_12(self, project: Path, run: Run) -> None:
+        """In the plan and at apply alike."""
+        run("apply", "--yes")
+        edit(project / "features.py", 'status == "settled"', 'status == "SETTLED"')
+        planned, applied = run("plan"), run("apply", "--yes")
+        assert (planned.exit_code, applied.exit_code) == (12, 12)
+        assert "where: status = 'settled' -> status = 'SETTLED'" in planned.stdout
+        assert "Declare a new version" in applied.stderr
+
+    def test_reason_and_author_are_kept(
+        self, project: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The history says who and why."""
+        monkeypatch.setenv("TIDEMARK_AUTHOR", "ada")
+        applied = json.loads(run("apply", "--yes", "--json", "--reason", "go").stdout)
+        assert (applied["revision"], applied["author"], applied["reason"]) == (1, "ada", "go")
+
+    def test_a_plan_as_json(self, project: Path, run: Run) -> None:
+        """Only JSON is on stdout."""
+        facts = json.loads(run("plan", "--json").stdout)
+        assert {"what": "added", "kind": "entity", "name": "user", "refused": False} in facts[
+            "changes"
+        ]
+
+    def test_every_mistake_of_a_file_at_once(self, project: Path, run: Run) -> None:
+        """With file and line, and no traceback."""
+        edit(project / "features.py", "tm.sum(Purchase.amount", "tm.sum(Purchase.merchant")
+        edit(project / "features.py", "tm.last(Purchase.merchant)", "tm.last(Purchase.shop)")
+        result = run("plan")
+        assert result.exit_code == 1
+        assert "2 problems" in result.stderr
+        assert "features.py:" in result.stderr
+        assert "Traceback" not in result.output
+
+
+class TestFirstDay:
+    """The commands that `init` prints."""
+
+    @pytest.fixture
+    def applied(self, project: Path, run: Run) -> Path:
+        run("apply", "--yes")
+        return project
+
+    def test_train(self, applied: Path, run: Run) -> None:
+        """One row out for each label row, written where it was asked for."""
+        result = run("train", "fraud", "--labels", "data/labels.parquet", "--out", "t.parquet")
+        assert result.exit_code == 0, result.output
+        table = parquet.read_table(applied / "t.parquet")
+        assert table.num_rows == 300
+        assert table.column_names == [
+            "user_id",
+            "at",
+            "amount",
+            "is_fraud",
+            "purchases_1h",
+            "spend_7d",
+            "last_merchant",
+            "ratio",
+        ]
+
+    def test_train_from_and_to_csv(self, applied: Path, run: Run) -> None:
+        """The ending says what it is; a time without a zone needs one."""
+        (applied / "l.csv").write_text("user_id,at,amount\nu1,2026-02-01 00:00:00,10.0\n")
+        words = ("train", "fraud", "--labels", "l.csv", "--out", "t.csv")
+        refused = run(*words)
+        assert refused.exit_code == 1
+        assert not (applied / "t.csv").exists()
+        assert run(*words, "--timezone", "UTC").exit_code == 0
+        assert csv.read_csv(applied / "t.csv").num_rows == 1
+
+    @pytest.mark.parametrize(
+        ("name", "text", "said"),
+        [
+            ("gone.parquet", None, "There is no file gone.parquet"),
+            ("labels.xlsx", "", "neither .parquet nor .csv"),
+            ("labels.parquet", "not parquet", "cannot be read"),
+        ],
+    )
+    def test_labels_that_cannot_be_read(
+        self, applied: Path, run: Run, name: str, text: str | None, said: str
+    ) -> None:
+        """One sentence each."""
+        if text is not None:
+            (applied / name).write_text(text)
+        result = run("train", "fraud", "--labels", name, "--out", "t.parquet")
+        assert result.exit_code == 1
+        assert said in result.stderr
+
+    def test_materialize_and_online(self, applied: Path, run: Run) -> None:
+        """Keys and request values are read by their declared types."""
+        assert run("materialize").exit_code == 0
+        words = ("online", "fraud", "--key", "user_id=u1", "--request", "amount=42")
+        result = run(*words, "--at", "2026-02-20T00:00:00Z", "--json")
+        assert result.exit_code == 0, result.output
+        facts = json.loads(result.stdout)
+        assert list(facts) == ["purchases_1h", "spend_7d", "last_merchant", "ratio"]
+        assert facts["spend_7d"]["status"] == "PRESENT"
+        assert facts["spend_7d"]["value"] > 0
+
+    def test_an_unknown_key(self, applied: Path, run: Run) -> None:
+        """The right one is suggested."""
+        result = run("online", "fraud", "--key", "user=u1")
+        assert result.exit_code == 1
+        assert "Did you mean 'user_id'" in result.stderr
+
+    def test_a_value_of_the_wrong_type(self, applied: Path, run: Run) -> None:
+        """Said with the declared type."""
+        result = run("online", "fraud", "--key", "user_id=u1", "--request", "amount=much")
+        assert result.exit_code == 1
+        assert "amount is float64, and 'much' is not" in result.stderr
+
+    def test_describe(self, applied: Path, run: Run) -> None:
+        """The meaning in one sentence, and as JSON."""
+        assert "Sum of amount over purchase" in run("describe", "user_spend:spend_7d").stdout
+        assert json.loads(run("describe", "fraud", "--json").stdout)["kind"] == "service"
+
+    def test_an_error_as_json(self, applied: Path, run: Run) -> None:
+        """Programs read errors as well."""
+        result = run("describe", "nothing", "--json")
+        assert json.loads(result.stderr)["error"] == "not-found"
+        assert result.stdout == ""
+
+    def test_another_directory(self, applied: Path, run: Run, monkeypatch, tmp_path: Path) -> None:
+        """`--project` names it."""
+        monkeypatch.chdir(tmp_path)
+        assert run("describe").exit_code == 1
+        assert run("describe", "--project", "example").exit_code == 0
+
+    def test_debug_shows_the_traceback(self, applied: Path, run: Run) -> None:
+        """For bug reports."""
+        assert type(run("describe", "nothing", "--debug").exception).__name__ == "NotFound"
+
+
+class TestDoctor:
+    def test_a_healthy_project(self, project: Path, run: Run) -> None:
+        """Versions, extras, and all that is reachable."""
+        run("apply", "--yes")
+        facts = json.loads(run("doctor", "--json").stdout)
+        assert facts["healthy"] is True
+        found = {check["name"]: check["found"] for check in facts["checks"]}
+        assert found["registry"].startswith("revision 1")
+        assert found["purchase"] == "1 file at data/purchases/*.parquet"
+
+    def test_history_that_went_away(self, project: Path, run: Run) -> None:
+        """Named, and the command fails."""
+        run("apply", "--yes")
+        (project / "data" / "purchases" / "part-0.parquet").unlink()
+        result = run("doctor")
+        assert result.exit_code == 1
+        assert "0 files at data/purchases" in result.stdout
+
+    def test_outside_of_a_project(self, run: Run) -> None:
+        """An installation can be looked at anywhere."""
+        assert run("doctor").exit_code == 0
+
+
+def test_usage_errors_are_2(run: Run) -> None:
+    """As everywhere."""
+    assert run("train").exit_code == 2
+    assert run("nonsense").exit_code == 2
+
+
+def test_the_installed_command_starts_without_any_engine(tmp_path: Path) -> None:
+    """Help is instant: nothing heavy is imported for it."""
+    heavy = "numpy", "pyarrow", "duckdb", "numba", "sqlalchemy", "sqlglot", "rich", "yaml"
+    script = (
+        "import sys; from tidemark.apps.cli import main; main(['--help'], standalone_mode=False); "
+        f"sys.exit(' '.join(set({heavy!r}) & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "type_", "value"),
+    [
+        ("u1", "string", "u1"),
+        ("", "string", ""),
+        ("", "int64", None),
+        ("9007199254740993", "int64", 9007199254740993),
+        ("0.5", "float64", 0.5),
+        ("true", "bool", True),
+        ("00ff", "bytes", b"\x00\xff"),
+        ('["a"]', "list<string>", ["a"]),
+        ("[1, 2.5]", "vector<2>", [1.0, 2.5]),
+    ],
+)
+def test_values_are_read_by_their_type(text: str, type_: str, value: object) -> None:
+    """Text is text; of anything else, nothing is null."""
+    assert parse_value(text, parse_type(type_), "x") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "type_"),
+    [
+        ("1.5", "int64"),
+        ("yes", "bool"),
+        ("2026-13-01", "date"),
+        ("x", "decimal(4,2)"),
+        ("[", "list<int64>"),
+    ],
+)
+def test_values_of_another_type_are_refused(text: str, type_: str) -> None:
+    """Never guessed."""
+    with pytest.raises(RequestInvalid, match="x is"):
+        parse_value(text, parse_type(type_), "x")
