@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.compiled import compiled, leading_zeros
+from tidemark.kernel.compiled import leading_zeros, nested
 from tidemark.kernel.digits import U0, U1
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint64]
 
 
-@compiled
+@nested
 def make_levels(size: int) -> tuple[Levels, Bits]:
     """Where each level begins, and an empty set of integers below `size`."""
     levels = np.empty(12, np.int64)
@@ -34,7 +34,7 @@ def make_levels(size: int) -> tuple[Levels, Bits]:
     return levels[:count], np.zeros(total, np.uint64)
 
 
-@compiled
+@nested
 def set_bit(levels: Levels, bits: Bits, i: int) -> None:
     """Put a member in."""
     for level in range(len(levels)):
@@ -46,7 +46,7 @@ def set_bit(levels: Levels, bits: Bits, i: int) -> None:
         i >>= 6
 
 
-@compiled
+@nested
 def clear_bit(levels: Levels, bits: Bits, i: int) -> None:
     """Take a member out."""
     for level in range(len(levels)):
@@ -57,7 +57,7 @@ def clear_bit(levels: Levels, bits: Bits, i: int) -> None:
         i >>= 6
 
 
-@compiled
+@nested
 def below(levels: Levels, bits: Bits, i: int) -> int:
     """The largest member smaller than `i`, or -1."""
     for level in range(len(levels)):
@@ -69,7 +69,7 @@ def below(levels: Levels, bits: Bits, i: int) -> int:
     return -1
 
 
-@compiled
+@nested
 def above(levels: Levels, bits: Bits, i: int, otherwise: int) -> int:
     """The smallest member larger than `i`, or `otherwise`."""
     for level in range(len(levels)):
@@ -81,21 +81,21 @@ def above(levels: Levels, bits: Bits, i: int, otherwise: int) -> int:
     return otherwise
 
 
-@compiled
+@nested
 def smallest(levels: Levels, bits: Bits) -> int:
     """The smallest member of a set that is not empty."""
     top = len(levels) - 1
     return _smallest_under(levels, bits, top, _lowest(bits[levels[top]]))
 
 
-@compiled
+@nested
 def largest(levels: Levels, bits: Bits) -> int:
     """The largest member of a set that is not empty."""
     top = len(levels) - 1
     return _largest_under(levels, bits, top, _highest(bits[levels[top]]))
 
 
-@compiled
+@nested
 def _smallest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     while level > 0:
         level -= 1
@@ -103,7 +103,7 @@ def _smallest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     return i
 
 
-@compiled
+@nested
 def _largest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     while level > 0:
         level -= 1
@@ -111,11 +111,11 @@ def _largest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     return i
 
 
-@compiled
+@nested
 def _highest(word: np.uint64) -> int:
     return 63 - leading_zeros(word)
 
 
-@compiled
+@nested
 def _lowest(word: np.uint64) -> int:
     return 63 - leading_zeros(word & (~word + U1))

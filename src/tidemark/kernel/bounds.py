@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemark.kernel.calendar import period_start
-from tidemark.kernel.compiled import compiled
+from tidemark.kernel.compiled import compiled, nested
 from tidemark.kernel.encoding import I64_MIN
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 
-@compiled
+@nested
 def earlier(moment: int, duration: int) -> int:
     """The moment less a duration that is not negative; never before the beginning of int64."""
     return moment - duration if moment >= I64_MIN + duration else I64_MIN

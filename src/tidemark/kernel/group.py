@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.compiled import compiled
+from tidemark.kernel.compiled import nested
 from tidemark.kernel.encoding import (
     ALL,
     COUNT,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 
-@compiled
+@nested
 def sweep_group(
     events: Events,
     kind: int,
@@ -55,7 +55,7 @@ def sweep_group(
         sweep_positions(events, steps, group[start:stop], out, at, origin)
 
 
-@compiled
+@nested
 def _after(group: Words, f: int, function: int) -> int:
     """The first aggregate from `f` on whose function comes after `function`."""
     while f < len(group) and group[f, FUNCTION] <= function:

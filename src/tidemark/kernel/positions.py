@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, largest, make_levels, set_bit, smallest
-from tidemark.kernel.compiled import compiled
+from tidemark.kernel.compiled import nested
 from tidemark.kernel.encoding import (
     FIRST,
     FIRST_N,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 
-@compiled
+@nested
 def sweep_positions(
     events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int
 ) -> None:
@@ -53,7 +53,7 @@ def sweep_positions(
         _from_bits(events, steps, group, out, at, origin)
 
 
-@compiled
+@nested
 def _from_range(
     events: Events, steps: Steps, r: int, group: Words, out: Out, at: int, origin: int
 ) -> None:
@@ -77,7 +77,7 @@ def _from_range(
             _write(events, out, row, at, p, origin)
 
 
-@compiled
+@nested
 def _from_bits(
     events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int
 ) -> None:
@@ -110,13 +110,13 @@ def _from_bits(
                 _write(events, out, where_to, at + r, p, origin)
 
 
-@compiled
+@nested
 def _write(events: Events, out: Out, row: int, at: int, p: int, origin: int) -> None:
     out.words[row, at] = p + origin
     out.state[row, at] = NULL if len(events.valid) and events.valid[p] == 0 else VALUE
 
 
-@compiled
+@nested
 def _write_nothing(out: Out, row: int, at: int) -> None:
     out.words[row, at] = 0
     out.state[row, at] = NOTHING

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, make_levels, set_bit
-from tidemark.kernel.compiled import compiled
+from tidemark.kernel.compiled import nested
 from tidemark.kernel.encoding import I64_MAX, Events
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class StepsScratch(NamedTuple):
     counts: Words
 
 
-@compiled
+@nested
 def position(order: Words, k: int) -> int:
     """The event at place k of an order."""
     return order[k] if len(order) else k
 
 
-@compiled
+@nested
 def starts_anew(steps: Steps, r: int) -> bool:
     """Whether to forget everything and add `[ADD_END - ACTIVE, ADD_END)`, since that is less work."""
     row = steps.table[r]
@@ -71,7 +71,7 @@ def starts_anew(steps: Steps, r: int) -> bool:
     return steps.range and row[ACTIVE] < added + row[DROP_END] - row[DROP]
 
 
-@compiled
+@nested
 def make_steps(
     events: Events,
     t: Words,
@@ -87,7 +87,7 @@ def make_steps(
     return _plain(events, low, high, rows, skip_null, scratch)
 
 
-@compiled
+@nested
 def seek(time: Words, start: int, moment: int) -> int:
     """The first place from `start` on whose time is `moment` or later: near places are cheap."""
     size = len(time)
@@ -108,7 +108,7 @@ def seek(time: Words, start: int, moment: int) -> int:
     return start
 
 
-@compiled
+@nested
 def _plain(
     events: Events, low: Words, high: Words, rows: int, skip_null: bool, scratch: StepsScratch
 ) -> Steps:
@@ -133,7 +133,7 @@ def _plain(
     return Steps(scratch.order[:size], scratch.order[:size], table, True)
 
 
-@compiled
+@nested
 def _ranges(time: Words, low: Words, high: Words, table: NDArray[np.int64]) -> None:
     """Write the range of positions whose times lie within the bounds of each moment."""
     begin = end = 0
@@ -144,7 +144,7 @@ def _ranges(time: Words, low: Words, high: Words, table: NDArray[np.int64]) -> N
         table[r, ADD_END] = end
 
 
-@compiled
+@nested
 def _keep_newest(
     events: Events, rows: int, scratch: StepsScratch, table: NDArray[np.int64]
 ) -> None:
@@ -162,7 +162,7 @@ def _keep_newest(
             table[r, ADD] = max(first, stop - rows)
 
 
-@compiled
+@nested
 def _eligible(events: Events, skip_null: bool, scratch: StepsScratch) -> int:
     """List the events that can count, and how many of them precede each event."""
     filtered = len(events.where) > 0
@@ -180,7 +180,7 @@ def _eligible(events: Events, skip_null: bool, scratch: StepsScratch) -> int:
 # --- events that come late or are corrected -------------------------------------------------------
 
 
-@compiled
+@nested
 def _general(
     events: Events,
     t: Words,
@@ -206,7 +206,7 @@ def _general(
     return Steps(adds, drops, table, False)
 
 
-@compiled
+@nested
 def _lifetimes(
     events: Events, t: Words, low: Words, high: Words, skip_null: bool
 ) -> tuple[Words, Words]:
@@ -231,7 +231,7 @@ def _lifetimes(
     return enter, leave
 
 
-@compiled
+@nested
 def _sorted_by(keys: Words, enter: Words, leave: Words, moments: int, ends: Words) -> Words:
     """Sort the events that ever count by a key below or equal to `moments`, stably.
 
@@ -259,7 +259,7 @@ def _sorted_by(keys: Words, enter: Words, leave: Words, moments: int, ends: Word
     return order
 
 
-@compiled
+@nested
 def _newest_rows(
     events: Events,
     rows: int,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel import exact
-from tidemark.kernel.compiled import bits_float, compiled, float_bits
+from tidemark.kernel.compiled import bits_float, float_bits, nested
 from tidemark.kernel.encoding import (
     ALL,
     ANY,
@@ -62,7 +62,7 @@ class Total(NamedTuple):
     special: Words
 
 
-@compiled
+@nested
 def sweep_sums(
     events: Events, kind: int, scale: int, steps: Steps, group: Words, out: Out, at: int
 ) -> None:
@@ -91,7 +91,7 @@ def sweep_sums(
         _finish(total, row[ACTIVE], kind, scale, group, out, at + r, digits)
 
 
-@compiled
+@nested
 def _make_total(events: Events, kind: int, squares: bool) -> Total:
     base = square_base = 0
     limbs, square_limbs = 2, 4
@@ -104,7 +104,7 @@ def _make_total(events: Events, kind: int, squares: bool) -> Total:
     return Total(memory[:limbs], memory[limbs:stop], base, square_base, memory[stop : stop + 3])
 
 
-@compiled
+@nested
 def _add(total: Total, events: Events, kind: int, p: int, sign: int) -> None:
     word = events.words[p]
     if kind == FLOAT:
@@ -128,7 +128,7 @@ def _add(total: Total, events: Events, kind: int, p: int, sign: int) -> None:
             exact.add_int_square(total.squares, 0, word, sign)
 
 
-@compiled
+@nested
 def _finish(
     total: Total,
     count: int,
@@ -169,7 +169,7 @@ def _finish(
         out.state[row, at] = state
 
 
-@compiled
+@nested
 def _deviation(
     total: Total, function: int, count: int, ddof: int, scale: int, digits: NDArray[np.uint64]
 ) -> float:
@@ -179,7 +179,7 @@ def _deviation(
     return exact.stddev(acc, squares, base, square_base, count, ddof, scale, digits)
 
 
-@compiled
+@nested
 def _odd_sum(special: Words) -> float:
     """The sum of values among which are NaN or infinities."""
     if special[NAN] > 0 or (special[POSITIVE] > 0 and special[NEGATIVE] > 0):
@@ -187,7 +187,7 @@ def _odd_sum(special: Words) -> float:
     return np.inf if special[POSITIVE] > 0 else -np.inf
 
 
-@compiled
+@nested
 def _repeat(group: Words, kind: int, out: Out, at: int) -> None:
     """Write the results of the moment before once more."""
     for f in range(len(group)):
