@@ -1,0 +1,111 @@
+"""Features of a few literal rows, computed by the engine and the kernel that compute everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from msgspec.structs import replace
+
+from tidemark import define
+from tidemark.engines.arrow import arrow_type
+from tidemark.engines.duckdb import DuckDB
+from tidemark.errors import NotFound, RequestInvalid
+from tidemark.model.graph import Definitions, FeatureView, Field, Frame, Output, Reference, Source
+from tidemark.model.types import TIMESTAMP
+from tidemark.model.window import parse_moment
+
+_TIME = "moment asked for"
+
+
+def features_at(
+    view: object,
+    rows: Iterable[Mapping[str, object]],
+    keys: Mapping[str, object],
+    *,
+    at: str | datetime,
+    hindsight: bool = False,
+) -> dict[str, Any]:
+    """The features of one entity at a moment, from literal rows of the view's source.
+
+    Rows are dictionaries; columns that they leave out are null.  `at` is an aware datetime or ISO
+    text with a zone.  Needs no project, no files and no store.
+    """
+    from tidemark.engines.training import training_set
+
+    definitions = define.lower(view).definitions
+    if len(definitions.views) != 1:
+        raise RequestInvalid(f"{view!r} is not one feature view.", remedy="Pass the view's class.")
+    asked = definitions.views[0]
+    source = definitions.source(asked.source)
+    frame = _table(source, list(rows))
+    with DuckDB(threads=1, frames={source.name: frame}) as engine:
+        training = training_set(
+            engine,
+            _reading_a_frame(definitions, source),
+            {},
+            tuple(_outputs(asked)),
+            _labels(definitions, asked, keys, at),
+            time=_TIME,
+            hindsight=hindsight,
+        )
+    (row,) = training.to_arrow().select([f.name for f in asked.features]).to_pylist()
+    return dict(row)
+
+
+def _reading_a_frame(definitions: Definitions, source: Source) -> Definitions:
+    others = [item for item in definitions if item is not source]
+    return Definitions.of([*others, replace(source, history=Frame(source.name))])
+
+
+def _outputs(view: FeatureView) -> Iterable[Output]:
+    for feature in view.features:
+        reference = Reference("feature", feature.name, view.name, feature.version)
+        yield Output(feature.name, reference)
+
+
+def _labels(
+    definitions: Definitions, view: FeatureView, keys: Mapping[str, object], at: str | datetime
+) -> pa.Table:
+    entity = definitions.entity(view.entity)
+    names = [key.name for key in entity.keys]
+    for name in keys:
+        if name not in names:
+            raise NotFound.named(f"key of {entity.name}", name, names)
+    columns = {key.name: _column(key, [keys.get(key.name)]) for key in entity.keys}
+    moment = pa.array([parse_moment(at)], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return pa.table({**columns, _TIME: moment})
+
+
+def _table(source: Source, rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    names = [column.name for column in source.columns]
+    for row in rows:
+        for name in row:
+            if name not in names:
+                raise NotFound.named(f"column of {source.name}", name, names)
+    return pa.table(
+        {
+            column.name: _column(column, [row.get(column.name) for row in rows])
+            for column in source.columns
+        }
+    )
+
+
+def _column(field: Field, values: list[object]) -> pa.Array:
+    type_ = arrow_type(field.type)
+    if field.type == TIMESTAMP:
+        moments = [value for value in values if isinstance(value, datetime)]
+        if moments and all(moment.tzinfo is None for moment in moments):
+            type_ = pa.timestamp("us")  # the source says which zone they are in
+        elif any(moment.tzinfo is None for moment in moments):
+            raise RequestInvalid(f"Some values of {field.name} have a time zone, some have none.")
+        else:
+            values = [
+                value.astimezone(UTC) if isinstance(value, datetime) else value for value in values
+            ]
+    try:
+        return pa.array(values, type_)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise RequestInvalid(f"{field.name} is {field.type}: {error}.") from None
