@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from tidemark.define.columns import HeldFrame
-from tidemark.define.expressions import Col, Key, unknown
+from tidemark.define.expressions import Col, Key, is_column, unknown
 from tidemark.define.problems import (
     Place,
     Unknown,
@@ -63,7 +63,7 @@ class _Declaring(type):
             what = f"{cls.__name__} has no {cls.__member__} {name!r}."
             if is_collecting():
                 report(what, here(), suggestion(name, known))
-                return unknown()
+                return unknown(Col[Any])
             raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
 
 
@@ -121,7 +121,7 @@ def declaring_function() -> Generator[Callable[[object], None]]:
     lower(made)
 
 
-def members(cls: type, kind: type) -> Iterator[tuple[str, Any]]:
+def members(cls: type, kind: type[object]) -> Iterator[tuple[str, Any]]:
     """The annotations of a class that say `kind[...]`: the name and what is inside."""
     frame = caller()
     scopes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
@@ -136,8 +136,8 @@ def members(cls: type, kind: type) -> Iterator[tuple[str, Any]]:
             except NameError as error:
                 report(f"{cls.__name__}.{name}: {error}.", here())
                 continue
-        origin = typing.get_origin(annotation)
-        if origin is ClassVar or annotation is ClassVar:
+        origin: object = typing.get_origin(annotation)
+        if ClassVar in {origin, annotation}:
             continue
         if origin is not kind:
             report(
@@ -192,12 +192,12 @@ def _read_columns(cls: type[_Columns]) -> None:
             )
     for name, inner in members(cls, Col):
         said = vars(cls).get(name)
-        column = cast("Col[Any]", said) if isinstance(said, Col) else Col[Any]()
+        column = said if is_column(said) else Col[Any]()
         if (found := _type_of(cls, name, inner, column.declared_type)) is not None:
             place = cls.__about__.place
             columns[name] = column.of(cls, name, found[0], optional=found[1], place=place)
         else:
-            setattr(cls, name, unknown())
+            setattr(cls, name, unknown(Col[Any]))
     for name, column in columns.items():
         setattr(cls, name, column)
     cls.__columns__ = columns
@@ -302,6 +302,11 @@ class Request(_Columns):
         about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
         with declaring(cls, about):
             _read_columns(cls)
+
+
+def is_declared(value: object) -> TypeGuard[type[Declaration]]:
+    """Whether a value is a declared class."""
+    return isinstance(value, type) and issubclass(value, Declaration)
 
 
 def is_unknown(value: object) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tidemark.define.columns import HeldFrame
 from tidemark.define.fragments import parse_sql
 from tidemark.define.linking import NEWEST, link
-from tidemark.define.lowering import Loaded, default_literal
-from tidemark.define.marks import Marked, Path_, read_yaml
+from tidemark.define.lowering import Loaded
+from tidemark.define.marks import Marked, Path_, is_list, is_mapping, read_yaml
+from tidemark.define.parts import default_literal
 from tidemark.define.windows import Over, is_single, to_date, windows
 from tidemark.errors import DefinitionError, Problem
 from tidemark.model import graph
@@ -27,8 +28,11 @@ from tidemark.model.window import parse_duration
 
 _ABOUT = {"description", "owner", "tags"}
 _SYNONYMS = {"column": "value", "filter": "where", "window": "over"}
-_AGGREGATE = {"function", "value", "where", "over", "offset", "rows", "default", "n", "q", "ddof"}
-_AGGREGATE |= {"population", *_SYNONYMS}
+_AGGREGATE = {
+    *("function", "value", "where", "over", "offset", "rows", "default"),
+    *("n", "q", "ddof", "population"),
+    *_SYNONYMS,
+}
 _FEATURE = _ABOUT | {"type", "version", "aggregation"}
 _BARE = _FEATURE | {"name", "entity", "source", "by"}
 _SECTIONS = ("entities", "sources", "requests", "views", "features", "on_demand", "services")
@@ -37,14 +41,11 @@ _SECTIONS = ("entities", "sources", "requests", "views", "features", "on_demand"
 def load(source: str | PathLike[str] | Mapping[str, Any] | Sequence[Any]) -> Loaded:
     """Read the definitions of a YAML file, or of a dict of the same form.
 
-    Returns the objects of the model.  Raises `DefinitionError` with every problem, each with its line.
+    Returns the objects of the model.  Raises `DefinitionError` with every problem and its line.
     """
-    if isinstance(source, str | PathLike):
-        documents = read_yaml(Path(source))
-    else:
-        documents = [Marked(source)]
     reader = _Reader()
-    for document in documents:
+    files = isinstance(source, str | PathLike)
+    for document in read_yaml(Path(cast("str", source))) if files else [Marked(source)]:
         reader.read(document)
     return reader.finish()
 
@@ -67,10 +68,10 @@ class _Reader:
     def read(self, document: Marked) -> None:
         self.doc = document
         data = document.data
-        if isinstance(data, Mapping) and "entity" in data:
+        if is_mapping(data) and "entity" in data:
             self.bare((), data)
-        elif isinstance(data, list | tuple):
-            for position, body in enumerate(data):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        elif is_list(data):
+            for position, body in enumerate(data):
                 self.bare((position,), body)
         else:
             sections = document.mapping((), data, set(_SECTIONS))
@@ -96,8 +97,8 @@ class _Reader:
         }
 
     def fields(self, path: Path_, value: Any) -> tuple[graph.Field, ...]:
-        if isinstance(value, Mapping):
-            value = {k: {"type": v} if isinstance(v, str) else v for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        if is_mapping(value):
+            value = {k: {"type": v} if isinstance(v, str) else v for k, v in value.items()}
         found: list[graph.Field] = []
         for name, at, body in self.doc.named(path, value):
             known = self.doc.mapping(at, body, {"type", "description", "tags"})
@@ -158,7 +159,9 @@ class _Reader:
             return graph.Table(where, connection)
         if said[0] == "query":
             return graph.Query(where, connection)
-        return {"parquet": graph.Parquet, "csv": graph.Csv, "delta": graph.Delta}[said[0]](where)
+        if said[0] == "csv":
+            return graph.Csv(where)
+        return graph.Parquet(where) if said[0] == "parquet" else graph.Delta(where)
 
     def duration(self, path: Path_, value: Any) -> int:
         if value is None:
@@ -233,8 +236,8 @@ class _Reader:
             ),
             (entity,),
         )
-        if isinstance(by, Mapping):
-            return tuple(str(by.get(key, key)) for key in declared)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        if is_mapping(by):
+            return tuple(str(by.get(key, key)) for key in declared)
         return _texts(by) or declared
 
     def features(
@@ -303,7 +306,7 @@ class _Reader:
         rule = RULES.get(function)
         if types is not None or value is None:
             try:
-                return result_type(function, value and type_of(value, types or {}))
+                return result_type(function, None if value is None else type_of(value, types or {}))
             except DefinitionError:
                 return FLOAT64  # the check says what is wrong, beside everything else
         if rule is not None and rule.gives in {"int64", "float64", "bool"}:
@@ -327,11 +330,11 @@ class _Reader:
     def section_on_demand(self, name: str, path: Path_, body: Any) -> None:
         known = self.doc.mapping(path, body, _ABOUT | {"function", "inputs", "type", "version"})
         type_ = self.type(path, known.get("type"))
-        inputs = known.get("inputs") or {}
-        if not isinstance(inputs, Mapping):
+        inputs: object = known.get("inputs") or {}
+        if not is_mapping(inputs):
             self.doc.say((*path, "inputs"), "Inputs are a mapping from parameters.")
         elif type_ is not None:
-            given = tuple(graph.Input(str(p), self.reference(r)) for p, r in inputs.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            given = tuple(graph.Input(str(p), self.reference(r)) for p, r in inputs.items())
             feature = graph.OnDemand(
                 name=name,
                 function=str(known.get("function")),
@@ -346,12 +349,12 @@ class _Reader:
         known = self.doc.mapping(path, body, _ABOUT | {"features"})
         listed = known.get("features") or ()
         outputs: list[graph.Output] = []
-        if isinstance(listed, Mapping):
-            for output, text in listed.items():  # pyright: ignore[reportUnknownVariableType]
-                outputs.append(graph.Output(str(output), self.reference(text)))  # pyright: ignore[reportUnknownArgumentType]
-                at = self.doc.where((*path, "features", str(output)))  # pyright: ignore[reportUnknownArgumentType]
+        if is_mapping(listed):
+            for output, text in listed.items():
+                outputs.append(graph.Output(str(output), self.reference(text)))
+                at = self.doc.where((*path, "features", str(output)))
                 label = f"{name}.{output}"
-                self.loaded.spelled[Subject("service", name, str(output))] = Spelling(label, at)  # pyright: ignore[reportUnknownArgumentType]
+                self.loaded.spelled[Subject("service", name, str(output))] = Spelling(label, at)
         else:
             for text in listed:
                 reference = self.reference(text)
@@ -373,12 +376,12 @@ def _expression(value: Any, *, condition: bool) -> Expr:
 
 def _over(value: Any) -> Any:
     """`30d`, a list of windows, or `{to_date: month, zone: America/New_York}`."""
-    if isinstance(value, list | tuple):
-        return [_window(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    if is_list(value):
+        return [_window(each) for each in value]
     return _window(value)
 
 
 def _window(value: Any) -> Over:
-    if isinstance(value, Mapping) and set(value) <= {"to_date", "zone"}:  # pyright: ignore[reportUnknownArgumentType]
-        return to_date(str(value.get("to_date")), str(value.get("zone", "UTC")))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-    return value if value is None or not isinstance(value, int) else str(value)  # pyright: ignore[reportUnknownVariableType]
+    if is_mapping(value) and set(value) <= {"to_date", "zone"}:
+        return to_date(str(value.get("to_date")), str(value.get("zone", "UTC")))
+    return str(value) if isinstance(value, int) else cast("Over", value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 from tidemark.define.problems import NOWHERE, Place, Unknown, here, report
 from tidemark.define.python_types import as_type, literal
@@ -16,6 +16,7 @@ from tidemark.model.types import STRING, Type
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Number = TypeVar("Number", int, float, Decimal)
+Added = TypeVar("Added", int, float, Decimal, str)
 Ordered = TypeVar("Ordered", float, str, bytes, date, Decimal)
 Either: TypeAlias = "T | Expression[T | None]"
 
@@ -85,19 +86,11 @@ class Expression(Generic[T_co]):
     def __invert__(self: Expression[bool | None]) -> Expression[bool]:
         return call("not", self)
 
-    @overload
-    def __add__(self: Expression[str | None], other: Either[str]) -> Expression[str]: ...
-    @overload
-    def __add__(self: Expression[Number | None], other: Either[Number]) -> Expression[Number]: ...
-    def __add__(self: Expression[Any], other: Any) -> Expression[Any]:
+    def __add__(self: Expression[Added | None], other: Either[Added]) -> Expression[Added]:
         return call("concat" if _is_text(self) or _is_text(other) else "add", self, other)
 
-    @overload
-    def __radd__(self: Expression[str | None], other: str) -> Expression[str]: ...
-    @overload
-    def __radd__(self: Expression[Number | None], other: Number) -> Expression[Number]: ...
-    def __radd__(self: Expression[Any], other: Any) -> Expression[Any]:
-        return call("concat" if isinstance(other, str) else "add", other, self)
+    def __radd__(self: Expression[Added | None], other: Added) -> Expression[Added]:
+        return call("concat" if _is_text(other) else "add", other, self)
 
     def __sub__(self: Expression[Number | None], other: Either[Number]) -> Expression[Number]:
         return call("sub", self, other)
@@ -162,7 +155,7 @@ class Expression(Generic[T_co]):
             return Expression(Cast(self.node, as_type(type)), owners=self.owners, place=place)
         except DefinitionError as error:
             report(error.what, place, error.remedy)
-            return unknown()
+            return unknown(Expression[Any])
 
     def round(self: Expression[float | Decimal | None]) -> Expression[float]:
         """The nearest whole number, as a float."""
@@ -317,14 +310,16 @@ def call(function: str, *args: object) -> Expression[Any]:
     owners: frozenset[type] = frozenset()
     for arg in args:
         if isinstance(arg, Unknown):
-            return unknown()
+            return unknown(Expression[Any])
+        if is_expression(arg):
+            nodes.append(arg.node)
+            owners |= arg.owners
+            continue
         try:
-            expression = arg if isinstance(arg, Expression) else Expression[Any](literal(arg))
+            nodes.append(literal(arg))
         except DefinitionError as error:
             report(error.what, place, error.remedy)
-            return unknown()
-        nodes.append(cast("Expression[Any]", expression).node)
-        owners |= cast("Expression[Any]", expression).owners
+            return unknown(Expression[Any])
     return Expression(flat_call(function, nodes), owners=owners, place=place)
 
 
@@ -340,9 +335,19 @@ def flat_call(function: str, args: Sequence[Expr]) -> Call:
     return Call(function, tuple(args))
 
 
-def unknown() -> Any:
-    """What stands for something that was reported as wrong."""
-    return Unknown()
+def unknown(_kind: type[T]) -> T:
+    """What stands for something of that kind that was reported as wrong."""
+    return cast("T", Unknown())
+
+
+def is_expression(value: object) -> TypeGuard[Expression[Any]]:
+    """Whether a value is an expression of whatever type."""
+    return isinstance(value, Expression)
+
+
+def is_column(value: object) -> TypeGuard[Col[Any]]:
+    """Whether a value is a column of whatever type."""
+    return isinstance(value, Col)
 
 
 def _zone(zone: str) -> tuple[str, ...]:
@@ -365,9 +370,7 @@ def type_if_known(expression: Expression[Any]) -> Type | None:
 
 def _is_text(value: object) -> bool:
     """Whether a value is known to be text: `+` joins text and adds numbers."""
-    if isinstance(value, Expression):
-        return type_if_known(cast("Expression[Any]", value)) == STRING
-    return isinstance(value, str)
+    return type_if_known(value) == STRING if is_expression(value) else isinstance(value, str)
 
 
 def _not_none(value: T) -> T:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeGuard, TypeVar
 
-from tidemark.define.expressions import Expression, unknown
+from tidemark.define.expressions import Expression, is_expression, unknown
 from tidemark.define.problems import Unknown, here, report, suggestion
 from tidemark.define.windows import LabelledWindow, Over, is_single, windows
 from tidemark.errors import DefinitionError
@@ -108,7 +108,7 @@ class Feature(Generic[T_co]):
             wanted = windows(window, None, 0)[0].window
         except DefinitionError as error:
             report(error.what, here(), error.remedy)
-            return unknown()
+            return unknown(Feature[T_co])
         for each in self.windows:
             if _same_span(each.window, wanted):
                 return self.only(each)
@@ -118,7 +118,7 @@ class Feature(Generic[T_co]):
             here(),
             f"Its windows: {declared}. Declare another one in `over=`.",
         )
-        return unknown()
+        return unknown(Feature[T_co])
 
     def only(self, window: LabelledWindow) -> Feature[T_co]:
         """This feature with one of its windows."""
@@ -146,20 +146,25 @@ def feature(
 ) -> Feature[Any]:
     """A feature of what an aggregate was called with, or `Unknown` once a mistake is reported."""
     if isinstance(value, Unknown) or isinstance(options.get("where"), Unknown):
-        return unknown()
+        return unknown(Feature[Any])
     if unexpected := options.keys() - Options.__annotations__.keys():
         name = min(unexpected)
         report(f"{function} takes no {name!r}.", here(), suggestion(name, Options.__annotations__))
-        return unknown()
-    if value is not None and not isinstance(value, Expression):
+        return unknown(Feature[Any])
+    if value is not None and not is_expression(value):
         report(
             f"{function} takes a column, not {value!r}.",
             here(),
             f"For example tm.{function}(Purchase.amount).",
         )
-        return unknown()
+        return unknown(Feature[Any])
     try:
-        return Feature(function, cast("Expression[Any] | None", value), options, **parameters)
+        return Feature(function, value, options, **parameters)
     except DefinitionError as error:
         report(error.what, here(), error.remedy)
-        return unknown()
+        return unknown(Feature[Any])
+
+
+def is_feature(value: object) -> TypeGuard[Feature[Any]]:
+    """Whether a value is a feature of whatever type."""
+    return isinstance(value, Feature)

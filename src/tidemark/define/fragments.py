@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.expressions import Expression  # pyright: ignore[reportPrivateImportUsage]
 
 from tidemark.define.expressions import flat_call
 from tidemark.define.python_types import literal
@@ -28,7 +30,7 @@ _TYPES = {
     "BLOB": "bytes",
 }
 
-_BINARY: dict[type[exp.Expression], str] = {
+_BINARY: dict[type[Expression], str] = {
     exp.EQ: "eq",
     exp.NEQ: "ne",
     exp.LT: "lt",
@@ -47,7 +49,7 @@ _BINARY: dict[type[exp.Expression], str] = {
     exp.StartsWith: "starts_with",
 }
 
-_UNARY: dict[type[exp.Expression], str] = {
+_UNARY: dict[type[Expression], str] = {
     exp.Not: "not",
     exp.Neg: "neg",
     exp.Abs: "abs",
@@ -60,7 +62,7 @@ _UNARY: dict[type[exp.Expression], str] = {
     exp.IsNan: "is_nan",
 }
 
-_VARIADIC: dict[type[exp.Expression], str] = {
+_VARIADIC: dict[type[Expression], str] = {
     exp.Coalesce: "coalesce",
     exp.Least: "least",
     exp.Greatest: "greatest",
@@ -97,10 +99,10 @@ def parse_sql(text: str, declared: Type | None = None, *, expected: Type | None 
     )
 
 
-def _parse(text: str) -> exp.Expression:
+def _parse(text: str) -> Expression:
     try:
         statements = sqlglot.parse(f"SELECT {text}", dialect="duckdb")
-    except sqlglot.errors.SqlglotError as error:
+    except SqlglotError as error:
         first = str(error).splitlines()[0]
         raise DefinitionError(f"The SQL {text.strip()!r} does not read: {first}") from None
     select = statements[0] if len(statements) == 1 else None
@@ -113,7 +115,7 @@ def _parse(text: str) -> exp.Expression:
             f"The SQL {text.strip()!r} is not one expression.",
             remedy="Write what could stand after SELECT or WHERE, without either.",
         )
-    tree = select.expressions[0]
+    tree: Expression = select.expressions[0]
     refused = next((node for node in tree.walk() if isinstance(node, _REFUSED)), None)
     qualified = next((node for node in tree.find_all(exp.Column) if node.table), None)
     if refused is not None or qualified is not None or isinstance(tree, exp.Alias):
@@ -126,12 +128,12 @@ def _parse(text: str) -> exp.Expression:
     return tree
 
 
-def _node(tree: exp.Expression) -> Expr:
+def _node(tree: Expression) -> Expr:
     kind = type(tree)
     if kind in _BINARY:
         return flat_call(_BINARY[kind], (_node(tree.this), _node(tree.expression)))
     if kind is exp.Not and isinstance(tree.this, exp.Is):
-        return Call("is_not_null", _node(tree.this).args)  # type: ignore[union-attr]  # pyright: ignore
+        return Call("is_not_null", _is(tree.this).args)
     if kind in _UNARY and not tree.args.get("expression"):
         return _unary(_UNARY[kind], tree.this)
     if kind in _VARIADIC:
@@ -141,7 +143,7 @@ def _node(tree: exp.Expression) -> Expr:
     raise _Untranslated
 
 
-def _unary(function: str, argument: exp.Expression) -> Expr:
+def _unary(function: str, argument: Expression) -> Expr:
     if function == "neg" and isinstance(argument, exp.Literal) and not argument.is_string:
         return _number(f"-{argument.this}")
     return Call(function, (_node(argument),))
@@ -151,42 +153,42 @@ def _number(text: str) -> Literal:
     return literal(int(text) if text.lstrip("-").isdigit() else float(text))
 
 
-def _column(tree: exp.Expression) -> Expr:
+def _column(tree: Expression) -> Expr:
     return Column(tree.name)
 
 
-def _literal(tree: exp.Expression) -> Expr:
+def _literal(tree: Expression) -> Expr:
     return literal(tree.this) if tree.is_string else _number(tree.this)
 
 
-def _boolean(tree: exp.Expression) -> Expr:
+def _boolean(tree: Expression) -> Expr:
     return literal(bool(tree.this))
 
 
-def _paren(tree: exp.Expression) -> Expr:
+def _paren(tree: Expression) -> Expr:
     return _node(tree.this)
 
 
-def _is(tree: exp.Expression) -> Expr:
+def _is(tree: Expression) -> Call:
     if not isinstance(tree.expression, exp.Null):
         raise _Untranslated
     return Call("is_null", (_node(tree.this),))
 
 
-def _in(tree: exp.Expression) -> Expr:
+def _in(tree: Expression) -> Expr:
     values = tree.expressions
     if not values or any(isinstance(value, exp.Null) for value in values):
         raise _Untranslated
     return Call("is_in", (_node(tree.this), *map(_node, values)))
 
 
-def _between(tree: exp.Expression) -> Expr:
+def _between(tree: Expression) -> Expr:
     value = _node(tree.this)
     low, high = _node(tree.args["low"]), _node(tree.args["high"])
     return Call("and", (Call("ge", (value, low)), Call("le", (value, high))))
 
 
-def _case(tree: exp.Expression) -> Expr:
+def _case(tree: Expression) -> Expr:
     otherwise = tree.args.get("default")
     if tree.args.get("this") is not None or otherwise is None:
         raise _Untranslated
@@ -196,7 +198,7 @@ def _case(tree: exp.Expression) -> Expr:
     return Call("when", (*parts, _node(otherwise)))
 
 
-def _cast(tree: exp.Expression) -> Expr:
+def _cast(tree: Expression) -> Expr:
     name = tree.args["to"].sql("duckdb").upper()
     if name in _TYPES:
         return Cast(_node(tree.this), parse_type(_TYPES[name]))
@@ -205,13 +207,13 @@ def _cast(tree: exp.Expression) -> Expr:
     raise _Untranslated
 
 
-def _trim(tree: exp.Expression) -> Expr:
+def _trim(tree: Expression) -> Expr:
     if set(tree.args) - {"this"} and any(v for k, v in tree.args.items() if k != "this"):
         raise _Untranslated
     return Call("trim", (_node(tree.this),))
 
 
-_SPECIAL: dict[type[exp.Expression], Callable[[exp.Expression], Expr]] = {
+_SPECIAL: dict[type[Expression], Callable[[Expression], Expr]] = {
     exp.Column: _column,
     exp.Literal: _literal,
     exp.Boolean: _boolean,

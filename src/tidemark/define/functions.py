@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-from tidemark.define.expressions import Expression, Number, call, type_if_known, unknown
+from tidemark.define.expressions import (
+    Expression,
+    Number,
+    call,
+    is_expression,
+    type_if_known,
+    unknown,
+)
 from tidemark.define.problems import here, report
 from tidemark.define.python_types import as_type, literal
 from tidemark.errors import DefinitionError
@@ -32,7 +39,7 @@ class When(Generic[T]):
 
     def _null(self) -> Expression[Any]:
         sample = next((part for part in self._parts[1::2] if part is not None), None)
-        value = cast("Expression[Any]", sample) if isinstance(sample, Expression) else lit(sample)
+        value = sample if is_expression(sample) else lit(sample)
         return Expression(Literal(None, type_if_known(value) or STRING))
 
 
@@ -63,7 +70,7 @@ def lit(value: T) -> Expression[T]:
         return Expression(literal(value), place=place)
     except DefinitionError as error:
         report(error.what, place, error.remedy)
-        return unknown()
+        return unknown(Expression[T])
 
 
 def sql(text: str, type: type[T] | str | None = None) -> Expression[T]:
@@ -80,4 +87,4 @@ def sql(text: str, type: type[T] | str | None = None) -> Expression[T]:
         return Expression(parse_sql(text, declared), place=place)
     except DefinitionError as error:
         report(error.what, place, error.remedy)
-        return unknown()
+        return unknown(Expression[T])

@@ -10,22 +10,34 @@ from typing import Any, cast
 import msgspec
 
 from tidemark.define.columns import HeldFrame
-from tidemark.define.declarations import About, Declaration, Entity, Request, Source, is_unknown
-from tidemark.define.expressions import Col, Expression
-from tidemark.define.features import Feature
+from tidemark.define.declarations import (
+    About,
+    Declaration,
+    Entity,
+    Request,
+    Source,
+    is_declared,
+    is_unknown,
+)
+from tidemark.define.expressions import Col, is_column
+from tidemark.define.features import Feature, is_feature
 from tidemark.define.linking import NEWEST, link
-from tidemark.define.on_demand import OnDemandFunction
+from tidemark.define.on_demand import OnDemandFunction, is_function
+from tidemark.define.parts import (
+    checked_names,
+    condition,
+    default_literal,
+    gives,
+    key_columns,
+    reads_elsewhere,
+)
 from tidemark.define.problems import Place, collecting, ordered, report
-from tidemark.define.python_types import literal, literal_of
-from tidemark.define.views import FeatureService, FeatureView
+from tidemark.define.views import FeatureService, FeatureView, expanded
 from tidemark.errors import DefinitionError, NotFound, Problem
 from tidemark.model import graph
-from tidemark.model.aggregates import Aggregate, result_type
+from tidemark.model.aggregates import Aggregate
 from tidemark.model.check import check
-from tidemark.model.expr import Expr, Literal, columns_of, type_of
 from tidemark.model.findings import Spelling, Subject
-from tidemark.model.types import FLOAT64, Type
-from tidemark.model.window import Window
 
 
 @dataclass(frozen=True)
@@ -94,14 +106,14 @@ class _Lowering:
         """Take in one object and what it refers to."""
         if is_unknown(item) or id(item) in self.done:
             return
-        if isinstance(item, type) and issubclass(item, Declaration):
+        if is_declared(item):
             self.done.add(id(item))
             if "__about__" in vars(item) and not item.__about__.abstract:
                 self.declared(item)
-        elif isinstance(item, OnDemandFunction):
+        elif is_function(item):
             self.done.add(id(item))
-            self.on_demand(item)  # pyright: ignore[reportUnknownArgumentType]
-        elif isinstance(item, Feature):
+            self.on_demand(item)
+        elif is_feature(item):
             self.add(item.view)
         elif isinstance(item, Lowered):
             self.objects.extend(item.definitions)
@@ -115,15 +127,13 @@ class _Lowering:
             self.objects.extend(item)
         elif isinstance(item, ModuleType):
             self.module(item)
-        elif isinstance(item, graph.Definitions) or (
-            isinstance(item, Iterable) and not isinstance(item, str | bytes | Mapping)
-        ):
-            for each in item:  # pyright: ignore[reportUnknownVariableType]
-                self.add(each)  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(item, Mapping):
             from tidemark.define.document import load
 
-            self.add(load(item))  # pyright: ignore[reportUnknownArgumentType]
+            self.add(load(cast("Mapping[str, Any]", item)))
+        elif isinstance(item, Iterable) and not isinstance(item, str | bytes):
+            for each in cast("Iterable[object]", item):
+                self.add(each)
         else:
             raise DefinitionError(
                 f"{item!r} is not a definition.",
@@ -133,9 +143,8 @@ class _Lowering:
 
     def module(self, module: ModuleType) -> None:
         for value in list(vars(module).values()):
-            declared = isinstance(value, type) and issubclass(value, Declaration)
             model = isinstance(value, graph.Definition | graph.Definitions | Loaded | Lowered)
-            if declared or model or isinstance(value, OnDemandFunction):
+            if is_declared(value) or model or is_function(value):
                 self.add(value)
 
     def declared(self, cls: type[Declaration]) -> None:
@@ -230,7 +239,7 @@ class _Lowering:
                 name=about.name,
                 entity=entity.__about__.name,
                 source=source.__about__.name,
-                keys=_keys(cls, entity, source, said.get("by")),
+                keys=key_columns(cls, entity, source, said.get("by")),
                 features=tuple(features),
                 bound=said.get("bound", "at"),
                 max_age=said.get("max_age", 0),
@@ -247,17 +256,17 @@ class _Lowering:
         named = feature.named_windows()
         self.spell("view", cls, *named, of=feature.attribute)
         if any(
-            _foreign(cls, source, feature, expression)
+            reads_elsewhere(cls, source, feature, expression)
             for expression in (feature.value, feature.where)
         ):
             return []
         types = {name: column.type for name, column in source.__columns__.items() if column.type}
         try:
-            where = None if feature.where is None else _condition(feature.where)
+            where = None if feature.where is None else condition(feature.where)
         except DefinitionError as error:
             report(f"{feature}: {error.what}", feature.place, error.remedy)
             return []
-        type_ = _gives(feature.function, feature.value, types)
+        type_ = gives(feature.function, feature.value, types)
         return [
             graph.Feature(
                 name=name,
@@ -276,7 +285,7 @@ class _Lowering:
                 owner=feature.owner,
                 tags=feature.tags,
             )
-            for name, window in _checked_names(feature, named).items()
+            for name, window in checked_names(feature, named).items()
         ]
 
     def on_demand(self, function: OnDemandFunction[..., Any]) -> None:
@@ -311,18 +320,18 @@ class _Lowering:
         if isinstance(given, str):
             reference = graph.parse_reference(given)
             return reference if "@" in given else msgspec.structs.replace(reference, version=NEWEST)
-        if isinstance(given, OnDemandFunction):
-            self.add(given)  # pyright: ignore[reportUnknownArgumentType]
+        if is_function(given):
+            self.add(given)
             return graph.Reference("on_demand", given.name, version=given.version)
-        if isinstance(given, Col) and given.owner and issubclass(given.owner, Request):
+        if is_column(given) and is_declared(given.owner) and issubclass(given.owner, Request):
             self.add(given.owner)
             return graph.Reference("request", given.name, given.owner.__about__.name)
-        if isinstance(given, Feature) and given.view is not None:
+        if is_feature(given) and given.view is not None:
             self.add(given.view)
             names = list(given.named_windows())
             if len(names) == 1:
-                about = given.view.__about__  # type: ignore[attr-defined]
-                return graph.Reference("feature", names[0], about.name, given.version)
+                view = cast("type[FeatureView]", given.view)
+                return graph.Reference("feature", names[0], view.__about__.name, given.version)
             choices = ", ".join(f'{given}["{each.label}"]' for each in given.windows)
             report(f"{label}: {given} has several windows.", place, f"Choose one: {choices}.")
             return None
@@ -364,99 +373,3 @@ def _fields(columns: Mapping[str, Col[Any]]) -> tuple[graph.Field, ...]:
         for name, column in columns.items()
         if column.type is not None
     )
-
-
-def _keys(
-    cls: type[FeatureView], entity: type[Entity], source: type[Source], by: object
-) -> tuple[str, ...]:
-    """The source's columns that hold the entity's keys, in the entity's order."""
-    keys = list(entity.__keys__)
-    if by is None:
-        return tuple(keys)
-    if isinstance(by, Mapping):
-        named: dict[str, object] = {str(key): column for key, column in by.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        for unknown in sorted(named.keys() - set(keys)):
-            report(
-                f"{cls.__name__}: by names {unknown!r}, which is not a key of {entity.__name__}.",
-                cls.__about__.place,
-                f"Keys of {entity.__name__}: {', '.join(keys)}.",
-            )
-        said = [named.get(key, key) for key in keys]
-    else:
-        several = isinstance(by, Sequence) and not isinstance(by, str)
-        said = list(by) if several else [by]  # type: ignore[call-overload]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    names: list[str] = []
-    for column in said:  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(column, Col) and not (column.owner and issubclass(source, column.owner)):
-            report(
-                f"{cls.__name__}: by={column!r} is not a column of {source.__name__}.",
-                cls.__about__.place,
-                f"Columns of {source.__name__}: {', '.join(source.__columns__)}.",
-            )
-        names.append(column.name if isinstance(column, Col) else str(column))  # pyright: ignore[reportUnknownArgumentType]
-    return tuple(names)
-
-
-def _foreign(cls: type, source: type[Source], feature: Feature[Any], expression: object) -> bool:
-    """Whether an expression reads another source than the view's; reported if so."""
-    if not isinstance(expression, Expression):
-        return False
-    for owner in expression.owners:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if not issubclass(source, owner):
-            columns = ", ".join(sorted(columns_of(expression.node)))  # pyright: ignore[reportUnknownMemberType]
-            report(
-                f"{cls.__name__}.{feature.attribute} reads {owner.__name__} ({columns}), "  # pyright: ignore[reportUnknownMemberType]
-                f"but {cls.__name__} is over {source.__name__}.",
-                feature.place,
-                "A view reads one source; put this feature into a view over the other one.",
-            )
-            return True
-    return False
-
-
-def _condition(where: object) -> Expr:
-    """The node of a filter, which may be given as a plain bool."""
-    return where.node if isinstance(where, Expression) else literal(where)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-
-
-def _gives(function: str, value: Expression[Any] | None, types: Mapping[str, Type]) -> Type:
-    """The type of a feature; any type where there is none, since the check says why."""
-    try:
-        return result_type(function, None if value is None else type_of(value.node, types))
-    except DefinitionError:
-        return FLOAT64
-
-
-def default_literal(value: object, type_: Type) -> Literal | None:
-    """A default as a constant of the feature's type, else of its own, which the check refuses."""
-    if value is None:
-        return None
-    try:
-        return literal_of(value, type_)
-    except DefinitionError:
-        return literal(value)
-
-
-def _checked_names(feature: Feature[Any], named: Mapping[str, Window]) -> Mapping[str, Window]:
-    """The names, unless two windows give one name."""
-    if not feature.single and len(named) < len(feature.windows):
-        report(
-            f"{feature} has two windows of one name.",
-            feature.place,
-            "Declare one of them under its own name.",
-        )
-    return named
-
-
-def expanded(features: Iterable[object]) -> list[object]:
-    """A list of features, in which a view or several windows stand for each of their features."""
-    found: list[object] = []
-    for each in features:
-        if isinstance(each, type) and issubclass(each, FeatureView):
-            found.extend(expanded(each.__features__.values()))
-        elif isinstance(each, Feature) and each.view is not None:
-            chosen = cast("Feature[Any]", each)
-            found.extend(chosen.only(window) for window in chosen.windows)
-        else:
-            found.append(each)
-    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -11,6 +12,16 @@ from tidemark.define.problems import Place, suggestion
 from tidemark.errors import DefinitionError, Problem
 
 Path_ = tuple[str | int, ...]
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether plain data is a mapping; keys are text in a document."""
+    return isinstance(value, Mapping)
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether plain data is a list."""
+    return isinstance(value, list | tuple)
 
 
 class Marked:
@@ -36,35 +47,35 @@ class Marked:
 
     def mapping(self, path: Path_, value: Any, allowed: set[str]) -> dict[str, Any]:
         """A part that is a mapping of known keys; what is not is noted and left out."""
-        if not isinstance(value, dict):
+        if not is_mapping(value):
             self.say(
                 path, f"{value!r} is not a mapping.", f"Its keys: {', '.join(sorted(allowed))}."
             )
             return {}
         known: dict[str, Any] = {}
-        for key, item in value.items():  # pyright: ignore[reportUnknownVariableType]
+        for key, item in value.items():
             if key in allowed:
-                known[str(key)] = item  # pyright: ignore[reportUnknownArgumentType]
+                known[str(key)] = item
             else:
                 self.say(
                     (*path, str(key)),
                     f"There is no key {str(key)!r} here.",
                     suggestion(str(key), sorted(allowed)),
-                )  # pyright: ignore[reportUnknownArgumentType]
+                )
         return known
 
     def named(self, path: Path_, value: Any) -> list[tuple[str, Path_, dict[str, Any]]]:
         """The parts of a mapping from names, or of a list of mappings that hold their `name`."""
         found: list[tuple[str, Path_, dict[str, Any]]] = []
-        if isinstance(value, dict):
-            for name, body in value.items():  # pyright: ignore[reportUnknownVariableType]
-                found.append((str(name), (*path, str(name)), body if body is not None else {}))  # pyright: ignore[reportUnknownArgumentType]
-        elif isinstance(value, list | tuple):
-            for position, body in enumerate(value):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if is_mapping(value):
+            for name, body in value.items():
+                found.append((str(name), (*path, str(name)), body if body is not None else {}))
+        elif is_list(value):
+            for position, body in enumerate(value):
                 at = (*path, position)
-                if isinstance(body, dict) and isinstance(body.get("name"), str):  # pyright: ignore[reportUnknownMemberType]
-                    rest = {key: item for key, item in body.items() if key != "name"}  # pyright: ignore[reportUnknownVariableType]
-                    found.append((body["name"], at, rest))  # pyright: ignore[reportUnknownArgumentType]
+                if is_mapping(body) and isinstance(body.get("name"), str):
+                    rest = {key: item for key, item in body.items() if key != "name"}
+                    found.append((body["name"], at, rest))
                 else:
                     self.say(at, f"{body!r} has no name.", "Give it one: `name: ...`.")
         elif value is not None:
@@ -104,4 +115,4 @@ def _value(node: yaml.Node, path: Path_, lines: dict[Path_, int]) -> Any:
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, i), lines) for i, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node)

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +75,8 @@ def _lowered(module: object, problems: list[Problem]) -> Lowered:
 
 
 @contextmanager
-def importable_from(root: Path) -> Iterator[None]:
-    """Let modules of the project's root be imported, from now on: functions are looked up later."""
+def importable_from(root: Path) -> Generator[None]:
+    """Let modules of the project's root be imported, also later, when functions are looked up."""
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     importlib.invalidate_caches()
@@ -105,7 +105,7 @@ def _imported(name: str) -> types.ModuleType:
     except ModuleNotFoundError as error:
         raise DefinitionError(
             f"There is no module {name!r}: {error}.",
-            remedy="`definitions` names .py files, .yaml files and modules, from the project's root.",
+            remedy="`definitions` names .py files, .yaml files and modules, from the root.",
         ) from error
 
 
@@ -130,11 +130,11 @@ def _execute(path: Path, name: str) -> types.ModuleType:
         try:
             exec(code, vars(module))  # noqa: S102  # a definition file is the user's own program
         except DefinitionError as error:
-            place = str(_last_line(error, path, statement))
+            where = str(_last_line(error, path, statement))
             for problem in error.problems:
-                keep(problem if problem.where else replace(problem, where=place))
+                keep(problem if problem.where else replace(problem, where=where))
             _forget(statement, module)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the rest of the file is read
             place = _last_line(error, path, statement)
             what, remedy = _said(error)
             report(what, place, remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 from tidemark.define.declarations import Request, declaring_function, is_unknown
 from tidemark.define.expressions import Col, type_if_known, unknown
@@ -80,8 +80,7 @@ def on_demand(
 
     def decorate(function: Callable[P, R]) -> OnDemandFunction[P, R]:
         if any(is_unknown(each) for each in inputs.values()):
-            result: OnDemandFunction[P, R] = unknown()
-            return result
+            return unknown(OnDemandFunction[P, R])
         with declaring_function() as finish:
             parameters, gives = _signature(function, place)
             _compare_names(function, set(parameters), inputs, place)
@@ -116,7 +115,7 @@ def _signature(
             report(
                 f"{function.__name__} does not annotate {said}.",
                 place,
-                "On-demand functions are typed: `def f(amount: float, mean: float | None) -> float:`.",
+                "For example `def ratio(amount: float, mean: float | None) -> float:`.",
             )
             continue
         try:
@@ -266,3 +265,8 @@ def _rows(
 def _row(position: int, given: Mapping[str, object]) -> str:
     values = ", ".join(f"{name}={value!r}" for name, value in given.items())
     return f"row {position}: {values}"
+
+
+def is_function(value: object) -> TypeGuard[OnDemandFunction[..., Any]]:
+    """Whether a value is an on-demand function of whatever parameters."""
+    return isinstance(value, OnDemandFunction)

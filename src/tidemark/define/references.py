@@ -10,10 +10,10 @@ import msgspec
 
 from tidemark.define.declarations import Declaration
 from tidemark.define.expressions import Col
-from tidemark.define.features import Feature
-from tidemark.define.lowering import expanded, lower
-from tidemark.define.on_demand import OnDemandFunction
-from tidemark.define.views import FeatureService, FeatureView
+from tidemark.define.features import Feature, is_feature
+from tidemark.define.lowering import lower
+from tidemark.define.on_demand import OnDemandFunction, is_function
+from tidemark.define.views import FeatureService, FeatureView, expanded
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model import graph
 from tidemark.model.graph import Definitions, Output, Reference, parse_reference
@@ -91,16 +91,14 @@ def _references(each: object, definitions: Definitions) -> list[Reference]:
         return [Reference("on_demand", each.name, version=each.version)]
     if isinstance(each, graph.Feature):
         return _by_name(each.name, definitions)
-    if isinstance(each, Feature) and each.view is not None:
-        feature = cast("Feature[Any]", each)
-        view = cast("type[FeatureView]", feature.view)
-        reference = Reference("feature", feature.name, view.__about__.name, feature.version)
-        _same(reference, _lowered(view), definitions)
+    if is_feature(each) and each.view is not None:
+        declared = cast("type[FeatureView]", each.view)
+        reference = Reference("feature", each.name, declared.__about__.name, each.version)
+        _same(reference, _lowered(declared), definitions)
         return [reference]
-    if isinstance(each, OnDemandFunction):
-        function = cast("OnDemandFunction[..., Any]", each)
-        reference = Reference("on_demand", function.name, version=function.version)
-        _same(reference, _lowered(function), definitions)
+    if is_function(each):
+        reference = Reference("on_demand", each.name, version=each.version)
+        _same(reference, _lowered(each), definitions)
         return [reference]
     raise RequestInvalid(
         f"{each!r} is not a feature.",

@@ -14,10 +14,11 @@ from tidemark.define.declarations import (
     Source,
     declaring,
     inherited,
+    is_declared,
     is_unknown,
 )
-from tidemark.define.expressions import Col
-from tidemark.define.features import Feature
+from tidemark.define.expressions import Col, is_column
+from tidemark.define.features import Feature, is_feature
 from tidemark.define.on_demand import OnDemandFunction
 from tidemark.define.problems import here, report
 from tidemark.errors import DefinitionError
@@ -69,12 +70,12 @@ class FeatureView(Declaration):
             _read_features(cls, () if is_unknown(columns) else columns)
 
 
-def _read_features(cls: type[FeatureView], columns: Iterable[Col[Any]]) -> None:
+def _read_features(cls: type[FeatureView], columns: Iterable[object]) -> None:
     features = dict(cls.__features__)
     for column in columns:
         if is_unknown(column):
             continue
-        if not isinstance(column, Col) or column.owner is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_column(column) or column.owner is None:
             report(
                 f"{cls.__name__}: columns holds {column!r}, which is not a column of a source.",
                 cls.__about__.place,
@@ -135,3 +136,16 @@ class FeatureService(Declaration):
                 )
             cls.__outputs__ = outputs
             about.arguments["features"] = () if is_unknown(features) else tuple(features)
+
+
+def expanded(features: Iterable[object]) -> list[object]:
+    """A list of features, in which a view or several windows stand for each of their features."""
+    found: list[object] = []
+    for each in features:
+        if is_declared(each) and issubclass(each, FeatureView):
+            found.extend(expanded(each.__features__.values()))
+        elif is_feature(each) and each.view is not None:
+            found.extend(each.only(window) for window in each.windows)
+        else:
+            found.append(each)
+    return found

@@ -98,7 +98,7 @@ class _Checker:
                 self.say(
                     subject,
                     f"{self.label(subject)} is a {key.type}, which cannot be a key.",
-                    "Keys are compared exactly: int64, string, bytes, bool, date, timestamp, decimal.",
+                    "Keys are compared exactly: int64, string, bytes, bool, date or timestamp.",
                 )
 
     def source(self, source: Source) -> None:
