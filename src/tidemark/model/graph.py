@@ -261,6 +261,19 @@ class Definitions(msgspec.Struct, frozen=True, omit_defaults=True):
         """The feature service of that name; raises `NotFound`."""
         return _named("feature service", name, self.services)
 
+    def needed(self, references: Iterable[Reference]) -> tuple[Reference, ...]:
+        """The references and all that on-demand features among them read, each once."""
+        found: dict[Reference, None] = {}
+        todo = list(references)
+        while todo:
+            reference = todo.pop(0)
+            if reference not in found:
+                found[reference] = None
+                if reference.kind == "on_demand":
+                    inputs = self.on_demand_feature(reference.name).inputs
+                    todo += [each.reference for each in inputs]
+        return tuple(found)
+
     def type_of(self, reference: Reference) -> Type:
         """The type of what a reference names; raises `NotFound`."""
         match reference.kind:

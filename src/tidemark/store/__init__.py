@@ -19,7 +19,7 @@ from tidemark.store.project import Project, name_of
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
-    from tidemark.engines.training import TrainingSet
+    from tidemark.engines.result import TrainingSet
     from tidemark.ingest.materialize import Materialized
     from tidemark.serve import Reader, Vector, Vectors
 
@@ -93,7 +93,7 @@ class Store:
             return training_set(
                 engine,
                 definitions,
-                self._project.functions(definitions),
+                self._project.functions(definitions, outputs),
                 outputs,
                 labels,
                 time=time,
@@ -192,12 +192,9 @@ class Store:
         if reader is None:
             definitions = snapshot.definitions
             self._project.beside(definitions, features)  # refuses what means something else
-            reader = self._readers[key] = Reader(
-                self._online,
-                definitions,
-                self._project.functions(definitions),
-                define.outputs(features, definitions),
-            )
+            outputs = define.outputs(features, definitions)
+            functions = self._project.functions(definitions, outputs)
+            reader = self._readers[key] = Reader(self._online, definitions, functions, outputs)
         return reader
 
     def _engine(self) -> DuckDB:

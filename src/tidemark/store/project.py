@@ -12,7 +12,7 @@ from tidemark.define import Lowered
 from tidemark.define.modules import importable_from, imported_function, load_module
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import diff
-from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.graph import Definitions, FeatureView, Output
 from tidemark.store.config import Config
 
 Function = Callable[..., Any]
@@ -32,13 +32,16 @@ class Project:
             return self._keep(self._load())
         return self._keep(define.lower(definitions))
 
-    def functions(self, definitions: Definitions) -> Mapping[str, Function]:
-        """The functions behind all on-demand features, imported where they are not yet known."""
+    def functions(
+        self, definitions: Definitions, outputs: Iterable[Output]
+    ) -> Mapping[str, Function]:
+        """The functions that the outputs are computed with, imported where they are not known."""
+        needed = definitions.needed(output.reference for output in outputs)
+        names = {reference.name for reference in needed if reference.kind == "on_demand"}
         with importable_from(self.config.root):
-            for item in definitions.on_demand:
-                if item.name not in self._functions:
-                    self._functions[item.name] = imported_function(item)
-        return {item.name: self._functions[item.name] for item in definitions.on_demand}
+            for name in names - self._functions.keys():
+                self._functions[name] = imported_function(definitions.on_demand_feature(name))
+        return {name: self._functions[name] for name in names}
 
     def beside(self, applied: Definitions, features: object) -> Definitions:
         """What is applied, and what the objects among `features` define on top of it.

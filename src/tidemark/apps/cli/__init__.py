@@ -6,6 +6,7 @@ Everything heavy is imported inside the commands, so that help is instant.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def train(
             service, rows, time=time, timezone=timezone, hindsight=hindsight
         )
     write_table(training.to_arrow(), Path(out))
-    show(training.report, {"out": out, **_facts(training.report)})
+    show(str(training.report), {"out": out, **asdict(training.report)})
 
 
 @main.command(cls=Command)
@@ -133,7 +134,7 @@ def materialize(views: tuple[str, ...], until: str | None) -> None:
     """
     with open_store() as store:
         written = store.materialize(list(views) or None, until=until)
-    show(written, _facts(written))
+    show(repr(written), asdict(written))
 
 
 @main.command(cls=Command)
@@ -192,7 +193,3 @@ def doctor() -> None:
     show(found.text(), found.to_dict())
     if not found.healthy:
         raise SystemExit(ERROR)
-
-
-def _facts(value: Any) -> dict[str, Any]:
-    return dict(value.to_dict())

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tidemark.errors import NotFound, RequestInvalid
-from tidemark.model.graph import Definitions, Output, Reference
+from tidemark.model.graph import Definitions, Output
 from tidemark.model.types import Type
 from tidemark.model.window import parse_moment
 
@@ -68,7 +68,7 @@ def _parse(text: str, type_: Type) -> Any:
 def key_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[str, Type]:
     """The entity keys that a request for the outputs names, with their types."""
     types: dict[str, Type] = {}
-    for reference in _inputs(definitions, outputs):
+    for reference in definitions.needed(output.reference for output in outputs):
         if reference.kind == "feature":
             entity = definitions.entity(definitions.view(reference.owner).entity)
             types |= {key.name: key.type for key in entity.keys}
@@ -79,19 +79,6 @@ def request_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[s
     """The request values that the outputs are computed from, with their types."""
     return {
         reference.name: definitions.type_of(reference)
-        for reference in _inputs(definitions, outputs)
+        for reference in definitions.needed(output.reference for output in outputs)
         if reference.kind == "request"
     }
-
-
-def _inputs(definitions: Definitions, outputs: Iterable[Output]) -> list[Reference]:
-    """The features and request values below the outputs."""
-    found: list[Reference] = []
-    todo = [output.reference for output in outputs]
-    while todo:
-        reference = todo.pop()
-        found.append(reference)
-        if reference.kind == "on_demand":
-            inputs = definitions.on_demand_feature(reference.name).inputs
-            todo += [each.reference for each in inputs]
-    return found
