@@ -17,7 +17,7 @@ import pyarrow as pa
 from tidemark.errors import EngineError
 from tidemark.kernel import calendar
 
-BATCH_ROWS = 1 << 20
+BATCH_ROWS = 1 << 17
 """Rows that are in flight between DuckDB and the kernel."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

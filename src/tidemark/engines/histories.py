@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 from tidemark.compile import identifier, sql_type, text
 from tidemark.engines import schema
 from tidemark.engines.duckdb import DuckDB
-from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMismatch
+from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMismatch, StaleSource
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 
 
@@ -23,7 +23,8 @@ class Relation:
     """The rows of a source in its declared columns and types, in the same order at every reading.
 
     `parts` are selects that are read one after another; `tables` are the Arrow objects they name;
-    `kept` is a temporary file behind them, which `close` removes.
+    `kept` is a temporary file behind them, which `close` removes.  `progress` is told how many rows
+    have come with each batch.
     """
 
     engine: DuckDB
@@ -31,15 +32,18 @@ class Relation:
     parts: tuple[str, ...]
     tables: Mapping[str, object] = field(default_factory=dict[str, object])
     kept: Path | None = None
+    progress: Callable[[int], None] | None = None
 
     def read(self, columns: Mapping[str, str], where: str = "") -> Iterator[pa.RecordBatch]:
         """Stream expressions (name to SQL) of the rows for which `where` is true."""
         items = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
         condition = f" WHERE {where}" if where else ""
         for part in self.parts:
-            yield from self.engine.batches(
-                f"SELECT {items} FROM ({part}){condition}", self.tables
-            )
+            query = f"SELECT {items} FROM ({part}){condition}"
+            for batch in self.engine.batches(query, self.tables):
+                if self.progress is not None:
+                    self.progress(batch.num_rows)
+                yield batch
 
     def count(self, where: str = "") -> int:
         """How many rows there are for which `where` is true."""
@@ -55,12 +59,18 @@ class Relation:
             self.kept.unlink(missing_ok=True)
 
 
-def open_source(engine: DuckDB, source: Source) -> Relation:
-    """The relation of a source's history.
+def open_source(
+    engine: DuckDB, source: Source, progress: Callable[[int], None] | None = None
+) -> Relation:
+    """The relation of a source's history; `progress` is told of the rows that are read.
 
     Raises `SchemaMismatch` where it does not have what the source declares and `EngineError` where
     it cannot be read.
     """
+    return replace(_opened(engine, source), progress=progress)
+
+
+def _opened(engine: DuckDB, source: Source) -> Relation:
     match source.history:
         case Parquet(path):
             return _parquet(engine, source, _files(engine, source, path))
@@ -250,7 +260,7 @@ def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
 
 def _frame(engine: DuckDB, source: Source, name: str) -> Relation:
     if name not in engine.frames:
-        raise EngineError(
+        raise StaleSource(
             f"The history of {source.name} was a frame of another process.",
             remedy="Define it again in this one, or store it: history=tm.parquet(...).",
         )

@@ -7,7 +7,7 @@ does not fit into memory is done entity group by entity group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,12 +78,10 @@ def evaluate(
     asked: Asked,
     *,
     hindsight: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
 ) -> Answers:
     """Compute features of one view for rows of keys and moments.
 
-    `versions` are those of the relation, resolved with the same `hindsight`.  `progress` is told
-    the fraction that is done.  Raises `EngineError`.
+    `versions` are those of the relation, resolved with the same `hindsight`.  Raises `EngineError`.
     """
     if not len(asked.t):
         none = {f.name: pa.chunked_array([], arrow_type(f.type)) for f in features}
@@ -91,7 +89,7 @@ def evaluate(
     span = _span(view, features, asked.t, hindsight=hindsight)
     parts: list[Answers] = []
     places: list[NDArray[np.int64]] = []
-    for where, rows in _groups(relation, view, asked, progress):
+    for where, rows in _groups(relation, view, asked):
         part = _Group(relation, versions, view, features, asked.rows(rows), span, where)
         parts.append(part.answers())
         places.append(rows)
@@ -127,7 +125,7 @@ def _span(
 
 
 def _groups(
-    relation: Relation, view: FeatureView, asked: Asked, progress: Callable[[float], None]
+    relation: Relation, view: FeatureView, asked: Asked
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Groups of entities whose events fit into memory: a condition on keys, and the label rows."""
     engine = relation.engine
@@ -135,7 +133,6 @@ def _groups(
     count = -(-relation.count() * _EVENT_BYTES // available)
     if count <= 1:
         yield "", np.arange(len(asked.t))
-        progress(1.0)
         return
     names = [f"key_{i}" for i in range(len(asked.keys))]
     labels = pa.table(dict(zip(names, asked.keys, strict=True)))
@@ -144,7 +141,6 @@ def _groups(
     keys = ", ".join(identifier(name) for name in view.keys)
     for part in range(count):
         yield f"hash({keys}) % {count} = {part}", np.flatnonzero(parts == part)
-        progress((part + 1) / count)
 
 
 @dataclass(frozen=True)
@@ -299,28 +295,24 @@ class _Group:
         """Fetch the values of the picked events, all in one pass that keeps only them."""
         if not self.picked:
             return
-        chosen: dict[int, NDArray[np.int64]] = {}
-        rows: list[NDArray[Any]] = []
+        chosen: dict[int, _Chosen] = {}
         columns: dict[str, str] = {}
         for feature, result in self.picked:
             if id(result) not in chosen:
-                chosen[id(result)] = np.unique(self.events.rows[result.at[result.at >= 0]])
+                chosen[id(result)] = _Chosen.of(self.events, result.at)
             assert feature.aggregate.value is not None  # noqa: S101 - checked with the definition
             columns[feature.name] = sql(feature.aggregate.value, self.types)
-            rows.append(chosen[id(result)])
+        rows = [chosen[id(result)].rows for _, result in self.picked]
         taken = self.events.scan.take(rows, columns)
         for feature, result in self.picked:
-            values = _typed(taken[feature.name], _item(feature))
-            wanted = chosen[id(result)]
+            values = _typed(taken.pop(feature.name), _item(feature))
+            places = chosen[id(result)].places
             if isinstance(result, Lists):
-                places = np.searchsorted(wanted, self.events.rows[result.at])
                 items = values.take(pa.array(places)).combine_chunks()
                 self.columns[feature.name] = self._lists(result.starts, items)
             else:
-                at = self._in_place(result.at)
-                found = at >= 0
-                places = np.zeros(len(at), np.int64)
-                places[found] = np.searchsorted(wanted, self.events.rows[at[found]])
+                places = self._in_place(places)
+                found = places >= 0
                 column = values.take(pa.array(places, mask=~found))
                 self.columns[feature.name] = _with_default(column, found, feature)
         self.picked.clear()
@@ -333,6 +325,27 @@ class _Group:
             where=f"{self.view.entity} {keys} at {format_moment(int(self.asked.t[row]))}",
             remedy="Sum a cast to float64 or to a decimal, or correct the data.",
         )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The rows of picked events, ascending and each once, and which of them each pick is (-1: none)."""
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, events: Events, at: NDArray[np.int64]) -> _Chosen:
+        found = at >= 0
+        picked = events.rows[at[found]]
+        wanted = np.zeros(events.scanned, np.bool_)
+        wanted[picked] = True
+        rows = np.flatnonzero(wanted)
+        numbers = np.empty(events.scanned, np.int32)
+        numbers[rows] = np.arange(len(rows), dtype=np.int32)
+        places = np.full(len(at), -1, np.int32)
+        places[found] = numbers[picked]
+        return cls(rows, places)
 
 
 def _without_value(aggregate: Aggregate) -> Aggregate:

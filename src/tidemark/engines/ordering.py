@@ -134,8 +134,8 @@ def sort_keys(column: pa.Array) -> list[NDArray[Any]]:
         return [defined, words(column)]
     if pa.types.is_nested(type_):
         return [defined, rank_lists(column)]
-    ranks = pc.rank(column, sort_keys="ascending", null_placement="at_start", tiebreaker="dense")
-    return [ranks.to_numpy().astype(np.int64)]
+    ranks = pc.rank(column, sort_keys="ascending", tiebreaker="dense")
+    return [defined, ranks.to_numpy().astype(np.int64)]
 
 
 def ordered_words(values: NDArray[np.float64]) -> Words:

@@ -1,0 +1,202 @@
+"""Training sets: label rows joined with features as they stood at the moment of each row."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tidemark.define import on_demand
+from tidemark.engines import offline
+from tidemark.engines.arrow import arrow_type
+from tidemark.engines.duckdb import DuckDB
+from tidemark.engines.histories import Relation, open_source
+from tidemark.engines.labels import Labels, read_labels
+from tidemark.engines.progress import Progress
+from tidemark.engines.result import Report, TrainingSet
+from tidemark.engines.versions import Versions, resolve
+from tidemark.errors import EngineError, RequestInvalid, SchemaMismatch
+from tidemark.model.graph import Definitions, Feature, FeatureView, Output, Reference, Source
+
+
+def training_set(
+    engine: DuckDB,
+    definitions: Definitions,
+    functions: Mapping[str, Callable[..., Any]],
+    outputs: Sequence[Output],
+    labels: object,
+    *,
+    time: str | None = None,
+    timezone: str | None = None,
+    hindsight: bool = False,
+) -> TrainingSet:
+    """The label rows, unchanged and in their order, followed by one column for each output.
+
+    `functions` are the on-demand functions by name.  `labels` is any Arrow-capable frame; `time`
+    names its column of moments (None: its only timestamp column), `timezone` the zone of one that
+    carries none.  With `hindsight`, when an event became known is ignored and corrections count from
+    the beginning.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`; nothing is written.
+    """
+    began = clock.perf_counter()
+    rows = read_labels(labels, time=time, timezone=timezone)
+    _refuse_collisions(rows, outputs)
+    needed = _needed(definitions, [output.reference for output in outputs])
+    report = Report(rows=rows.table.num_rows)
+    columns: dict[Reference, pa.ChunkedArray] = {}
+    for reference in needed:
+        if reference.kind == "request":
+            request = definitions.request(reference.owner)
+            field = next(f for f in request.fields if f.name == reference.name)
+            columns[reference] = rows.field(request.name, field)
+    with Progress() as progress:
+        reading = _Reading(engine, definitions, rows, report, progress, hindsight=hindsight)
+        columns |= reading.features([each for each in needed if each.kind == "feature"])
+    columns |= _on_demand(definitions, functions, needed, columns, rows.table.num_rows)
+    table = rows.table
+    for output in outputs:
+        if output.name in table.column_names:
+            continue  # a request's value, which the labels hold under this name
+        column = columns[output.reference]
+        table = table.append_column(output.name, column)
+        report.nulls[output.name] = column.null_count
+    report.seconds["in all"] = clock.perf_counter() - began
+    return TrainingSet(table, report, tuple(output.name for output in outputs))
+
+
+def _refuse_collisions(rows: Labels, outputs: Sequence[Output]) -> None:
+    for output in outputs:
+        passed_on = output.reference.kind == "request" and output.reference.name == output.name
+        if output.name in rows.table.column_names and not passed_on:
+            raise RequestInvalid(
+                f"The labels already have a column {output.name!r}.",
+                where=f"it would also be the column of {output.reference}",
+                remedy="Rename the label column, or pass full_names=True for a list of features.",
+            )
+
+
+def _needed(definitions: Definitions, references: Iterable[Reference]) -> list[Reference]:
+    """The references and all that on-demand features among them read, each once."""
+    found: dict[Reference, None] = {}
+
+    def visit(reference: Reference) -> None:
+        if reference in found:
+            return
+        found[reference] = None
+        if reference.kind == "on_demand":
+            for given in definitions.on_demand_feature(reference.name).inputs:
+                visit(given.reference)
+
+    for reference in references:
+        visit(reference)
+    return list(found)
+
+
+class _Reading:
+    """Features of several views; each source is opened once."""
+
+    def __init__(
+        self,
+        engine: DuckDB,
+        definitions: Definitions,
+        rows: Labels,
+        report: Report,
+        progress: Progress,
+        *,
+        hindsight: bool,
+    ) -> None:
+        self._engine, self._definitions, self._rows = engine, definitions, rows
+        self._report, self._progress, self._hindsight = report, progress, hindsight
+        self._opened: dict[str, tuple[Relation, Versions | None]] = {}
+
+    def features(self, references: Sequence[Reference]) -> dict[Reference, pa.ChunkedArray]:
+        """The columns of features in label order."""
+        by_view: dict[str, dict[Reference, Feature]] = {}
+        for reference in references:
+            feature = self._definitions.view(reference.owner).feature(reference.name)
+            by_view.setdefault(reference.owner, {})[reference] = feature
+        columns: dict[Reference, pa.ChunkedArray] = {}
+        # Labels are checked against every view before the first history is read.
+        asked = {name: self._asked(self._definitions.view(name)) for name in by_view}
+        try:
+            for name, wanted in by_view.items():
+                answers = self._evaluate(name, list(wanted.values()), asked[name])
+                for reference, feature in wanted.items():
+                    columns[reference] = answers.columns[feature.name]
+        finally:
+            for relation, versions in self._opened.values():
+                relation.close()
+                if versions is not None:
+                    versions.close()
+        return columns
+
+    def _asked(self, view: FeatureView) -> offline.Asked:
+        entity = self._definitions.entity(view.entity)
+        source = self._definitions.source(view.source)
+        for key, name in zip(entity.keys, view.keys, strict=True):
+            if source.types.get(name, key.type) != key.type:
+                raise SchemaMismatch(
+                    f"{source.name}.{name} is {source.types[name]}, but the key {key.name!r} of "
+                    f"{entity.name!r} is {key.type}.",
+                    where=f"view {view.name}",
+                )
+        return offline.Asked(self._rows.keys(entity), self._rows.t)
+
+    def _evaluate(
+        self, name: str, features: Sequence[Feature], asked: offline.Asked
+    ) -> offline.Answers:
+        began = clock.perf_counter()
+        view = self._definitions.view(name)
+        self._progress.begin(name)
+        relation, versions = self._open(self._definitions.source(view.source))
+        answers = offline.evaluate(
+            relation, versions, view, features, asked, hindsight=self._hindsight
+        )
+        self._report.coincident[name] = answers.coincident
+        self._report.events[name] = answers.events
+        self._report.unattributed[name] = answers.unattributed
+        self._report.seconds[name] = clock.perf_counter() - began
+        return answers
+
+    def _open(self, source: Source) -> tuple[Relation, Versions | None]:
+        if source.name not in self._opened:
+            relation = open_source(self._engine, source, self._progress.rows)
+            self._opened[source.name] = (relation, None)
+            versions = resolve(relation, hindsight=self._hindsight, known_by=None)
+            self._opened[source.name] = (relation, versions)
+        return self._opened[source.name]
+
+
+def _on_demand(
+    definitions: Definitions,
+    functions: Mapping[str, Callable[..., Any]],
+    needed: Sequence[Reference],
+    columns: Mapping[Reference, pa.ChunkedArray],
+    n: int,
+) -> dict[Reference, pa.ChunkedArray]:
+    """The columns of on-demand features, over the Python values of what they read."""
+    asked = [reference for reference in needed if reference.kind == "on_demand"]
+    if not asked:
+        return {}
+    for reference in asked:
+        if reference.name not in functions:
+            raise EngineError(
+                f"The function of the on-demand feature {reference.name!r} is not loaded.",
+                remedy="Import the module that defines it before the call.",
+            )
+    read = {
+        given.reference
+        for reference in asked
+        for given in definitions.on_demand_feature(reference.name).inputs
+        if given.reference.kind != "on_demand"
+    }
+    values = {reference: columns[reference].to_pylist() for reference in read}
+    names = [reference.name for reference in asked]
+    results = on_demand.evaluate(definitions, functions, names, values, n)
+    return {
+        reference: pa.chunked_array(
+            [pa.array(results[reference], arrow_type(definitions.type_of(reference)))]
+        )
+        for reference in asked
+    }
