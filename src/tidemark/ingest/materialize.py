@@ -91,10 +91,10 @@ def materialize(
 ) -> Materialized:
     """Write the online rows of views (None: all) from their history as known at `until`.
 
-    `until` None is now.  `retain` drops events that no window needs at moments of at least `until - retain`, and makes
-    earlier moments an error; without it, every moment can be asked for.  `progress` shows a bar
-    (None: on a terminal, for what takes over a second).  Raises `StoreUnavailable` if another
-    process materializes into the same store.
+    `until` None is now.  `retain` drops events that no window needs at moments of at least
+    `until - retain`, and makes earlier moments an error; without it, every moment can be asked for.
+    `progress` shows a bar (None: on a terminal, for what takes over a second).  Raises
+    `StoreUnavailable` if another process materializes into the same store.
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
     floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)

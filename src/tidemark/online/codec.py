@@ -221,8 +221,8 @@ def _spread(starts: Words, sizes: Words) -> Words:
 class Row:
     """What a row holds, in plain Python, for tests and for looking at.
 
-    `columns` follow the layout: words of numbers as int64, decimals as unscaled integers, values for
-    columns of codes; None is null.
+    `columns` follow the layout: words of numbers as int64, decimals as unscaled integers, values
+    in place of codes; None is null.
     """
 
     floor: int

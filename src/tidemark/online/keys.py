@@ -58,7 +58,7 @@ def generation_prefix(project: str, view: str, state: str, generation: int) -> b
 
 
 def stored_key(type_: Type) -> Convert | None:
-    """The function from a key's Python value to what its bytes hold; equal keys give equal bytes."""
+    """The function from a key's Python value to what its bytes hold; equal keys, equal bytes."""
     if type_.name == "float64":
         return lambda value: value + 0.0  # so that -0.0 is 0.0
     return stored(type_)

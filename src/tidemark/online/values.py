@@ -68,15 +68,9 @@ def restored(type_: Type) -> Convert | None:
             return None
 
 
-def of_word(type_: Type) -> Convert:
-    """The function from a word to the Python value, for types that fit one word."""
-    return {
-        "int64": int,
-        "float64": real,
-        "bool": bool,
-        "timestamp": instant,
-        "date": day,
-    }[type_.name]
+def converted(type_: Type) -> Convert | None:
+    """The function from a word to the Python value; None where a word is the value."""
+    return _OF_WORD.get(type_.name)
 
 
 def real(bits: int) -> float:
@@ -97,3 +91,11 @@ def day(days: int) -> date:
 def decimal_of(low: int, high: int, scale: int) -> Decimal:
     """The decimal whose unscaled integer is in two words."""
     return Decimal((high << 64) | (low & 0xFFFF_FFFF_FFFF_FFFF)).scaleb(-scale, _EXACT)
+
+
+_OF_WORD: dict[str, Convert] = {
+    "float64": real,
+    "bool": bool,
+    "timestamp": instant,
+    "date": day,
+}

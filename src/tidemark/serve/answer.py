@@ -1,0 +1,191 @@
+"""From words to values: what the kernel and the on-demand functions gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tidemark.define.on_demand import evaluate
+from tidemark.engines.arrow import arrow_type, column_of
+from tidemark.errors import EngineError
+from tidemark.kernel.rows import Answers
+from tidemark.model.graph import Reference
+from tidemark.model.types import FLOAT64
+from tidemark.model.window import format_moment
+from tidemark.online.values import decimal_of, instant
+from tidemark.serve.program import Computed, Program
+from tidemark.serve.rows import Stored
+from tidemark.serve.vector import Status
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Functions = Mapping[str, Callable[..., Any]]
+
+NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
+"""States of a result of the kernel."""
+
+NEVER = -(2**63)
+ALWAYS = NEVER + 1
+"""The time of facts that have none."""
+
+
+class Answer:
+    """The values of a program for some sets of keys at one moment."""
+
+    def __init__(
+        self,
+        program: Program,
+        functions: Functions,
+        found: Answers | None,
+        stored: Stored,
+        request: Mapping[Reference, Sequence[Any]],
+        at: int,
+    ) -> None:
+        self.program = program
+        self.names = program.names
+        self.rows = stored.count
+        self.at = at
+        self._found = found
+        self._stored = stored
+        self._heaps: dict[tuple[int, int], list[Any]] = {}
+        columns: list[Any] = [] if found is None else self._decoded(found)
+        self._columns: dict[Reference, Sequence[Any]] = dict(
+            zip(program.place, columns, strict=True)
+        )
+        self._columns.update(request)
+        if program.on_demand:
+            names = [reference.name for reference in program.on_demand]
+            self._columns |= evaluate(
+                program.definitions, functions, names, self._columns, stored.count
+            )
+
+    @property
+    def moment(self) -> datetime:
+        """The moment that was answered."""
+        return instant(self.at)
+
+    def values(self, name: str) -> list[Any]:
+        """The values of an output, one for each set of keys."""
+        return list(self._columns[self.program.reference[name]])
+
+    def first(self) -> dict[str, Any]:
+        """The values of all outputs for the first set of keys."""
+        columns = self._columns
+        return {name: columns[each][0] for name, each in self.program.reference.items()}
+
+    def statuses(self, name: str) -> list[Status]:
+        """What the values of an output say."""
+        reference = self.program.reference[name]
+        values = self._columns[reference]
+        place = self.program.place.get(reference)
+        if place is None or self._found is None:
+            return [Status.NULL if value is None else Status.PRESENT for value in values]
+        known = self._found.known[self.program.features[place].view].tolist()
+        states = self._found.state[place].tolist()
+        return [
+            _status(newest, state, value)
+            for newest, state, value in zip(known, states, values, strict=True)
+        ]
+
+    def ages(self, name: str) -> list[timedelta | None]:
+        """How long before the moment the newest event of each value happened."""
+        place = self.program.place.get(self.program.reference[name])
+        if place is None or self._found is None:
+            return [None] * self.rows
+        return [
+            None if time <= ALWAYS else timedelta(microseconds=self.at - time)
+            for time in self._found.time[place].tolist()
+        ]
+
+    def to_arrow(self) -> pa.Table:
+        """All outputs as a table."""
+        import pyarrow as pa
+
+        return pa.table({name: self._arrow(each) for name, each in self.program.reference.items()})
+
+    def _arrow(self, reference: Reference) -> pa.Array:
+        import pyarrow as pa
+
+        place = self.program.place.get(reference)
+        if place is not None and self._found is not None:
+            feature = self.program.features[place]
+            if feature.plain and feature.nothing is None:
+                words = self._found.words[place]
+                words = words.view(np.float64) if feature.type == FLOAT64 else words
+                return column_of(words, self._found.state[place] == VALUE, feature.type)
+        type_ = arrow_type(self.program.definitions.type_of(reference))
+        return pa.array(self._columns[reference], type_)
+
+    def _decoded(self, found: Answers) -> list[list[Any]]:
+        """The values of all features: whole matrices first, then what needs more than a number."""
+        columns: list[list[Any]] = found.words.tolist()
+        states: list[list[int]] = found.state.tolist()
+        floats: list[list[float]] = found.words.view(np.float64).tolist()
+        for place in self.program.floats:
+            columns[place] = floats[place]
+        for place in self.program.others:
+            columns[place] = self._converted(found, place, columns[place], states[place])
+        for place in np.flatnonzero((found.state != VALUE).any(axis=1)).tolist():
+            column = columns[place]
+            for row, state in enumerate(states[place]):
+                if state != VALUE:
+                    if state == OVERFLOW:
+                        raise self._overflow(place, row)
+                    column[row] = None if state == NULL else self.program.features[place].nothing
+        return columns
+
+    def _converted(
+        self, found: Answers, place: int, words: list[int], states: list[int]
+    ) -> list[Any]:
+        """The values of a feature whose words are not the values; None where there is none."""
+        feature = self.program.features[place]
+        convert = feature.convert
+        values: list[Any] = []
+        for row, (word, state) in enumerate(zip(words, states, strict=True)):
+            if state != VALUE:
+                values.append(None)
+            elif feature.several:
+                items = found.list(place, row).tolist()
+                if feature.coded:
+                    heap = self._heap(feature, row)
+                    items = [heap[item] for item in items]
+                values.append(items if convert is None else [convert(item) for item in items])
+            elif feature.coded:
+                value = self._heap(feature, row)[word]
+                values.append(value if convert is None else convert(value))
+            elif feature.type.name == "decimal":
+                values.append(decimal_of(word, int(found.high[place, row]), feature.type.scale))
+            else:
+                values.append(word if convert is None else convert(word))
+        return values
+
+    def _heap(self, feature: Computed, row: int) -> list[Any]:
+        """The dictionary of a feature's column in the row of a set of keys."""
+        heap = self._heaps.get((feature.view, row))
+        if heap is None:
+            heap = self._heaps[feature.view, row] = self._stored.heap(feature.view, row)
+        return heap[feature.feature.column]
+
+    def _overflow(self, place: int, row: int) -> EngineError:
+        feature = self.program.features[place]
+        keys = ", ".join(
+            f"{field.name}={column[row]!r}"
+            for field, column in zip(self.program.keys.fields, self._stored.keys, strict=True)
+        )
+        return EngineError(
+            f"The sum {feature.reference} does not fit into {feature.type}.",
+            where=f"{keys} at {format_moment(self.at)}",
+            remedy="Sum a cast to float64 or to a decimal, or correct the data.",
+        )
+
+
+def _status(newest: int, state: int, value: object) -> Status:
+    if newest == NEVER:
+        return Status.MISSING
+    if state == EXPIRED:
+        return Status.EXPIRED
+    return Status.NULL if value is None else Status.PRESENT

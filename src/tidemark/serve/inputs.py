@@ -1,0 +1,162 @@
+"""What a caller passes, checked against what is declared: keys and request values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, cast
+
+from tidemark.define.python_types import is_value, stored
+from tidemark.engines.histories import as_table
+from tidemark.errors import RequestInvalid
+from tidemark.model.graph import Field
+from tidemark.model.types import Type
+
+_PLAIN: dict[str, type] = {
+    "int64": int,
+    "float64": float,
+    "bool": bool,
+    "string": str,
+    "bytes": bytes,
+}
+_WORDS = 2**63
+
+
+class Inputs:
+    """The named, typed values that a request needs; `kind` is what messages call one of them.
+
+    `optional` names may be passed as well and are not looked at.
+    """
+
+    def __init__(
+        self, kind: str, fields: Sequence[Field], *, null: bool, optional: Sequence[str] = ()
+    ) -> None:
+        self.kind = kind
+        self.fields = tuple(fields)
+        self.names = frozenset(field.name for field in fields)
+        self._allowed = self.names | set(optional)
+        self._null = null
+        self._plain = tuple(
+            (field.name, _PLAIN.get(field.type.name), field.type) for field in fields
+        )
+
+    def one(self, given: object) -> list[Any]:
+        """The checked values of one request, in the order of the fields."""
+        if not isinstance(given, Mapping):
+            raise RequestInvalid(
+                f"The {self.kind}s are {_shown(given)}, not a dict.", remedy=self._expected()
+            )
+        named = cast("Mapping[str, Any]", given)
+        if len(named) != len(self.names) or not self.names.issuperset(named):
+            self._check_names(named)
+        values: list[Any] = []
+        for name, plain, type_ in self._plain:
+            value: Any = named[name]
+            # A plain int may still be too large for a word.
+            if type(value) is not plain or (plain is int and not -_WORDS <= value < _WORDS):
+                value = self._checked(name, type_, value, None)
+            values.append(value)
+        return values
+
+    def many(self, given: object) -> tuple[list[list[Any]], int]:
+        """The checked columns of many requests, in the order of the fields, and their length.
+
+        `given` is a list of dicts, a dict of columns, or anything that gives Arrow.
+        """
+        if isinstance(given, Mapping):
+            return self._columns(cast("Mapping[str, Any]", given))
+        if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+            return self._dicts(cast("Sequence[Any]", given))
+        table = as_table(given)
+        return self._columns({name: table.column(name).to_pylist() for name in table.column_names})
+
+    def _dicts(self, rows: Sequence[Any]) -> tuple[list[list[Any]], int]:
+        checked: list[list[Any]] = []
+        for position, row in enumerate(rows):
+            try:
+                checked.append(self.one(row))
+            except RequestInvalid as error:
+                where = f"row {position}"
+                raise RequestInvalid(error.what, where=where, remedy=error.remedy) from None
+        return [list(column) for column in zip(*checked, strict=True)] or [
+            [] for _ in self.fields
+        ], len(rows)
+
+    def _columns(self, columns: Mapping[str, Any]) -> tuple[list[list[Any]], int]:
+        self._check_names(columns)
+        taken: list[list[Any]] = []
+        for name, plain, type_ in self._plain:
+            column = columns[name]
+            if isinstance(column, str | bytes) or not hasattr(column, "__len__"):
+                raise RequestInvalid(
+                    f"The column of the {self.kind} {name!r} is {_shown(column)}, not a list.",
+                    remedy="Pass one list for each name, all of one length.",
+                )
+            taken.append(self._column(name, plain, type_, _listed(column)))
+        sizes = {len(column) for column in taken}
+        if len(sizes) > 1:
+            lengths = ", ".join(
+                f"{field.name}: {len(column)}"
+                for field, column in zip(self.fields, taken, strict=True)
+            )
+            raise RequestInvalid(f"The {self.kind} columns differ in length.", where=lengths)
+        return taken, sizes.pop() if sizes else 0
+
+    def _column(self, name: str, plain: type | None, type_: Type, values: list[Any]) -> list[Any]:
+        if set(map(type, values)) == {plain} and (
+            plain is not int or (-_WORDS <= min(values) and max(values) < _WORDS)
+        ):
+            return values
+        return [
+            self._checked(name, type_, value, position) for position, value in enumerate(values)
+        ]
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        for field in self.fields:
+            if field.name not in given:
+                raise RequestInvalid(
+                    f"The {self.kind} {field.name!r} is missing.", remedy=self._expected()
+                )
+        for name in given:
+            if name not in self._allowed:
+                near = get_close_matches(str(name), sorted(self._allowed), n=1)
+                hint = f"Did you mean {near[0]!r}? " if near else ""
+                raise RequestInvalid(
+                    f"There is no {self.kind} {name!r} here.", remedy=hint + self._expected()
+                )
+
+    def _checked(self, name: str, type_: Type, value: Any, position: int | None) -> Any:
+        where = "" if position is None else f"row {position}"
+        if type(value).__module__ == "numpy":
+            value = value.item()
+        if value is None:
+            if self._null:
+                return None
+            raise RequestInvalid(
+                f"The {self.kind} {name!r} is null.", where=where, remedy=self._expected()
+            )
+        if not is_value(value, type_):
+            raise RequestInvalid(
+                f"The {self.kind} {name!r} is {_shown(value)}; it must be {type_}.",
+                where=where,
+                remedy=self._expected(),
+            )
+        return stored(value, type_)
+
+    def _expected(self) -> str:
+        if not self.fields:
+            return f"No {self.kind}s are needed."
+        wanted = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
+        return f"Expected: {wanted}."
+
+
+def _listed(column: Any) -> list[Any]:
+    for method in ("to_pylist", "tolist"):
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    return list(column)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,142 @@
+"""The rows of a request, from one round trip to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemark.errors import StaleSource, StoreUnavailable
+from tidemark.model.window import format_moment
+from tidemark.online import codec
+from tidemark.online.keys import Record, entity_keys, generation_prefix, read_record
+from tidemark.online.protocol import OnlineStore
+from tidemark.serve.program import Program, View
+
+_ATTEMPTS = 20
+"""How often a read follows materializations that finish while it reads."""
+
+_decode = msgspec.msgpack.Decoder().decode
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The rows of V views and K sets of keys in one buffer.
+
+    `at[v, k]` is where in `words` a row begins, -1 where there is none.  `keys` has one column for
+    each key.
+    """
+
+    count: int
+    keys: Sequence[Sequence[Any]]
+    words: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+    def heap(self, view: int, row: int) -> list[Any]:
+        """The dictionaries of the columns of a row."""
+        start = int(self.at[view, row])
+        first = start * 8 + int(self.words[start + 4])
+        return _decode(self.words.view(np.uint8)[first : first + int(self.words[start + 5])].data)
+
+
+class _Current(NamedTuple):
+    """The generation of a view that serves: its record as stored and read, and its rows' keys."""
+
+    stored: bytes
+    record: Record
+    prefix: bytes
+
+
+class RowReader:
+    """Reads rows of the current generation of each view."""
+
+    def __init__(self, online: OnlineStore, project: str) -> None:
+        self.online = online
+        self.project = project
+        self._current: dict[bytes, _Current] = {}
+
+    def read(self, program: Program, keys: Sequence[Sequence[Any]], count: int, at: int) -> Stored:
+        """The rows of all views for these columns of keys, all of one moment of the store.
+
+        Raises `StaleSource` for a view that is not materialized, or not for the moment `at`.
+        """
+        if count == 0 or not program.views:
+            return Stored(count, keys, _NO_WORDS, np.full((len(program.views), count), -1))
+        of_entity = [
+            entity_keys(entity, [keys[place] for place in places])
+            for entity, places in zip(program.entities, program.entity_keys, strict=True)
+        ]
+        for _ in range(_ATTEMPTS):
+            rows = self._try(program, of_entity)
+            if rows is not None:
+                for view in program.views:
+                    floor = self._current[view.record].record.floor
+                    if at < floor:
+                        raise _forgotten(view, at, floor)
+                return _joined(rows, keys, count, len(program.views))
+        raise StoreUnavailable(
+            "The online state kept changing while it was read.",
+            where=self.online.name,
+            remedy="Try again.",
+        )
+
+    def _try(self, program: Program, of_entity: list[list[bytes]]) -> list[bytes | None] | None:
+        """The rows of the generations that are known here; None if others are current by now."""
+        records = [view.record for view in program.views]
+        known = [self._current.get(record) for record in records]
+        wanted = list(records)
+        for view, current in zip(program.views, known, strict=True):
+            if current is not None:
+                prefix = current.prefix
+                wanted += [prefix + key for key in of_entity[view.entity]]
+        found = self.online.get_many(wanted)
+        changed = False
+        for view, current, stored in zip(program.views, known, found, strict=False):
+            if stored is None:
+                raise _absent(view, self.online)
+            if current is None or current.stored != stored:
+                changed = True
+                record = read_record(stored)
+                prefix = generation_prefix(
+                    self.project, view.view.name, view.state, record.generation
+                )
+                self._current[view.record] = _Current(stored, record, prefix)
+        return None if changed else found[len(records) :]
+
+
+_NO_WORDS = np.zeros(codec.HEADER, np.int64)
+
+
+def _joined(
+    rows: list[bytes | None], keys: Sequence[Sequence[Any]], count: int, views: int
+) -> Stored:
+    """Rows as one buffer of words, refused if they are of another format."""
+    present = [row for row in rows if row is not None]
+    words = np.frombuffer(b"".join(present), np.int64) if present else _NO_WORDS
+    starts = np.full(len(rows), -1, np.int64)
+    sizes = np.array([0 if row is None else len(row) >> 3 for row in rows], np.int64)
+    there = sizes > 0
+    starts[there] = (np.cumsum(sizes) - sizes)[there]
+    codec.check(words, starts[there])
+    return Stored(count, keys, words, starts.reshape(views, count))
+
+
+def _absent(view: View, online: OnlineStore) -> StaleSource:
+    return StaleSource(
+        f"The view {view.view.name!r} has no online state as it is defined now.",
+        where=online.name,
+        remedy=f"Write it: store.materialize([{view.view.name!r}]), "
+        f"or `tidemark materialize {view.view.name}`.",
+    )
+
+
+def _forgotten(view: View, at: int, floor: int) -> StaleSource:
+    return StaleSource(
+        f"The online state of {view.view.name!r} does not reach back to {format_moment(at)}.",
+        where=f"It answers moments from {format_moment(floor)} on.",
+        remedy="Ask for a later moment, or materialize with a longer `retain`.",
+    )
