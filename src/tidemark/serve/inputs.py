@@ -104,7 +104,7 @@ class Inputs:
 
     def _column(self, name: str, plain: type | None, type_: Type, values: list[Any]) -> list[Any]:
         if set(map(type, values)) == {plain} and (
-            plain is not int or (-_WORDS <= min(values) and max(values) < _WORDS)
+            plain is not int or (min(values) >= -_WORDS and max(values) < _WORDS)
         ):
             return values
         return [

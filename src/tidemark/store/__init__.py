@@ -194,7 +194,9 @@ class Store:
             self._project.beside(definitions, features)  # refuses what means something else
             outputs = define.outputs(features, definitions)
             functions = self._project.functions(definitions, outputs)
-            reader = self._readers[key] = Reader(self._online, definitions, functions, outputs)
+            reader = self._readers[key] = Reader(
+                self._online, definitions, functions, outputs, project=self.config.namespace
+            )
         return reader
 
     def _engine(self) -> DuckDB:
