@@ -10,12 +10,13 @@ import msgspec
 from tidemark.model import prose
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Cast, Column, Expr, Literal as Literal_, Sql
-from tidemark.model.fingerprint import FIELDS, Fingerprints, Kind, fingerprints
+from tidemark.model.fingerprint import FIELDS, Kind, fingerprints, struct_fields
 from tidemark.model.graph import (
     Csv,
     Definition,
     Definitions,
     Delta,
+    Entity,
     Feature,
     FeatureView,
     Field,
@@ -45,6 +46,7 @@ _WORDS = {
 _ORDER = tuple(_WORDS.values())
 
 Item = Definition | Feature
+_Footing = tuple[FeatureView, Feature, Entity | None, Source | None]
 
 
 class FieldChange(msgspec.Struct, frozen=True):
@@ -79,11 +81,14 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 def diff(old: Definitions, new: Definitions) -> tuple[Change, ...]:
     """Every change from `old` to `new`, in the order of kinds, then of names."""
     before, after = _objects(old), _objects(new)
-    prints = _feature_prints(old), _feature_prints(new)
-    touched = {
-        name for name, each in prints[0].items() if name in prints[1] and each != prints[1][name]
+    footings = _footings(old), _footings(new)
+    moved = {
+        name
+        for name, footing in footings[0].items()
+        if name in footings[1]
+        and footing != footings[1][name]
+        and _meaning(old, footing) != _meaning(new, footings[1][name])
     }
-    moved = {name for name in touched if prints[0][name].meaning != prints[1][name].meaning}
     changes: list[Change] = []
     for key in before.keys() | after.keys():
         if key not in before or key not in after:
@@ -117,12 +122,21 @@ def feature_name(view: FeatureView, feature: Feature) -> str:
     return f"{view.name}:{feature.name}@{feature.version}"
 
 
-def _feature_prints(definitions: Definitions) -> dict[str, Fingerprints]:
-    return {
-        feature_name(view, feature): fingerprints(definitions, view, feature)
-        for view in definitions.views
-        for feature in view.features
-    }
+def _footings(definitions: Definitions) -> dict[str, _Footing]:
+    """For each feature, all that its fingerprints are made of: cheaper to compare than these."""
+    entities = {item.name: item for item in definitions.entities}
+    sources = {item.name: item for item in definitions.sources}
+    found: dict[str, _Footing] = {}
+    for view in definitions.views:
+        bare = msgspec.structs.replace(view, features=())
+        for feature in view.features:
+            rest = entities.get(view.entity), sources.get(view.source)
+            found[feature_name(view, feature)] = (bare, feature, *rest)
+    return found
+
+
+def _meaning(definitions: Definitions, footing: _Footing) -> str:
+    return fingerprints(definitions, *footing[:2]).meaning
 
 
 def _compare(
@@ -218,7 +232,7 @@ def _leaves(
 ) -> Iterator[tuple[str, tuple[Kind, str]]]:
     """Each field that differs from nothing: its path, its kind and its text."""
     table = FIELDS.get(type(item), {})
-    for field in msgspec.structs.fields(item):
+    for field in struct_fields(type(item)):
         if field.name == "features":
             continue
         value: Any = getattr(item, field.name)

@@ -13,12 +13,13 @@ spelling of a definition nor a field that a later release adds changes a fingerp
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
-from msgspec.structs import FieldInfo, fields as struct_fields, replace
+from msgspec.structs import FieldInfo, fields, replace
 
 from tidemark.model.expr import columns_of
 from tidemark.model.graph import (
@@ -168,7 +169,7 @@ def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
     if isinstance(value, msgspec.Struct):
         table = FIELDS.get(type(value), {})
         part: dict[str, Any] = {}
-        for field in struct_fields(value):
+        for field in struct_fields(type(value)):
             item = getattr(value, field.name)
             if not _is_default(field, item):
                 inner = project(item, kind, table.get(field.name) or held_as)
@@ -185,6 +186,12 @@ def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
             return parts
         return [[place, part] for place, part in enumerate(parts) if part is not None] or None
     return value if held_as == kind else None
+
+
+@functools.cache
+def struct_fields(type_: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    """The fields of a type; msgspec reads its annotations anew at every call."""
+    return fields(type_)
 
 
 def _is_default(field: FieldInfo, value: Any) -> bool:

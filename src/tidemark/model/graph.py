@@ -287,10 +287,11 @@ class Definitions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def _named(kind: str, name: str, items: Iterable[_T]) -> _T:
-    known = {item.name: item for item in items}
-    if name not in known:
-        raise NotFound.named(kind, name, known)
-    return known[name]
+    items = tuple(items)
+    for item in items:
+        if item.name == name:
+            return item
+    raise NotFound.named(kind, name, (item.name for item in items))
 
 
 def parse_reference(text: str) -> Reference:
