@@ -74,7 +74,7 @@ class Project:
     def _own(self, features: object) -> Definitions | None:
         """What the objects among `features` define; None if all of them are names."""
         alone = isinstance(features, str | type) or not isinstance(features, Iterable)
-        listed = [features] if alone else list(cast("Iterable[object]", features))
+        listed: list[object] = [features] if alone else list(cast("Iterable[object]", features))
         objects = [item for item in listed if not isinstance(item, str)]
         return self._keep(define.lower(*objects)).definitions if objects else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -53,7 +54,7 @@ class OnlineStoreContract:
     def test_a_batch_that_fails_writes_nothing(self, store: OnlineStore) -> None:
         """The items of one call are written together or not at all."""
 
-        def items():  # noqa: ANN202 - a generator that breaks
+        def items() -> Iterator[tuple[bytes, bytes]]:
             yield b"a", b"1"
             raise RuntimeError("broken")
 

@@ -76,7 +76,8 @@ def _labels(
             raise NotFound.named(f"key of {entity.name}", name, names)
     columns = {key.name: _column(key, [keys.get(key.name)]) for key in entity.keys}
     moment = pa.array([parse_moment(at)], pa.int64()).cast(pa.timestamp("us", "UTC"))
-    return pa.table({**columns, _TIME: moment})
+    labels: pa.Table = pa.table({**columns, _TIME: moment})
+    return labels
 
 
 def _table(source: Source, rows: Sequence[Mapping[str, object]]) -> pa.Table:
@@ -85,12 +86,12 @@ def _table(source: Source, rows: Sequence[Mapping[str, object]]) -> pa.Table:
         for name in row:
             if name not in names:
                 raise NotFound.named(f"column of {source.name}", name, names)
-    return pa.table(
-        {
-            column.name: _column(column, [row.get(column.name) for row in rows])
-            for column in source.columns
-        }
-    )
+    columns = {
+        column.name: _column(column, [row.get(column.name) for row in rows])
+        for column in source.columns
+    }
+    table: pa.Table = pa.table(columns)
+    return table
 
 
 def _column(field: Field, values: list[object]) -> pa.Array:
@@ -106,6 +107,7 @@ def _column(field: Field, values: list[object]) -> pa.Array:
                 value.astimezone(UTC) if isinstance(value, datetime) else value for value in values
             ]
     try:
-        return pa.array(values, type_)
+        array: pa.Array = pa.array(values, type_)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise RequestInvalid(f"{field.name} is {field.type}: {error}.") from None
+    return array

@@ -73,12 +73,13 @@ def open_store() -> Store:
     """The store of the project that `--project` names or that is nearest."""
     from tidemark.store import connect
 
-    return connect(_option(click.get_current_context(), "project"))
+    return connect(project())
 
 
 def project() -> str | None:
     """What `--project` names."""
-    return _option(click.get_current_context(), "project")
+    path: str | None = _option(click.get_current_context(), "project")
+    return path
 
 
 def wants_json() -> bool:

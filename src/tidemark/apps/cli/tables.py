@@ -16,9 +16,12 @@ def read_table(path: Path) -> pa.Table:
         raise NotFound(f"There is no file {path}.", where=str(path.resolve()))
     _check_ending(path)
     try:
-        return parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        rows: pa.Table = (
+            parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaMismatch(f"{path} cannot be read: {error}.") from error
+    return rows
 
 
 def write_table(table: pa.Table, path: Path) -> None:
