@@ -29,6 +29,13 @@ ALWAYS = -(2**63) + 1
 """The time of the facts of a timeless source."""
 
 
+EVENT_BYTES = 48
+"""What one event takes while it is being put in order."""
+
+_TIED_COLUMNS = 2
+_TAKEN_COLUMNS = 4  # each column that is read at once holds a share of a row group
+
+
 @dataclass(frozen=True)
 class Span:
     """Which events can matter: times (and, if `seen`, moments of being seen) in [low, high]."""
@@ -56,7 +63,18 @@ class Scan:
         self, rows: Sequence[NDArray[Any]], columns: Mapping[str, str]
     ) -> dict[str, pa.ChunkedArray]:
         """The values of columns in some rows: for each column, its own row numbers, ascending."""
-        taken: dict[str, list[pa.Array]] = {name: [] for name in columns}
+        taken: dict[str, pa.ChunkedArray] = {}
+        names = list(columns)
+        for begin in range(0, len(names), _TAKEN_COLUMNS):
+            together = names[begin : begin + _TAKEN_COLUMNS]
+            wanted = rows[begin : begin + _TAKEN_COLUMNS]
+            taken |= self._take(wanted, {name: columns[name] for name in together})
+        return taken
+
+    def _take(
+        self, rows: Sequence[NDArray[Any]], columns: Mapping[str, str]
+    ) -> dict[str, pa.ChunkedArray]:
+        chunks: dict[str, list[pa.Array]] = {name: [] for name in columns}
         types: dict[str, pa.DataType] = {}
         for first, batch in self.read(columns):
             for place, (name, wanted) in enumerate(zip(columns, rows, strict=True)):
@@ -64,10 +82,9 @@ class Scan:
                 low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
                 if low < high:
                     column = batch.column(place)
-                    taken[name].append(column.take(pa.array(wanted[low:high] - first)))
+                    chunks[name].append(column.take(pa.array(wanted[low:high] - first)))
         return {
-            name: pa.chunked_array(chunks, types.get(name, pa.null()))
-            for name, chunks in taken.items()
+            name: pa.chunked_array(chunks[name], types.get(name, pa.null())) for name in columns
         }
 
 
@@ -114,6 +131,15 @@ class _Read:
     unattributed: int
 
 
+def key_groups(view: FeatureView, count: int) -> list[str]:
+    """Conditions on the keys of a view's source that deal its entities into `count` groups.
+
+    Group g holds the entities whose keys have the hash g modulo `count`.
+    """
+    keys = ", ".join(identifier(name) for name in view.keys)
+    return [f"hash({keys}) % {count} = {group}" for group in range(count)] if count > 1 else [""]
+
+
 def read_events(
     relation: Relation,
     versions: Versions | None,
@@ -133,7 +159,7 @@ def read_events(
     read = _first_pass(scan, versions, view, keys, span)
     starts, order = ordering.by_segment(read.codes, read.time, len(keys))
     if total:
-        _order_tied(scan, read, starts, order)
+        _order_tied(scan, view, read, starts, order)
     time = read.time[order]
     known = None
     if read.seen is not None and span.seen:
@@ -244,20 +270,51 @@ def _current(identity: pa.Array, replaced: NDArray[np.uint64]) -> NDArray[np.boo
     return (replaced[places] != hashes) | identity.is_null().to_numpy(zero_copy_only=False)
 
 
-def _order_tied(scan: Scan, read: _Read, starts: NDArray[np.int64], order: NDArray[Any]) -> None:
-    """Order the events of one entity and instant by what else tells them apart, in place."""
-    places, groups = ordering.tied(starts, read.time[order])
-    if not len(places):
-        return
+def _order_tied(
+    scan: Scan,
+    view: FeatureView,
+    read: _Read,
+    starts: NDArray[np.int64],
+    order: NDArray[Any],
+) -> None:
+    """Order the events of one entity and instant by what else tells them apart, in place.
+
+    Columns are read a few at a time, as long as there are events that all before them leave equal.
+    """
     source = scan.relation.source
+    places, groups = ordering.tied(starts, read.time[order])
+    if read.seen is not None and len(places):
+        places, groups = _split(order, places, groups, [read.seen[order[places]]])
+    same = {*view.keys, source.time, source.seen}
     names = dict.fromkeys([*source.unique, *(column.name for column in source.columns)])
-    rows = read.rows[order[places]]
-    ascending, back = np.unique(rows, return_inverse=True)
-    columns = {name: identifier(name) for name in names}
-    values = scan.take([ascending] * len(columns), columns)
-    keys: list[NDArray[Any]] = [groups]
-    if read.seen is not None:
-        keys.append(read.seen[order[places]])
-    for column in values.values():
-        keys += [key[back] for key in ordering.sort_keys(column.combine_chunks())]
-    order[places] = order[places][np.lexsort(keys[::-1])]
+    left = [name for name in names if name not in same]
+    while left and len(places):
+        columns = {name: identifier(name) for name in left[:_TIED_COLUMNS]}
+        left = left[_TIED_COLUMNS:]
+        ascending, back = np.unique(read.rows[order[places]], return_inverse=True)
+        values = scan.take([ascending] * len(columns), columns)
+        keys = [
+            key[back]
+            for column in values.values()
+            for key in ordering.sort_keys(column.combine_chunks())
+        ]
+        places, groups = _split(order, places, groups, keys)
+
+
+def _split(
+    order: NDArray[Any],
+    places: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    keys: Sequence[NDArray[Any]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort the events at `places` by keys within their groups; the places and groups still equal."""
+    sorting = np.lexsort([*keys[::-1], groups])
+    order[places] = order[places][sorting]
+    changes = np.zeros(len(places), np.bool_)
+    changes[0] = True
+    for key in [groups, *keys]:
+        ordered = key[sorting]
+        changes[1:] |= ordered[1:] != ordered[:-1]
+    finer = np.cumsum(changes)
+    alone = changes & np.append(changes[1:], True)  # noqa: FBT003
+    return places[~alone], finer[~alone]

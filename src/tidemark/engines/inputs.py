@@ -82,12 +82,17 @@ def load(events: Events, needs: Sequence[Need]) -> list[Loaded]:
     return [_finished(filling, n) for filling in fillings]
 
 
+def bytes_of(need: Need) -> int:
+    """What a value of one event takes."""
+    return _BYTES[need.form]
+
+
 def in_batches(needs: Sequence[Need], events: int, memory: int) -> Iterator[list[Need]]:
     """The needs in groups that can be held together within `memory` bytes, at least one each."""
     group: list[Need] = []
     held = 0
     for need in needs:
-        size = _BYTES[need.form] * events
+        size = bytes_of(need) * events
         if group and held + size > memory:
             yield group
             group, held = [], 0

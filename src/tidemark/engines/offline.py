@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemark.compile import identifier, sql
+from tidemark.compile import sql
 from tidemark.engines import ordering
 from tidemark.engines.arrow import arrow_type, column_of, scalar_of
-from tidemark.engines.events import Events, Span, read_events
+from tidemark.engines.events import EVENT_BYTES, Events, Span, key_groups, read_events
 from tidemark.engines.histories import Relation
 from tidemark.engines.inputs import Form, Loaded, Need, in_batches, load
 from tidemark.engines.keys import Keys
@@ -43,7 +43,6 @@ from tidemark.model.graph import Feature, FeatureView
 from tidemark.model.types import Type
 from tidemark.model.window import format_moment
 
-_EVENT_BYTES = 48  # what one event takes while it is being put in order
 _PICKED = {"first", "last", "latest", "first_n", "last_n"}
 
 
@@ -130,17 +129,15 @@ def _groups(
     """Groups of entities whose events fit into memory: a condition on keys, and the label rows."""
     engine = relation.engine
     available = max(engine.memory * 3 // 5 - 64 * len(asked.t), engine.memory // 8)
-    count = -(-relation.count() * _EVENT_BYTES // available)
-    if count <= 1:
-        yield "", np.arange(len(asked.t))
-        return
+    count = -(-relation.count() * EVENT_BYTES // available)
     names = [f"key_{i}" for i in range(len(asked.keys))]
     labels = pa.table(dict(zip(names, asked.keys, strict=True)))
-    hashed = f"SELECT (hash({', '.join(names)}) % {count})::BIGINT AS part FROM labels"
-    parts = engine.table(hashed, {"labels": labels}).column(0).to_numpy()
-    keys = ", ".join(identifier(name) for name in view.keys)
-    for part in range(count):
-        yield f"hash({keys}) % {count} = {part}", np.flatnonzero(parts == part)
+    hashed = f"SELECT (hash({', '.join(names)}) % {max(count, 1)})::BIGINT AS part FROM labels"
+    parts = np.zeros(len(asked.t), np.int64)
+    if count > 1:
+        parts = engine.table(hashed, {"labels": labels}).column(0).to_numpy()
+    for part, where in enumerate(key_groups(view, count)):
+        yield where, np.flatnonzero(parts == part)
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ class _Group:
     def answers(self) -> Answers:
         """All features, in the order of the rows asked for."""
         inputs = self._inputs()
-        held = len(self.events.rows) * _EVENT_BYTES
+        held = len(self.events.rows) * EVENT_BYTES
         memory = max(self.engine.memory * 3 // 5 - held, self.engine.memory // 16)
         needs = list(dict.fromkeys(need for each in inputs for need in each.needs))
         loaded: dict[Need, Loaded] = {}

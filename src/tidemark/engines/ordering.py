@@ -6,19 +6,31 @@ the entity's events are in the cache.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemark.engines.arrow import valid, words
-from tidemark.kernel.compiled import compiled
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Words = NDArray[np.int64]
 
 _SHORT = 32  # segments up to this length are sorted by insertion
+
+
+def _compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a loop without the GIL; cached on disk where there is a place for it."""
+    try:
+        dispatcher: Any = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        dispatcher = numba.njit(nogil=True)(function)
+    return cast("Callable[P, R]", dispatcher)
 
 
 def by_segment(code: NDArray[np.int32], time: Words, segments: int) -> tuple[Words, NDArray[Any]]:
@@ -31,7 +43,7 @@ def by_segment(code: NDArray[np.int32], time: Words, segments: int) -> tuple[Wor
     return starts, order
 
 
-@compiled
+@_compiled
 def _count(code: NDArray[np.int32], segments: int) -> Words:
     starts = np.zeros(segments + 1, np.int64)
     for segment in code:
@@ -41,7 +53,7 @@ def _count(code: NDArray[np.int32], segments: int) -> Words:
     return starts
 
 
-@compiled
+@_compiled
 def _place(code: NDArray[np.int32], starts: Words, order: NDArray[Any]) -> None:
     free = starts[:-1].copy()
     for i in range(len(code)):
@@ -50,7 +62,7 @@ def _place(code: NDArray[np.int32], starts: Words, order: NDArray[Any]) -> None:
         free[segment] += 1
 
 
-@compiled
+@_compiled
 def _is_sorted(time: Words) -> bool:
     for i in range(1, len(time)):  # noqa: SIM110
         if time[i] < time[i - 1]:
@@ -58,7 +70,7 @@ def _is_sorted(time: Words) -> bool:
     return True
 
 
-@compiled
+@_compiled
 def _sort_segments(starts: Words, time: Words, order: NDArray[Any]) -> None:
     for segment in range(len(starts) - 1):
         first, end = starts[segment], starts[segment + 1]
@@ -77,7 +89,7 @@ def _sort_segments(starts: Words, time: Words, order: NDArray[Any]) -> None:
                 order[first:end] = order[first:end][np.argsort(moments, kind="mergesort")]
 
 
-@compiled
+@_compiled
 def tied(starts: Words, time: Words) -> tuple[Words, Words]:
     """The places of events that share segment and time with another, and the number of their group."""
     places = np.empty(0, np.int64)
@@ -98,7 +110,7 @@ def tied(starts: Words, time: Words) -> tuple[Words, Words]:
     return places, groups
 
 
-@compiled
+@_compiled
 def count_coincident(starts: Words, time: Words, moment_starts: Words, t: Words) -> int:
     """How many moments fall exactly on an event of their own segment."""
     found = 0
@@ -111,7 +123,7 @@ def count_coincident(starts: Words, time: Words, moment_starts: Words, t: Words)
     return found
 
 
-@compiled
+@_compiled
 def scatter(slots: NDArray[Any], values: NDArray[Any], out: NDArray[Any]) -> None:
     """Put each value into its slot; a negative slot drops it."""
     for i in range(len(slots)):

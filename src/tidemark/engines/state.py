@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemark.compile import identifier
+from tidemark.engines.arrow import arrow_type
+from tidemark.engines.events import EVENT_BYTES, Span, key_groups, read_events
+from tidemark.engines.histories import Relation, open_source
+from tidemark.engines.inputs import Loaded, Need, bytes_of, load
+from tidemark.engines.keys import Keys
+from tidemark.engines.versions import Versions, resolve
+from tidemark.model.graph import Definitions, Entity, FeatureView
+
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.kernel import Timeline
     from tidemark.kernel.layout import Layout
-    from tidemark.model.graph import Definitions, FeatureView
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,77 @@ def entities(
     """Every entity of the view's source with its events known by `until` (UTC microseconds).
 
     Events are in their total order.  Versions seen after `until` do not exist yet; an event whose
-    time lies after `until` is left out.  A source larger than the engine's memory comes in several
-    partitions, each with whole entities.
+    time lies after `until` is left out, and with it an entity that has no other.  A source larger
+    than the engine's memory comes in several partitions, each with whole entities.
     """
-    raise NotImplementedError
+    relation = open_source(engine, definitions.source(view.source))
+    versions = None
+    try:
+        versions = resolve(relation, hindsight=False, known_by=until)
+        needs = [Need(column.value, column.type, column.form) for column in layout.columns]
+        needs += [Need(condition, None, "flag") for condition in layout.filters]
+        size = EVENT_BYTES + sum(bytes_of(need) for need in needs)
+        count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
+        for where in key_groups(view, count):
+            partition = _partition(definitions, view, relation, versions, needs, where, until)
+            if len(partition.keys):
+                yield partition
+    finally:
+        relation.close()
+        if versions is not None:
+            versions.close()
+
+
+def _partition(
+    definitions: Definitions,
+    view: FeatureView,
+    relation: Relation,
+    versions: Versions | None,
+    needs: list[Need],
+    where: str,
+    until: int,
+) -> Partition:
+    entity = definitions.entity(view.entity)
+    keys = _distinct_keys(versions.relation if versions else relation, entity, view, where)
+    index = Keys(keys.columns)
+    span = Span(high=until)
+    events = read_events(relation, versions, view, index, span, where=where, total=True)
+    starts = events.timeline.starts
+    occupied = np.flatnonzero(np.diff(starts) > 0)
+    timeline = replace(events.timeline, starts=np.append(starts[occupied], starts[-1]))
+    n = len(timeline.time)
+    loaded = load(events, needs) if needs else []
+    columns = tuple(
+        StateColumn(
+            np.zeros(n, np.int64) if each.words is None else each.words.view(np.int64),
+            each.high,
+            np.ones(n, np.bool_) if each.valid is None else each.valid,
+            each.dictionary,
+        )
+        for each, need in zip(loaded, needs, strict=True)
+        if need.type is not None
+    )
+    conditions = zip(loaded, needs, strict=True)
+    filters = tuple(_flags(each, n) for each, need in conditions if need.type is None)
+    return Partition(keys.take(pa.array(index.first[occupied])), timeline, columns, filters)
+
+
+def _flags(loaded: Loaded, n: int) -> NDArray[np.bool_]:
+    return np.zeros(n, np.bool_) if loaded.valid is None else loaded.valid
+
+
+def _distinct_keys(
+    relation: Relation, entity: Entity, view: FeatureView, where: str
+) -> pa.Table:
+    """The keys that occur, in their order; one with a null belongs to no entity."""
+    names = ", ".join(identifier(name) for name in view.keys)
+    conditions = [f"{identifier(name)} IS NOT NULL" for name in view.keys]
+    conditions += [where] if where else []
+    parts = " UNION ALL ".join(f"SELECT {names} FROM ({part})" for part in relation.parts)
+    table = relation.engine.table(
+        f"SELECT DISTINCT {names} FROM ({parts}) WHERE {' AND '.join(conditions)} ORDER BY {names}",
+        relation.tables,
+    )
+    types = [arrow_type(key.type) for key in entity.keys]
+    schema = pa.schema(list(zip((key.name for key in entity.keys), types, strict=True)))
+    return table.rename_columns(schema.names).cast(schema)
