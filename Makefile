@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## Predict the delays of the 2013 New York flights, end to end
-	@$(BIN)/python examples/flights/demo.py
+	@$(BIN)/python -m examples.flights.demo
 
 test: $(READY) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
