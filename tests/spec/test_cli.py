@@ -228,6 +228,14 @@ class TestFirstDay:
         assert run("describe").exit_code == 1
         assert run("describe", "--project", "example").exit_code == 0
 
+    def test_an_unforeseen_error(self, applied: Path, run: Run, monkeypatch) -> None:
+        """Even a bug is one sentence, and says how to see more."""
+        monkeypatch.setattr("tidemark.store.Store.describe", lambda *_: 1 / 0)
+        result = run("describe")
+        assert result.exit_code == 1
+        assert "ZeroDivisionError: division by zero" in result.stderr
+        assert "--debug" in result.stderr
+
     def test_debug_shows_the_traceback(self, applied: Path, run: Run) -> None:
         """For bug reports."""
         assert type(run("describe", "nothing", "--debug").exception).__name__ == "NotFound"

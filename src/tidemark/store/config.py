@@ -57,29 +57,40 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     the nearest `tidemark.toml` from here upward.  Raises `NotFound` if there is no project.
     """
     if path == MEMORY:
-        settings: dict[str, Any] = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
-        return Config(**settings, root=Path.cwd())
+        memory = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
+        limits = _overrides(environment, ("memory_limit", "threads"))
+        return _checked({**memory, **limits}, Path.cwd(), "the environment")
     file = _find(path)
     try:
-        settings = tomllib.loads(file.read_text("utf-8"))
+        settings: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DefinitionError(f"{FILE} is not TOML: {error}.", where=str(file)) from None
     for key in settings:
         if key not in _SETTINGS:
             raise NotFound.named("setting", key, _SETTINGS, where=str(file))
-    for key in _SETTINGS:
-        if (value := environment.get(f"TIDEMARK_{key.upper()}")) is not None:
-            settings[key] = value.split(",") if key == "definitions" else value
+    settings |= _overrides(environment, _SETTINGS)
     if isinstance(settings.get("definitions"), str):
         settings["definitions"] = [settings["definitions"]]
+    return _checked(settings, file.parent, str(file))
+
+
+def _checked(settings: Mapping[str, Any], root: Path, where: str) -> Config:
     try:
-        return msgspec.convert({**settings, "root": file.parent}, Config, strict=False)
+        return msgspec.convert({**settings, "root": root}, Config, strict=False)
     except msgspec.ValidationError as error:
         raise DefinitionError(
             f"A setting has the wrong type: {error}.",
-            where=str(file),
+            where=where,
             remedy="docs/reference/configuration.md lists the settings.",
         ) from None
+
+
+def _overrides(environment: Mapping[str, str], keys: tuple[str, ...]) -> dict[str, Any]:
+    names = {key: f"TIDEMARK_{key.upper()}" for key in keys}
+    found: dict[str, Any] = {k: environment[n] for k, n in names.items() if n in environment}
+    if "definitions" in found:
+        found["definitions"] = found["definitions"].split(",")
+    return found
 
 
 def _find(path: str | Path | None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -51,13 +51,20 @@ class Command(click.Command):
         """Run the command; a `TidemarkError` becomes text on stderr and an exit code."""
         try:
             return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except TidemarkError as error:
             if _option(ctx, "debug"):
                 raise
             fail(error)
+        except Exception as error:
+            if _option(ctx, "debug"):
+                raise
+            what = f"Something unforeseen happened. {type(error).__name__}: {error}"
+            fail(TidemarkError(what, remedy="The same command with --debug shows where."))
 
 
-def fail(error: TidemarkError) -> None:
+def fail(error: TidemarkError) -> NoReturn:
     """Print an error, as JSON if that was asked for, and end with its exit code."""
     if wants_json():
         facts = {"error": error.slug, "what": error.what}
