@@ -99,7 +99,7 @@ def _view(number: int, source: Source, entity: str) -> FeatureView:
         # Another offset for every 250 views, or there would be twins.
         window = Window("sliding", days * DAY, offset=number // 250 * DAY)
         if place_of % 2:
-            column = AMOUNTS[number // 50 % len(AMOUNTS)]
+            column = AMOUNTS[(number + number // 50) % len(AMOUNTS)]
             aggregate = Aggregate("sum", Column(column), where, window)
             name, type_ = f"{entity}_{event}_{column}_sum", FLOAT64
         else:

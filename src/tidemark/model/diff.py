@@ -213,6 +213,12 @@ def consumers(definitions: Definitions, name: str) -> tuple[str, ...]:
     return _in_order(_reached({name}, _readers(definitions)))
 
 
+def all_consumers(definitions: Definitions) -> dict[str, tuple[str, ...]]:
+    """`consumers` of everything that has any, by name."""
+    readers = _readers(definitions)
+    return {name: _in_order(_reached({name}, readers)) for name in readers}
+
+
 def _reached(start: set[str], readers: Mapping[str, set[str]]) -> set[str]:
     reached: set[str] = set()
     todo = list(start)

@@ -1,0 +1,403 @@
+"""Finding what is defined by what people call it.
+
+Each definition is a bag of words, every word with a weight for where it stands: its name, its
+description, the sentence that its definition reads as, its tags, entity, columns and owner.  A word
+asked for also finds its other forms, its synonyms, what it begins, and what differs from it by a
+slip of the finger; each counts less than the word itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
+from typing import Any, Literal
+
+import msgspec
+
+from tidemark.model import prose
+from tidemark.model.diff import all_consumers, feature_name
+from tidemark.model.expr import Expr, columns_of
+from tidemark.model.graph import (
+    Definitions,
+    Entity,
+    Feature,
+    FeatureService,
+    FeatureView,
+    OnDemand,
+    Request,
+    Source,
+)
+from tidemark.model.vocabulary import Vocabulary, meanings, stem, windows, words
+
+HitKind = Literal["feature", "on-demand feature", "view", "source", "entity", "request", "service"]
+
+# Where a word stands, and what it is worth there.
+_WEIGHTS = {
+    "name": 5.0,
+    "window": 4.0,
+    "entity": 3.0,
+    "tag": 3.0,
+    "aggregate": 2.5,
+    "column": 2.0,
+    "description": 2.0,
+    "view": 1.5,
+    "source": 1.5,
+    "definition": 1.0,
+    "owner": 1.0,
+}
+# People look for values; what values are made of comes second.
+_KIND_WEIGHTS = {"feature": 1.0, "on-demand feature": 1.0, "service": 0.85}
+_OTHER_KIND = 0.75
+_FACETS = ("kind", "entity", "owner", "type", "source")
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """One definition that was found.
+
+    `why` says, for each word asked for, which word it met and where.  `consumers` are the services
+    and models that read it.  `type` is that of the value, empty where there is none.
+    """
+
+    reference: str
+    kind: HitKind
+    definition: str
+    owner: str
+    entity: str
+    type: str
+    lifecycle: str
+    tags: tuple[str, ...]
+    consumers: tuple[str, ...]
+    score: float
+    why: tuple[str, ...]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """The best hits, how many there are in all, and how all of them divide.
+
+    `facets` counts the values of entity, owner, tag, type, source, kind and lifecycle, most
+    frequent first.
+    """
+
+    hits: tuple[Hit, ...]
+    total: int
+    facets: dict[str, dict[str, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results as JSON values."""
+        return dict(msgspec.to_builtins(self))
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __str__(self) -> str:
+        if not self.hits:
+            return "Nothing was found."
+        lines: list[str] = []
+        for hit in self.hits:
+            kind = "" if hit.kind == "feature" else f"  {hit.kind}"
+            state = f"  {hit.lifecycle}" if hit.lifecycle else ""
+            lines += [f"{hit.reference}{kind}{state}", f"  {hit.definition}"]
+            readers = ", ".join(hit.consumers[:3]) or "nothing yet"
+            more = f" and {len(hit.consumers) - 3} more" if len(hit.consumers) > 3 else ""
+            lines.append(f"  owner {hit.owner or 'nobody'}; read by {readers}{more}")
+            if hit.why:
+                lines.append(f"  found by {'; '.join(hit.why)}")
+        if self.total > len(self.hits):
+            lines += ["", f"{len(self.hits)} of {self.total}; there are, by"]
+            for name, counts in self.facets.items():
+                if len(counts) > 1:
+                    most = [f"{value} {count}" for value, count in list(counts.items())[:5]]
+                    lines.append(f"  {name:9} {', '.join(most)}")
+        return "\n".join(lines)
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A definition as it is found, before its sentence is written."""
+
+    reference: str
+    kind: HitKind
+    item: Feature | FeatureView | OnDemand | Source | Entity | Request | FeatureService
+    view: FeatureView | None = None
+    owner: str = ""
+    entity: str = ""
+    type: str = ""
+    source: str = ""
+    tags: tuple[str, ...] = ()
+
+
+class Index:
+    """Everything that is defined, ready to be searched.
+
+    `readers` adds models to the services that read a feature, by the feature's reference;
+    `lifecycles` names the state of features.
+    """
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        readers: Mapping[str, Iterable[str]] | None = None,
+        lifecycles: Mapping[str, str] | None = None,
+    ) -> None:
+        self._sources = {item.name: item for item in definitions.sources}
+        self._lifecycles = lifecycles or {}
+        self._readers = {name: list(names) for name, names in all_consumers(definitions).items()}
+        for name, more in (readers or {}).items():
+            self._readers.setdefault(name, []).extend(more)
+        self._entries: list[_Entry] = []
+        # For each word: the entries that hold it, and where it weighs most in each.
+        self._postings: dict[str, dict[int, str]] = {}
+        reading = _Reading(definitions)
+        for entry, places in reading.entries():
+            self._add(entry, places)
+        self._spelled = reading.spelled
+        self._vocabulary = Vocabulary(self._postings)
+        self._standing = [self._standing_of(entry) for entry in self._entries]
+
+    def search(
+        self,
+        text: str,
+        *,
+        entity: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        type: str | None = None,  # noqa: A002
+        source: str | None = None,
+        kind: str | None = None,
+        limit: int = 10,
+    ) -> Results:
+        """The definitions that fit the words best, of those that fit the filters exactly.
+
+        Without words, all that fit the filters, most used first.
+        """
+        wanted = {"entity": entity, "owner": owner, "type": type, "source": source, "kind": kind}
+        exact = {name: value for name, value in wanted.items() if value is not None}
+        asked = words(text)
+        scores, why = self._scores(asked)
+        chosen = [
+            (score, number)
+            for number, score in scores.items()
+            if all(getattr(self._entries[number], name) == value for name, value in exact.items())
+            and (tag is None or tag in self._entries[number].tags)
+        ]
+        best = heapq.nsmallest(
+            limit, chosen, key=lambda each: (-each[0], self._entries[each[1]].reference)
+        )
+        met = list(zip(asked, why, strict=True)) if asked else []
+        hits = tuple(self._hit(number, score, met) for score, number in best)
+        return Results(hits, len(chosen), self._facets(number for _, number in chosen))
+
+    def _add(self, entry: _Entry, places: Iterable[tuple[str, Iterable[str]]]) -> None:
+        number = len(self._entries)
+        self._entries.append(entry)
+        postings = self._postings
+        for place, found in places:  # the weightiest place first: what is there stays
+            for word in found:
+                entries = postings.get(word)
+                if entries is None:
+                    postings[word] = {number: place}
+                elif number not in entries:
+                    entries[number] = place
+
+    def _scores(self, asked: list[str]) -> tuple[dict[int, float], list[dict[int, str]]]:
+        """For each entry its score; for each word asked for, which word of an entry it met."""
+        if not asked:
+            return dict(enumerate(self._standing)), []
+        total: dict[int, float] = {}
+        met: Counter[int] = Counter()
+        why: list[dict[int, str]] = []
+        for term in asked:
+            best: dict[int, float] = {}
+            how: dict[int, str] = {}
+            for word, likeness in self._vocabulary.like(term).items():
+                entries = self._postings[word]
+                rarity = math.log(1 + len(self._entries) / len(entries))
+                for number, place in entries.items():
+                    worth = likeness * rarity * _WEIGHTS[place]
+                    if worth > best.get(number, 0.0):
+                        best[number] = worth
+                        how[number] = word
+            for number, worth in best.items():
+                total[number] = total.get(number, 0.0) + worth
+            met.update(best.keys())
+            why.append(how)
+        # Half of the words are worth much less than half of the score.
+        return {
+            number: score * (met[number] / len(asked)) ** 2 * self._standing[number]
+            for number, score in total.items()
+        }, why
+
+    def _standing_of(self, entry: _Entry) -> float:
+        """What an entry is worth whatever the words: its kind, its use, and a plain name."""
+        used = 1 + 0.15 * math.log1p(len(self._readers.get(entry.reference, ())))
+        plain = 1 - 0.02 * min(10, entry.reference.count("_"))
+        retired = 0.3 if self._lifecycles.get(entry.reference) in {"deprecated", "retired"} else 1.0
+        return _KIND_WEIGHTS.get(entry.kind, _OTHER_KIND) * used * plain * retired
+
+    def _hit(self, number: int, score: float, met: list[tuple[str, dict[int, str]]]) -> Hit:
+        entry = self._entries[number]
+        why: list[str] = []
+        for term, how in met:
+            word = how.get(number)
+            if word is not None:
+                same = word in {term, stem(term)}
+                meant = term if same else f"{term} as {self._spelled.get(word, word)}"
+                why.append(f"{meant} ({self._postings[word][number]})")
+        return Hit(
+            reference=entry.reference,
+            kind=entry.kind,
+            definition=self._definition(entry),
+            owner=entry.owner,
+            entity=entry.entity,
+            type=entry.type,
+            lifecycle=self._lifecycles.get(entry.reference, ""),
+            tags=entry.tags,
+            consumers=tuple(sorted(set(self._readers.get(entry.reference, ())))),
+            score=round(score, 3),
+            why=tuple(why),
+        )
+
+    def _definition(self, entry: _Entry) -> str:
+        item = entry.item
+        if isinstance(item, Feature) and entry.view is not None:
+            return prose.sentence(entry.view, item, self._sources[entry.view.source])
+        if isinstance(item, OnDemand):
+            return prose.on_demand_sentence(item)
+        return item.description.partition("\n")[0]
+
+    def _facets(self, numbers: Iterable[int]) -> dict[str, dict[str, int]]:
+        found = [self._entries[number] for number in numbers]
+        counts = {name: Counter(map(attrgetter(name), found)) for name in _FACETS}
+        counts["tag"] = Counter(tag for entry in found for tag in entry.tags)
+        states = self._lifecycles
+        counts["lifecycle"] = Counter(states.get(entry.reference, "") for entry in found)
+        return {
+            name: {value: count for value, count in counter.most_common() if value}
+            for name, counter in counts.items()
+        }
+
+
+class _Reading:
+    """The words of every definition, by place, the weightiest place first."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+        self._sources = {item.name: item for item in definitions.sources}
+        self._texts: dict[str, list[str]] = {}
+        self._expressions: dict[tuple[Expr | None, ...], tuple[list[str], list[str]]] = {}
+        # How a stem was first spelled.
+        self.spelled: dict[str, str] = {}
+
+    def entries(self) -> Iterator[tuple[_Entry, list[tuple[str, list[str]]]]]:
+        """Each definition with its words."""
+        for view in self._definitions.views:
+            about = self._of_view(view)
+            for feature in view.features:
+                yield self._feature(view, feature, about)
+            yield self._plain(view, "view", entity=view.entity, source=view.source)
+        for item in self._definitions.on_demand:
+            entry, places = self._plain(item, "on-demand feature", type=str(item.type))
+            yield entry, [*places, ("definition", self._words(prose.on_demand_sentence(item)))]
+        for source in self._definitions.sources:
+            entry, places = self._plain(source, "source", source=source.name)
+            names = " ".join(f"{column.name} {column.description}" for column in source.columns)
+            yield entry, [*places, ("column", self._words(names))]
+        for entity in self._definitions.entities:
+            entry, places = self._plain(entity, "entity", entity=entity.name)
+            yield entry, [*places, ("column", self._words(" ".join(k.name for k in entity.keys)))]
+        for request in self._definitions.requests:
+            entry, places = self._plain(request, "request")
+            names = " ".join(f"{each.name} {each.description}" for each in request.fields)
+            yield entry, [*places, ("column", self._words(names))]
+        for service in self._definitions.services:
+            entry, places = self._plain(service, "service")
+            names = " ".join(output.name for output in service.outputs)
+            yield entry, [*places, ("column", self._words(names))]
+
+    def _of_view(self, view: FeatureView) -> list[tuple[str, list[str]]]:
+        source = self._sources[view.source]
+        return [
+            ("entity", self._words(view.entity)),
+            ("tag", self._words(" ".join(view.tags))),
+            ("column", self._words(" ".join(view.keys))),
+            ("view", self._words(f"{view.name} {view.description}")),
+            ("source", self._words(f"{source.name} {source.description}")),
+        ]
+
+    def _feature(
+        self, view: FeatureView, feature: Feature, about: list[tuple[str, list[str]]]
+    ) -> tuple[_Entry, list[tuple[str, list[str]]]]:
+        aggregate = feature.aggregate
+        owner = feature.owner or view.owner
+        entry = _Entry(
+            feature_name(view, feature),
+            "feature",
+            feature,
+            view,
+            owner,
+            view.entity,
+            str(feature.type),
+            view.source,
+            tuple(dict.fromkeys((*feature.tags, *view.tags))),
+        )
+        read, said = self._said(aggregate.value, aggregate.where)
+        entity, tags, keys, of_view, of_source = about
+        return entry, [
+            ("name", self._words(feature.name)),
+            ("window", windows(aggregate.window)),
+            entity,
+            ("tag", self._words(" ".join(feature.tags))),
+            tags,
+            ("aggregate", meanings(aggregate.function)),
+            ("column", read),
+            keys,
+            ("description", self._words(feature.description)),
+            of_view,
+            of_source,
+            ("definition", said),
+            ("owner", self._words(owner)),
+        ]
+
+    def _plain(
+        self,
+        item: FeatureView | OnDemand | Source | Entity | Request | FeatureService,
+        kind: HitKind,
+        **facts: str,
+    ) -> tuple[_Entry, list[tuple[str, list[str]]]]:
+        name = f"{item.name}@{item.version}" if isinstance(item, OnDemand) else item.name
+        entry = _Entry(name, kind, item, None, item.owner, tags=item.tags, **facts)
+        return entry, [
+            ("name", self._words(item.name)),
+            ("entity", self._words(facts.get("entity", ""))),
+            ("tag", self._words(" ".join(item.tags))),
+            ("description", self._words(item.description)),
+            ("source", self._words(facts.get("source", ""))),
+            ("owner", self._words(item.owner)),
+        ]
+
+    def _said(self, *expressions: Expr | None) -> tuple[list[str], list[str]]:
+        """The words of the columns of expressions, and of the expressions as they read.
+
+        The rest of a feature's sentence is the same in every one.
+        """
+        if expressions not in self._expressions:
+            there = [each for each in expressions if each is not None]
+            columns = sorted({name for each in there for name in columns_of(each)})
+            said = " ".join(prose.expression(each) for each in there)
+            self._expressions[expressions] = self._words(" ".join(columns)), self._words(said)
+        return self._expressions[expressions]
+
+    def _words(self, text: str) -> list[str]:
+        """The words of a text; the same texts come again and again."""
+        found = self._texts.get(text)
+        if found is None:
+            found = self._texts[text] = []
+            for word in words(text):
+                found.append(stem(word))
+                self.spelled.setdefault(stem(word), word)
+        return found
