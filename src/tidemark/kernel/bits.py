@@ -17,21 +17,31 @@ from tidemark.kernel.digits import U0, U1
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Words = NDArray[np.int64]
     Levels = NDArray[np.int64]
     Bits = NDArray[np.uint64]
 
 
+MOST_LEVELS = 8
+
+
+def bits_size(size: int) -> int:
+    """How many words `make_levels` needs at most for integers below `size`."""
+    return size // 32 + 2 * MOST_LEVELS
+
+
 @nested
-def make_levels(size: int) -> tuple[Levels, Bits]:
+def make_levels(size: int, memory: Words) -> tuple[Levels, Bits]:
     """Where each level begins, and an empty set of integers below `size`."""
-    levels = np.empty(12, np.int64)
     count = total = 0
     while count == 0 or size > 1:
         size = max((size + 63) >> 6, 1)
-        levels[count] = total
+        memory[count] = total
         total += size
         count += 1
-    return levels[:count], np.zeros(total, np.uint64)
+    bits = memory[MOST_LEVELS : MOST_LEVELS + total].view(np.uint64)
+    bits[:] = U0
+    return memory[:count], bits
 
 
 @nested

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemark.kernel.calendar import period_start
-from tidemark.kernel.compiled import compiled, nested
+from tidemark.kernel.compiled import nested
 from tidemark.kernel.encoding import I64_MIN
 
 if TYPE_CHECKING:
@@ -34,13 +34,9 @@ def earlier(moment: int, duration: int) -> int:
     return moment - duration if moment >= I64_MIN + duration else I64_MIN
 
 
-@compiled
 def shift(moments: Words, duration: int) -> Words:
     """`earlier` for each of many moments."""
-    result = np.empty(len(moments), np.int64)
-    for i in range(len(moments)):
-        result[i] = earlier(moments[i], duration)
-    return result
+    return np.maximum(moments, I64_MIN + duration) - duration
 
 
 def window_bounds(window: Window, bound: Bound, max_age: int, t: Words) -> tuple[Words, Words]:

@@ -26,17 +26,22 @@ SOURCES = hashlib.sha256(
 ).hexdigest()
 
 
+# Compiled code works in memory that its callers own.  Without numba's runtime it cannot allocate, and
+# does not count references to arrays, which costs more than what most loops here do.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function without the GIL, cached on disk, with C's rules for division by zero.
 
-    numba takes a cached function for current while its own source file is the same, but a function
-    is compiled together with those that it calls. Here the cache is valid only while no file of
-    this layer has changed. Where no directory can be written, nothing is cached.
+    It cannot allocate. numba takes a cached function for current while its own source file is the
+    same, but a function is compiled together with those that it calls. Here the cache is valid only
+    while no file of this layer has changed. Where no directory can be written, nothing is cached.
     """
     try:
-        dispatcher: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        dispatcher: Any = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
-        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        dispatcher = numba.njit(**_OPTIONS)(function)
     else:
         dispatcher._cache._cache_file._source_stamp = SOURCES  # noqa: SLF001
     return cast("Callable[P, R]", _one_version(dispatcher))
@@ -44,9 +49,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 def nested(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled functions call; it takes less time than `compiled`."""
-    dispatcher = numba.njit(
-        nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )(function)
+    dispatcher = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return cast("Callable[P, R]", _one_version(dispatcher))
 
 
@@ -136,8 +139,7 @@ def _multiply(_context: Any, _a: Any, _b: Any) -> Any:
 WORDS = types.Array(types.int64, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
 NEW_WORDS, WORD_ROWS = types.int64[::1], types.int64[:, ::1]
-NEW_BYTES, BYTE_ROWS = types.uint8[::1], types.uint8[:, ::1]
-INTEGER, FLAG = types.int64, types.boolean
+BYTE_ROWS, NEW_INTS, INTEGER = types.uint8[:, ::1], types.int32[::1], types.int64
 
 # Each is known only inside compiled functions.
 float_bits = cast("Callable[[float], int]", intrinsic(_float_bits))

@@ -3,7 +3,10 @@
 A *group* is a set of aggregates that count the same events: one column, one filter, one window.
 Its aggregates are rows of an int64 table, in the order of their function's number, so that each
 family of functions is a slice of it.  A result is a row of 64-bit words and one of states; a sum of
-decimals and a list take a second row of words (the high words; where the items go).
+decimals and a list have a second row of words elsewhere.
+
+Compiled code allocates nothing: it works in memory that is handed down, of which every function
+takes a piece from the front and hands on the rest.
 """
 
 from __future__ import annotations
@@ -37,8 +40,11 @@ FUNCTIONS = (
 (COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, FIRST, LAST, LATEST, FIRST_N, LAST_N, MIN, MAX,
  COUNT_DISTINCT, QUANTILE, APPROX_QUANTILE, MODE, TOP_N, APPROX_COUNT_DISTINCT) = range(20)  # fmt: skip
 
-FUNCTION, ROW, N, Q, DDOF = range(5)
-"""Columns of the table of a group's aggregates; `Q` holds the bits of a double."""
+FUNCTION, ROW, SECOND, N, Q, DDOF = range(6)
+"""Columns of the table of a group's aggregates.
+
+`ROW` and `SECOND` are rows of the results (-1: none), `Q` holds the bits of a double.
+"""
 
 NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
 """States of a result; `NULL` is a null that was stored, in the newest row."""
@@ -57,27 +63,38 @@ class Events(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Where results go: a row for each aggregate, a column for each moment; items of lists."""
+    """Where results go: a row for each aggregate, a column for each moment.
+
+    `second` has the high words of sums of decimals, and says where in `items` each list begins.
+    """
 
     words: NDArray[np.int64]
+    second: NDArray[np.int64]
     state: NDArray[np.uint8]
     items: Words
 
 
-def takes_two_rows(function: int, kind: int) -> bool:
+LISTS = {"first_n", "last_n", "top_n"}
+RANKED = {"count_distinct", "quantile", "approx_quantile", "mode", "top_n"}
+"""Functions that need the ranks of `ranks.rank_segment`; without a range also `min` and `max`."""
+
+
+def takes_two_rows(function: str, kind: int) -> bool:
     """Whether results have a second row of words."""
-    return function in {FIRST_N, LAST_N, TOP_N} or (function == SUM and kind == DECIMAL)
+    return function in LISTS or (function == "sum" and kind == DECIMAL)
 
 
-def skips_null(aggregate: Aggregate) -> bool:
-    """Whether a null is as good as no event; only `latest` (and a count of rows) can tell."""
-    return aggregate.function != "latest"
-
-
-def encode(aggregates: Sequence[Aggregate], rows: Sequence[int]) -> Words:
-    """The table of a group; `rows` says in which row of the results each aggregate goes."""
+def encode(
+    aggregates: Sequence[Aggregate], rows: Sequence[int], second: Sequence[int]
+) -> NDArray[np.int64]:
+    """The table of a group; `rows` and `second` say in which rows each aggregate's results go."""
     table = [
-        (FUNCTIONS.index(a.function), row, a.n, int(np.float64(a.q).view(np.int64)), a.ddof)
-        for a, row in zip(aggregates, rows, strict=True)
+        (FUNCTIONS.index(a.function), row, other, a.n, int(np.float64(a.q).view(np.int64)), a.ddof)
+        for a, row, other in zip(aggregates, rows, second, strict=True)
     ]
-    return np.array(sorted(table), np.int64).reshape(-1, 5)
+    return np.array(sorted(table), np.int64).reshape(-1, DDOF + 1)
+
+
+def memory_size(events: int, moments: int) -> int:
+    """How many words the sweeps of a segment of this size need at most."""
+    return 8 * moments + 28 * events + 8_192

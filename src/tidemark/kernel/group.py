@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemark.kernel.compiled import nested
+from tidemark.kernel.distinct import sweep_distinct
 from tidemark.kernel.encoding import (
     ALL,
     COUNT,
-    FIRST,
     FUNCTION,
     LAST_N,
+    MAX,
     ROW,
-    SUM,
+    TOP_N,
     VALUE,
     Events,
     Out,
 )
+from tidemark.kernel.extremes import sweep_extremes
 from tidemark.kernel.positions import sweep_positions
+from tidemark.kernel.ranks import sweep_ranks
 from tidemark.kernel.steps import ACTIVE, Steps
 from tidemark.kernel.sums import sweep_sums
 
@@ -34,13 +37,20 @@ def sweep_group(
     events: Events,
     kind: int,
     scale: int,
+    ranks: Words,
+    values: Words,
     steps: Steps,
     group: Words,
     out: Out,
     at: int,
     origin: int,
+    zeros: NDArray[np.int32],
 ) -> None:
-    """Write the results of all aggregates of `group`, from column `at` of the results on."""
+    """Write the results of all aggregates of `group`, from column `at` of the results on.
+
+    Positions in results count from `origin`. `ranks` and `values` are those of `rank_segment`, or
+    empty where no function needs them; `zeros` is for `sweep_distinct`.
+    """
     stop = _after(group, 0, COUNT)
     for f in range(stop):
         row = group[f, ROW]
@@ -53,6 +63,17 @@ def sweep_group(
     start, stop = stop, _after(group, stop, LAST_N)
     if start < stop:
         sweep_positions(events, steps, group[start:stop], out, at, origin)
+    start, stop = stop, _after(group, stop, MAX)
+    if start < stop:
+        if steps.range or len(steps.table) == 1:
+            sweep_extremes(events, kind, steps, group[start:stop], out, at)
+        else:
+            sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
+    start, stop = stop, _after(group, stop, TOP_N)
+    if start < stop:
+        sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
+    if stop < len(group):
+        sweep_distinct(events, kind, steps, group[stop:], out, at, zeros)
 
 
 @nested

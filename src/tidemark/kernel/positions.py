@@ -20,6 +20,7 @@ from tidemark.kernel.encoding import (
     NOTHING,
     NULL,
     ROW,
+    SECOND,
     VALUE,
     Events,
     N,
@@ -66,7 +67,7 @@ def _from_range(
             _write_nothing(out, row, at)
         elif function == FIRST_N or function == LAST_N:
             length = min(count, group[f, N])
-            place = out.words[row + 1, at]
+            place = out.second[group[f, SECOND], at]
             for i in range(length):
                 k = begin + i if function == FIRST_N else stop - 1 - i
                 out.items[place + i] = position(steps.adds, k) + origin
@@ -82,7 +83,7 @@ def _from_bits(
     events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int
 ) -> None:
     size = len(events.time)
-    levels, bits = make_levels(size)
+    levels, bits = make_levels(size, steps.free)
     for r in range(len(steps.table)):
         row = steps.table[r]
         for k in range(row[DROP], row[DROP_END]):
@@ -99,7 +100,7 @@ def _from_bits(
             p = smallest(levels, bits) if oldest_first else largest(levels, bits)
             if function == FIRST_N or function == LAST_N:
                 length = min(count, group[f, N])
-                place = out.words[where_to + 1, at + r]
+                place = out.second[group[f, SECOND], at + r]
                 for i in range(length):
                     out.items[place + i] = p + origin
                     if i + 1 < length:

@@ -8,9 +8,10 @@ does what training does for a segment, with a single moment.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
     INTEGER,
+    NEW_INTS,
     NEW_WORDS,
     WORD_ROWS,
     WORDS,
@@ -29,35 +31,38 @@ from tidemark.kernel.compiled import (
 )
 from tidemark.kernel.encoding import (
     CODE,
+    DDOF,
     DECIMAL,
     EXPIRED,
     FIRST,
-    FIRST_N,
     FLOAT,
     FUNCTION,
-    FUNCTIONS,
     HASH,
     I64_MIN,
     INT,
     LAST_N,
     LATEST,
+    LISTS,
     NONE,
-    NOTHING,
+    RANKED,
     ROW,
+    SECOND,
     VALUE,
     Events,
     Out,
     encode,
-    skips_null,
+    memory_size,
     takes_two_rows,
 )
 from tidemark.kernel.group import sweep_group
-from tidemark.kernel.steps import ACTIVE, ADD_END, StepsScratch, make_steps, position
+from tidemark.kernel.ranks import rank_segment
+from tidemark.kernel.steps import ACTIVE, ADD_END, Steps, make_steps, position
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tidemark.kernel.layout import InputColumn, Layout
+    from tidemark.kernel.layout import InputColumn, Layout, LayoutFeature
+    from tidemark.model.aggregates import Aggregate
     from tidemark.model.graph import FeatureView
     from tidemark.model.window import Unit
 
@@ -67,8 +72,8 @@ if TYPE_CHECKING:
 HEADER = 8  # words before the times of a row
 KNOWN, UNTIL = 1, 2  # flags in the upper 16 bits of the first word
 
-(VIEW, KIND, SCALE, WORD, HIGH, VALID, WHERE, ROWS, SKIP_NULL, BEFORE, LENGTH, OFFSET, MAX_AGE,
- LOW, START, STOP) = range(16)  # fmt: skip
+(VIEW, KIND, SCALE, WORD, HIGH, RANKS_NEEDED, VALID, WHERE, ROWS, SKIP_NULL, BEFORE, LENGTH,
+ OFFSET, MAX_AGE, LOW, START, STOP) = range(17)  # fmt: skip
 """Columns of the table of groups.
 
 `WORD` and `HIGH` are word columns of the row, `VALID` and `WHERE` byte columns, -1 where there is
@@ -81,18 +86,18 @@ none; `LENGTH` 0 is a window without length; `LOW` is an index into the bounds t
 class Program:
     """What a request wants of its views, encoded once and used by any number of threads.
 
-    `row_of[f]` is the row of the results of output f; `list_rows` the rows that hold lists, with the
-    largest number of items.
+    Results of output f are in row f, and in row `second[f]` what does not fit there.  `lists` holds
+    the output and the largest number of items of each list; `periods` the units, zones and offsets
+    of calendar windows.
     """
 
     views: tuple[FeatureView, ...]
+    outputs: int
+    second: tuple[int, ...]
+    lists: tuple[tuple[int, int], ...]
+    periods: tuple[tuple[Unit, str, int], ...]
     groups: NDArray[np.int64]
     aggregates: NDArray[np.int64]
-    periods: tuple[tuple[Unit, str, int], ...]
-    row_of: NDArray[np.int64]
-    high_of: NDArray[np.int64]
-    rows: int
-    lists: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, features: Sequence[tuple[FeatureView, Layout, str]]) -> Program:
@@ -106,7 +111,6 @@ class Answers:
     """What `evaluate_rows` found for F outputs of V views, for K entities.
 
     `words`  [F, K] the value: bits of a double, integer, code, low word, or the length of a list
-    `high`   [F, K] the high word, of a sum of decimals
     `state`  [F, K] 0 nothing (0 of a count is a value), 1 a value, 2 a null that was stored,
              3 overflow of a sum, 4 nothing, but there is something older than `max_age`
     `time`   [F, K] time of the newest event that counted; -2^63 where none did
@@ -114,17 +118,22 @@ class Answers:
     """
 
     words: NDArray[np.int64]
-    high: NDArray[np.int64]
     state: NDArray[np.uint8]
     time: NDArray[np.int64]
     known: NDArray[np.int64]
-    items: Words
-    places: NDArray[np.int64]
+    _second: NDArray[np.int64]
+    _items: Words
+    _program: Program
+
+    @property
+    def high(self) -> NDArray[np.int64]:
+        """[F, K] the high word, of a sum of decimals."""
+        return self._second[list(self._program.second)]
 
     def list(self, output: int, entity: int) -> Words:
         """The words or codes of a list."""
-        start = int(self.places[output, entity])
-        return self.items[start : start + int(self.words[output, entity])]
+        start = int(self._second[self._program.second[output], entity])
+        return self._items[start : start + int(self.words[output, entity])]
 
 
 def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Program) -> Answers:
@@ -133,17 +142,17 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
     `row_at[v, k]` is where in `words` the row of view v and entity k begins, or -1 if it has none.
     """
     entities = row_at.shape[1]
-    out_words = np.zeros((program.rows, entities), np.int64)
-    out_state = np.empty((program.rows, entities), np.uint8)
-    out_time = np.empty((program.rows, entities), np.int64)
-    known = np.empty(row_at.shape, np.int64)
+    shape = program.outputs, entities
+    out_words, out_time = np.empty(shape, np.int64), np.empty(shape, np.int64)
+    out_state, known = np.empty(shape, np.uint8), np.empty(row_at.shape, np.int64)
+    second = np.empty((max(program.second, default=-1) + 1, entities), np.int64)
     size = 0
-    for row, most in program.lists:
-        out_words[row + 1] = np.arange(size, size + entities * most, most)
+    for output, most in program.lists:
+        second[program.second[output]] = np.arange(size, size + entities * most, most)
         size += entities * most
     items = np.empty(size, np.int64)
     lows = [period_start_one(t - offset, unit, zone) for unit, zone, offset in program.periods]
-    cast("Any", _rows)(
+    _call(
         words,
         words.view(np.uint8),
         row_at,
@@ -152,16 +161,38 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
         program.groups,
         program.aggregates,
         out_words,
+        second,
         out_state,
+        items,
         out_time,
         known,
-        items,
+        _memory_for(_most_events(words, row_at)),
+        _NO_ZEROS,
     )
-    row_of = program.row_of
-    second = out_words[program.high_of]
-    return Answers(
-        out_words[row_of], second, out_state[row_of], out_time[row_of], known, items, second
-    )
+    return Answers(out_words, out_state, out_time, known, second, items, program)
+
+
+_local = threading.local()
+_NO_ZEROS = np.empty(0, np.int32)
+
+
+def _memory_for(events: int) -> Words:
+    """This thread's memory, for rows of up to this many events."""
+    memory: Words | None = getattr(_local, "memory", None)
+    if memory is None or len(memory) < memory_size(events, 1):
+        memory = _local.memory = np.empty(memory_size(2 * events, 1), np.int64)
+    return memory
+
+
+@entry(WORDS, WORD_ROWS)
+def _most_events(words: Words, row_at: NDArray[np.int64]) -> int:
+    """The number of events of the largest row."""
+    most = 0
+    for v in range(row_at.shape[0]):
+        for k in range(row_at.shape[1]):
+            if row_at[v, k] >= 0:
+                most = max(most, words[row_at[v, k] + 1])
+    return most
 
 
 @entry(
@@ -170,15 +201,14 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
     WORD_ROWS,
     INTEGER,
     WORDS,
-    WORD_ROWS,
-    WORD_ROWS,
-    WORD_ROWS,
+    *(WORD_ROWS,) * 4,
     BYTE_ROWS,
-    WORD_ROWS,
-    WORD_ROWS,
     NEW_WORDS,
+    *(WORD_ROWS,) * 2,
+    NEW_WORDS,
+    NEW_INTS,
 )
-def _rows(
+def _call(
     words: Words,
     flags: Bytes,
     row_at: NDArray[np.int64],
@@ -187,63 +217,98 @@ def _rows(
     groups: NDArray[np.int64],
     aggregates: NDArray[np.int64],
     out_words: NDArray[np.int64],
+    out_second: NDArray[np.int64],
     out_state: NDArray[np.uint8],
+    items: Words,
     out_time: NDArray[np.int64],
     out_known: NDArray[np.int64],
-    items: Words,
+    memory: Words,
+    zeros: NDArray[np.int32],
 ) -> None:
-    out = Out(out_words, out_state, items)
-    most = 0
-    for v in range(row_at.shape[0]):
-        for k in range(row_at.shape[1]):
-            if row_at[v, k] >= 0:
-                most = max(most, words[row_at[v, k] + 1])
-    memory = np.empty(5 + 2 * (most + 1) + 3, np.int64)
-    scratch = StepsScratch(
-        memory[:5].reshape(1, 5), memory[5 : 6 + most], memory[6 + most : 7 + 2 * most]
-    )
-    moment = memory[7 + 2 * most :]
+    out = Out(out_words, out_second, out_state, items)
+    moment, memory = memory[:3], memory[3:]
     for k in range(row_at.shape[1]):
         for v in range(row_at.shape[0]):
             out_known[v, k] = I64_MIN
+        ranked = ranked_view = -1
         for g in range(len(groups)):
             group = groups[g]
             view = group[VIEW]
             events = _events(words, flags, row_at[view, k], group)
-            if out_known[view, k] == I64_MIN:
+            if g == 0 or groups[g - 1, VIEW] != view:
                 out_known[view, k] = _newest_visible(events, t, group[BEFORE])
-            _bounds(t, lows, group, group[MAX_AGE], moment)
+            size = len(events.time)
+            ranks, values, rest = memory[:size], memory[size : 2 * size], memory[2 * size :]
+            if group[RANKS_NEEDED] and (ranked != group[WORD] or ranked_view != view):
+                ranked, ranked_view = group[WORD], view
+                kind, scale = group[KIND], group[SCALE]
+                rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
             table = aggregates[group[START] : group[STOP]]
-            steps = make_steps(
-                events,
-                moment[0:1],
-                moment[1:2],
-                moment[2:3],
-                group[ROWS],
-                group[SKIP_NULL] != 0,
-                scratch,
-            )
-            newest = I64_MIN
-            if steps.table[0, ACTIVE] > 0:
-                newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
-            sweep_group(events, group[KIND], group[SCALE], steps, table, out, k, 0)
-            _read_positions(events, table, out, k)
-            for f in range(len(table)):
-                out_time[table[f, ROW], k] = newest
-            if group[MAX_AGE] > 0 and newest == I64_MIN:
-                _bounds(t, lows, group, 0, moment)
-                steps = make_steps(
-                    events,
-                    moment[0:1],
-                    moment[1:2],
-                    moment[2:3],
-                    group[ROWS],
-                    group[SKIP_NULL] != 0,
-                    scratch,
-                )
-                if steps.table[0, ACTIVE] > 0:
-                    for f in range(len(table)):
+            steps = _steps(events, t, lows, group, group[MAX_AGE], moment, rest)
+            _answer(events, group, table, ranks, values, steps, out, out_time, k, zeros)
+            if group[MAX_AGE] > 0 and steps.table[0, ACTIVE] == 0:
+                steps = _steps(events, t, lows, group, 0, moment, rest)
+                for f in range(len(table)):
+                    if steps.table[0, ACTIVE] > 0:
                         out_state[table[f, ROW], k] = EXPIRED
+
+
+@nested
+def _steps(
+    events: Events, t: int, lows: Words, group: Words, max_age: int, moment: Words, memory: Words
+) -> Steps:
+    """The steps of a group through its only moment; its bounds are those of `window_bounds`."""
+    high = earlier(t, group[OFFSET] + group[BEFORE])
+    low = I64_MIN
+    if group[LOW] >= 0:
+        low = lows[group[LOW]]
+    elif group[LENGTH] > 0:
+        low = earlier(high, group[LENGTH] - 1)
+    if max_age > 0:
+        low = max(low, earlier(t, max_age))
+    moment[0], moment[1], moment[2] = t, low, high
+    return make_steps(
+        events,
+        moment[0:1],
+        moment[1:2],
+        moment[2:3],
+        group[ROWS],
+        group[SKIP_NULL] != 0,
+        memory,
+    )
+
+
+@nested
+def _answer(
+    events: Events,
+    group: Words,
+    table: NDArray[np.int64],
+    ranks: Words,
+    values: Words,
+    steps: Steps,
+    out: Out,
+    out_time: NDArray[np.int64],
+    k: int,
+    zeros: NDArray[np.int32],
+) -> None:
+    """Write the results of a group, with values in the place of positions."""
+    newest = I64_MIN
+    if steps.table[0, ACTIVE] > 0:
+        newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
+    sweep_group(
+        events, group[KIND], group[SCALE], ranks, values, steps, table, out, k, 0, zeros
+    )
+    for f in range(len(table)):
+        function, row = table[f, FUNCTION], table[f, ROW]
+        out_time[row, k] = newest
+        if function < FIRST or function > LAST_N or out.state[row, k] != VALUE:
+            continue
+        if function <= LATEST:
+            out.words[row, k] = events.words[out.words[row, k]]
+        else:
+            place = out.second[table[f, SECOND], k]
+            for i in range(out.words[row, k]):
+                out.items[place + i] = events.words[out.items[place + i]]
 
 
 @nested
@@ -278,20 +343,6 @@ def _events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
 
 
 @nested
-def _bounds(t: int, lows: Words, group: Words, max_age: int, moment: Words) -> None:
-    """Write the moment, and the bounds of a window as `bounds.window_bounds` gives them."""
-    high = earlier(t, group[OFFSET] + group[BEFORE])
-    low = I64_MIN
-    if group[LOW] >= 0:
-        low = lows[group[LOW]]
-    elif group[LENGTH] > 0:
-        low = earlier(high, group[LENGTH] - 1)
-    if max_age > 0:
-        low = max(low, earlier(t, max_age))
-    moment[0], moment[1], moment[2] = t, low, high
-
-
-@nested
 def _newest_visible(events: Events, t: int, before: int) -> int:
     """The time of the newest event that is visible at all."""
     for p in range(len(events.time) - 1, -1, -1):
@@ -305,87 +356,71 @@ def _newest_visible(events: Events, t: int, before: int) -> int:
     return I64_MIN
 
 
-@nested
-def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) -> None:
-    """Replace positions of events by their values."""
-    for f in range(len(table)):
-        function, row = table[f, FUNCTION], table[f, ROW]
-        if function < FIRST or function > LAST_N or out.state[row, k] != VALUE:
-            continue
-        if function <= LATEST:
-            out.words[row, k] = events.words[out.words[row, k]]
-        else:
-            place = out.words[row + 1, k]
-            for i in range(out.words[row, k]):
-                out.items[place + i] = events.words[out.items[place + i]]
-
-
 class _Builder:
     """Encodes the wanted features: numbers views and results, and puts features into groups."""
 
     def __init__(self, features: Sequence[tuple[FeatureView, Layout, str]]) -> None:
         self.views = list(dict.fromkeys(view for view, _, _ in features))
         self.periods: dict[tuple[Unit, str, int], int] = {}
-        self.rows = 0
-        self.row_of: list[int] = []
-        self.high_of: list[int] = []
+        self.second: list[int] = []
         self.lists: list[tuple[int, int]] = []
-        self.groups: dict[tuple[int, ...], list[tuple[Any, int]]] = {}
-        for view, layout, name in features:
-            self._add(view, layout, name)
+        self.groups: dict[tuple[int, ...], list[tuple[Aggregate, int]]] = {}
+        seconds = 0
+        for output, (view, layout, name) in enumerate(features):
+            feature = layout.feature(name)
+            kind = kind_of(layout.columns[feature.column] if feature.column >= 0 else None)
+            key = self._group_of(view, layout, feature, kind)
+            self.groups.setdefault(key, []).append((feature.aggregate, output))
+            two = takes_two_rows(feature.aggregate.function, kind)
+            self.second.append(seconds if two else -1)
+            seconds += two
+            if feature.aggregate.function in LISTS:
+                self.lists.append((output, feature.aggregate.n))
 
     def program(self) -> Program:
+        """Everything that was added, each group's aggregates one after another."""
         groups: list[tuple[int, ...]] = []
-        tables = [np.empty((0, 5), np.int64)]
+        tables = [np.empty((0, DDOF + 1), np.int64)]
         start = 0
-        for key in sorted(self.groups):
-            members = self.groups[key]
-            tables.append(encode([a for a, _ in members], [row for _, row in members]))
-            groups.append((*key, start, start + len(members)))
+        for key, members in sorted(self.groups.items(), key=lambda item: item[0]):
+            aggregates, outputs = zip(*members, strict=True)
+            tables.append(encode(aggregates, outputs, [self.second[i] for i in outputs]))
+            ranked = int(any(a.function in RANKED for a in aggregates))
+            groups.append((*key[:RANKS_NEEDED], ranked, *key[RANKS_NEEDED:], start, start + len(members)))
             start += len(members)
         return Program(
             tuple(self.views),
+            len(self.second),
+            tuple(self.second),
+            tuple(self.lists),
+            tuple(self.periods),
             np.array(groups, np.int64).reshape(-1, STOP + 1),
             np.concatenate(tables),
-            tuple(self.periods),
-            np.array(self.row_of, np.int64),
-            np.array(self.high_of, np.int64),
-            self.rows,
-            tuple(self.lists),
         )
 
-    def _add(self, view: FeatureView, layout: Layout, name: str) -> None:
-        feature = layout.feature(name)
+    def _group_of(
+        self, view: FeatureView, layout: Layout, feature: LayoutFeature, kind: int
+    ) -> tuple[int, ...]:
         aggregate, window = feature.aggregate, feature.aggregate.window
-        column = layout.columns[feature.column] if feature.column >= 0 else None
-        kind = kind_of(column)
-        self.groups.setdefault(
-            (
-                self.views.index(view),
-                kind,
-                column.type.scale if column is not None and kind == DECIMAL else 0,
-                *_word_columns(layout, feature.column),
-                feature.column,
-                len(layout.columns) + feature.filter if feature.filter >= 0 else -1,
-                window.rows,
-                int(skips_null(aggregate)),
-                int(view.bound == "before"),
-                window.length if window.kind == "sliding" else 0,
-                window.offset,
-                view.max_age if aggregate.rule.stored else 0,
-                -1 if window.unit is None else self._period(window.unit, window.zone, window.offset),
-            ),
-            [],
-        ).append((aggregate, self.rows))
-        self.row_of.append(self.rows)
-        two = takes_two_rows(FUNCTIONS.index(aggregate.function), kind)
-        if FUNCTIONS.index(aggregate.function) >= FIRST_N and two:
-            self.lists.append((self.rows, aggregate.n))
-        self.high_of.append(self.rows + (1 if two else 0))
-        self.rows += 2 if two else 1
-
-    def _period(self, unit: Unit, zone: str, offset: int) -> int:
-        return self.periods.setdefault((unit, zone, offset), len(self.periods))
+        low = -1
+        if window.unit is not None:
+            period = window.unit, window.zone, window.offset
+            low = self.periods.setdefault(period, len(self.periods))
+        return (
+            self.views.index(view),
+            kind,
+            layout.columns[feature.column].type.scale if kind == DECIMAL else 0,
+            *_word_columns(layout, feature.column),
+            feature.column,
+            len(layout.columns) + feature.filter if feature.filter >= 0 else -1,
+            window.rows,
+            int(aggregate.function != "latest"),
+            int(view.bound == "before"),
+            window.length if window.kind == "sliding" else 0,
+            window.offset,
+            view.max_age if aggregate.rule.stored else 0,
+            low,
+        )
 
 
 def kind_of(column: InputColumn | None) -> int:

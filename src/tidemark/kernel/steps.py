@@ -38,21 +38,15 @@ class Steps(NamedTuple):
     Row r of `table`: drop `drops[DROP:DROP_END]`, add `adds[ADD:ADD_END]`; then `ACTIVE` events
     count.  Where `adds` is empty, the numbers in the table are positions of events themselves.
     If `range`, the events that count are `adds[ADD_END - ACTIVE:ADD_END]`.  In any case, dropping
-    `drops[ADD_END - ACTIVE:ADD_END]` after the last moment leaves nothing.
+    `drops[ADD_END - ACTIVE:ADD_END]` after the last moment leaves nothing.  `free` is the memory that
+    remains.
     """
 
     adds: Words
     drops: Words
     table: NDArray[np.int64]
     range: bool
-
-
-class StepsScratch(NamedTuple):
-    """Memory for the steps of one segment at a time."""
-
-    table: NDArray[np.int64]
-    order: Words
-    counts: Words
+    free: Words
 
 
 @nested
@@ -62,13 +56,12 @@ def position(order: Words, k: int) -> int:
 
 
 @nested
-def starts_anew(steps: Steps, r: int) -> bool:
+def starts_anew(table: NDArray[np.int64], is_range: bool, r: int) -> bool:
     """Whether to forget everything and add `[ADD_END - ACTIVE, ADD_END)`, since that is less work."""
-    row = steps.table[r]
-    added = row[ADD_END] - row[ADD]
-    if row[ACTIVE] == added:
+    added = table[r, ADD_END] - table[r, ADD]
+    if table[r, ACTIVE] == added:
         return True
-    return steps.range and row[ACTIVE] < added + row[DROP_END] - row[DROP]
+    return is_range and table[r, ACTIVE] < added + table[r, DROP_END] - table[r, DROP]
 
 
 @nested
@@ -79,12 +72,12 @@ def make_steps(
     high: Words,
     rows: int,
     skip_null: bool,
-    scratch: StepsScratch,
+    memory: Words,
 ) -> Steps:
     """The steps of a segment through the moments `t` with their bounds; `rows` 0 means all."""
     if len(events.known) or len(events.until):
-        return _general(events, t, low, high, rows, skip_null, scratch)
-    return _plain(events, low, high, rows, skip_null, scratch)
+        return _general(events, t, low, high, rows, skip_null, memory)
+    return _plain(events, low, high, rows, skip_null, memory)
 
 
 @nested
@@ -110,27 +103,30 @@ def seek(time: Words, start: int, moment: int) -> int:
 
 @nested
 def _plain(
-    events: Events, low: Words, high: Words, rows: int, skip_null: bool, scratch: StepsScratch
+    events: Events, low: Words, high: Words, rows: int, skip_null: bool, memory: Words
 ) -> Steps:
-    table = scratch.table[: len(low)]
+    moments, events_size = len(low), len(events.time)
+    table = memory[: 5 * moments].reshape((moments, 5))
+    memory = memory[5 * moments :]
+    order, counts = memory[: events_size + 1], memory[events_size + 1 : 2 * events_size + 2]
     _ranges(events.time, low, high, table)
     if rows > 0:
-        _keep_newest(events, rows, scratch, table)
+        _keep_newest(events, rows, order, counts, table)
     size = 0
     if len(events.where) or (skip_null and len(events.valid)):
-        size = _eligible(events, skip_null, scratch)
-        for r in range(len(table)):
-            table[r, ADD] = scratch.counts[table[r, ADD]]
-            table[r, ADD_END] = scratch.counts[table[r, ADD_END]]
+        size = _eligible(events, skip_null, order, counts)
+        for r in range(moments):
+            table[r, ADD] = counts[table[r, ADD]]
+            table[r, ADD_END] = counts[table[r, ADD_END]]
     last_first = last_stop = 0
-    for r in range(len(table)):
+    for r in range(moments):
         first, stop = table[r, ADD], table[r, ADD_END]
         table[r, DROP] = last_first
         table[r, DROP_END] = min(last_stop, first)
         table[r, ADD] = max(last_stop, first)
         table[r, ACTIVE] = stop - first
         last_first, last_stop = first, stop
-    return Steps(scratch.order[:size], scratch.order[:size], table, True)
+    return Steps(order[:size], order[:size], table, True, memory[2 * events_size + 2 :])
 
 
 @nested
@@ -146,34 +142,34 @@ def _ranges(time: Words, low: Words, high: Words, table: NDArray[np.int64]) -> N
 
 @nested
 def _keep_newest(
-    events: Events, rows: int, scratch: StepsScratch, table: NDArray[np.int64]
+    events: Events, rows: int, order: Words, counts: Words, table: NDArray[np.int64]
 ) -> None:
     """Raise the beginning of each range to the newest rows that pass the filter."""
     filtered = len(events.where) > 0
     if filtered:
-        _eligible(events, False, scratch)
+        _eligible(events, False, order, counts)
     for r in range(len(table)):
         first, stop = table[r, ADD], table[r, ADD_END]
         if filtered:
-            end = scratch.counts[stop]
-            begin = max(scratch.counts[first], end - rows)
-            table[r, ADD] = scratch.order[begin] if begin < end else stop
+            end = counts[stop]
+            begin = max(counts[first], end - rows)
+            table[r, ADD] = order[begin] if begin < end else stop
         else:
             table[r, ADD] = max(first, stop - rows)
 
 
 @nested
-def _eligible(events: Events, skip_null: bool, scratch: StepsScratch) -> int:
+def _eligible(events: Events, skip_null: bool, order: Words, counts: Words) -> int:
     """List the events that can count, and how many of them precede each event."""
     filtered = len(events.where) > 0
     nullable = skip_null and len(events.valid) > 0
     size = 0
     for i in range(len(events.time)):
-        scratch.counts[i] = size
-        scratch.order[size] = i
+        counts[i] = size
+        order[size] = i
         if (not filtered or events.where[i] != 0) and (not nullable or events.valid[i] != 0):
             size += 1
-    scratch.counts[len(events.time)] = size
+    counts[len(events.time)] = size
     return size
 
 
@@ -188,31 +184,33 @@ def _general(
     high: Words,
     rows: int,
     skip_null: bool,
-    scratch: StepsScratch,
+    memory: Words,
 ) -> Steps:
     skip_null = skip_null and len(events.valid) > 0
-    enter, leave = _lifetimes(events, t, low, high, skip_null and rows == 0)
-    moments = len(t)
-    table = scratch.table[:moments]
-    adds = _sorted_by(enter, enter, leave, moments, table[:, ADD_END])
-    drops = _sorted_by(leave, enter, leave, moments, table[:, DROP_END])
+    moments, size = len(t), len(events.time)
+    table = memory[: 5 * moments].reshape((moments, 5))
+    memory = memory[5 * moments :]
+    adds, drops, enter, leave = memory[:size], memory[size:], memory[2 * size :], memory[3 * size :]
+    _lifetimes(events, t, low, high, skip_null and rows == 0, enter, leave)
+    total = _sort_by(enter, enter, leave, size, moments, table[:, ADD_END], adds)
+    _sort_by(leave, enter, leave, size, moments, table[:, DROP_END], drops)
+    adds, drops, memory = adds[:total], drops[:total], memory[2 * size :]
     if rows > 0:
-        adds, drops = _newest_rows(events, rows, skip_null, adds, drops, table)
+        adds, drops, memory = _newest_rows(events, rows, skip_null, adds, drops, table, memory)
     added = dropped = 0
     for r in range(moments):
         table[r, ADD], table[r, DROP] = added, dropped
         added, dropped = table[r, ADD_END], table[r, DROP_END]
         table[r, ACTIVE] = added - dropped
-    return Steps(adds, drops, table, False)
+    return Steps(adds, drops, table, False, memory)
 
 
 @nested
 def _lifetimes(
-    events: Events, t: Words, low: Words, high: Words, skip_null: bool
-) -> tuple[Words, Words]:
-    """The moments [enter, leave) at which each event counts, by number."""
+    events: Events, t: Words, low: Words, high: Words, skip_null: bool, enter: Words, leave: Words
+) -> None:
+    """Write the moments [enter, leave) at which each event counts, by number."""
     size, moments = len(events.time), len(t)
-    enter, leave = np.empty(size, np.int64), np.empty(size, np.int64)
     first = stop = 0
     for i in range(size):
         time = events.time[i]
@@ -228,35 +226,35 @@ def _lifetimes(
                 enter[i] = seek(t, first, events.known[i])
             if len(events.until):
                 leave[i] = min(stop, seek(t, first, events.until[i]))
-    return enter, leave
 
 
 @nested
-def _sorted_by(keys: Words, enter: Words, leave: Words, moments: int, ends: Words) -> Words:
-    """Sort the events that ever count by a key below or equal to `moments`, stably.
+def _sort_by(
+    keys: Words, enter: Words, leave: Words, size: int, moments: int, ends: Words, order: Words
+) -> int:
+    """Sort the events that ever count by a key from 0 to `moments`, stably; return their number.
 
     `ends` receives how many have a key up to each moment.
     """
     ends[:] = 0
-    total = 0
-    for i in range(len(keys)):
-        if enter[i] < leave[i]:
-            total += 1
-            if keys[i] < moments:
-                ends[keys[i]] += 1
+    for i in range(size):
+        if enter[i] < leave[i] and keys[i] < moments:
+            ends[keys[i]] += 1
     running = 0
     for r in range(moments):
-        running, ends[r] = running + ends[r], running
-    order = np.empty(total, np.int64)
-    for i in range(len(keys)):
-        if enter[i] < leave[i]:
-            if keys[i] < moments:
-                order[ends[keys[i]]] = i
-                ends[keys[i]] += 1
-            else:
-                order[running] = i
-                running += 1
-    return order
+        count = ends[r]
+        ends[r] = running
+        running += count
+    for i in range(size):
+        if enter[i] >= leave[i]:
+            continue
+        if keys[i] < moments:
+            order[ends[keys[i]]] = i
+            ends[keys[i]] += 1
+        else:
+            order[running] = i
+            running += 1
+    return running
 
 
 @nested
@@ -267,18 +265,20 @@ def _newest_rows(
     adds: Words,
     drops: Words,
     table: NDArray[np.int64],
-) -> tuple[Words, Words]:
+    memory: Words,
+) -> tuple[Words, Words, Words]:
     """Rewrite steps so that only the newest `rows` of the events that count remain.
 
     The kept ones are those from `cut` on.  At each moment the net difference is listed, since an
     event may be let in and pushed out again by the changes of one moment.
     """
-    size = len(events.time)
-    levels, bits = make_levels(size)
-    kept = np.zeros(size, np.bool_)
-    listed = np.zeros(size, np.bool_)
-    changed = np.empty(4 * len(adds) + 1, np.int64)
-    new_adds, new_drops = np.empty(2 * len(adds), np.int64), np.empty(2 * len(adds), np.int64)
+    size, total = len(events.time), len(adds)
+    new_adds, new_drops, rest = memory[: 2 * total], memory[2 * total : 4 * total], memory[4 * total :]
+    changed, memory = rest[: 4 * total], rest[4 * total :]
+    kept, listed = memory[:size].view(np.uint8)[:size], memory[size : 2 * size].view(np.uint8)[:size]
+    kept[:] = 0
+    listed[:] = 0
+    levels, bits = make_levels(size, memory[2 * size :])
     added = dropped = new_added = new_dropped = count = 0
     cut = size
     for r in range(len(table)):
@@ -286,14 +286,14 @@ def _newest_rows(
         for k in range(dropped, table[r, DROP_END]):
             p = drops[k]
             clear_bit(levels, bits, p)
-            if not kept[p]:
+            if kept[p] == 0:
                 continue
-            kept[p] = False
+            kept[p] = 0
             changed[changes] = p
             changes += 1
             older = below(levels, bits, cut)
             if older >= 0:
-                kept[older] = True
+                kept[older] = 1
                 changed[changes] = older
                 changes += 1
                 cut = older
@@ -305,14 +305,14 @@ def _newest_rows(
             set_bit(levels, bits, p)
             if count == rows and p < cut:
                 continue
-            kept[p] = True
+            kept[p] = 1
             changed[changes] = p
             changes += 1
             if count < rows:
                 count += 1
                 cut = min(cut, p)
             else:
-                kept[cut] = False
+                kept[cut] = 0
                 changed[changes] = cut
                 changes += 1
                 cut = above(levels, bits, cut, size)
@@ -322,7 +322,7 @@ def _newest_rows(
             if kept[p] == listed[p] or (skip_null and events.valid[p] == 0):
                 continue
             listed[p] = kept[p]
-            if kept[p]:
+            if kept[p] != 0:
                 new_adds[new_added] = p
                 new_added += 1
             else:
@@ -330,7 +330,7 @@ def _newest_rows(
                 new_dropped += 1
         table[r, ADD_END], table[r, DROP_END] = new_added, new_dropped
     for p in range(size):
-        if listed[p]:
+        if listed[p] != 0:
             new_drops[new_dropped] = p
             new_dropped += 1
-    return new_adds[:new_added], new_drops[:new_dropped]
+    return new_adds[:new_added], new_drops[:new_dropped], rest

@@ -24,6 +24,7 @@ from tidemark.kernel.encoding import (
     NOTHING,
     OVERFLOW,
     ROW,
+    SECOND,
     STDDEV,
     SUM,
     VALUE,
@@ -70,62 +71,77 @@ def sweep_sums(
     squares = False
     for f in range(len(group)):
         squares = squares or group[f, FUNCTION] == VARIANCE or group[f, FUNCTION] == STDDEV
-    total = _make_total(events, kind, squares)
-    digits = np.empty(8 * MAX_LIMBS, np.uint64)
-    for r in range(len(steps.table)):
-        row = steps.table[r]
-        if r > 0 and row[DROP] == row[DROP_END] and row[ADD] == row[ADD_END]:
+    total = _make_total(events, kind, squares, steps.free)
+    acc, square_acc, base, square_base, special = total
+    words, high, adds, drops, table = events.words, events.high, steps.adds, steps.drops, steps.table
+    digits = steps.free[4 * MAX_LIMBS : 12 * MAX_LIMBS].view(np.uint64)
+    for r in range(len(table)):
+        if r > 0 and table[r, DROP] == table[r, DROP_END] and table[r, ADD] == table[r, ADD_END]:
             _repeat(group, kind, out, at + r)
             continue
-        added = row[ADD]
-        if starts_anew(steps, r):
-            total.acc[:] = 0
-            total.squares[:] = 0
-            total.special[:] = 0
-            added = row[ADD_END] - row[ACTIVE]
+        added = table[r, ADD]
+        if starts_anew(table, steps.range, r):
+            acc[:] = 0
+            square_acc[:] = 0
+            special[:] = 0
+            added = table[r, ADD_END] - table[r, ACTIVE]
         else:
-            for k in range(row[DROP], row[DROP_END]):
-                _add(total, events, kind, position(steps.drops, k), -1)
-        for k in range(added, row[ADD_END]):
-            _add(total, events, kind, position(steps.adds, k), 1)
-        _finish(total, row[ACTIVE], kind, scale, group, out, at + r, digits)
+            for k in range(table[r, DROP], table[r, DROP_END]):
+                p = position(drops, k)
+                _add(acc, square_acc, base, square_base, special, words, high, kind, p, -1)
+        for k in range(added, table[r, ADD_END]):
+            p = position(adds, k)
+            _add(acc, square_acc, base, square_base, special, words, high, kind, p, 1)
+        _finish(total, table[r, ACTIVE], kind, scale, group, out, at + r, digits)
 
 
 @nested
-def _make_total(events: Events, kind: int, squares: bool) -> Total:
+def _make_total(events: Events, kind: int, squares: bool, memory: Words) -> Total:
     base = square_base = 0
     limbs, square_limbs = 2, 4
     if kind == FLOAT:
         base, limbs, square_base, square_limbs = exact.cover(events.words, events.valid)
     elif kind == DECIMAL:
         limbs, square_limbs = 4, 8
-    memory = np.zeros(limbs + square_limbs + 3, np.int64)
     stop = limbs + (square_limbs if squares else 0)
-    return Total(memory[:limbs], memory[limbs:stop], base, square_base, memory[stop : stop + 3])
+    memory = memory[: stop + 3]
+    memory[:] = 0
+    return Total(memory[:limbs], memory[limbs:stop], base, square_base, memory[stop:])
 
 
 @nested
-def _add(total: Total, events: Events, kind: int, p: int, sign: int) -> None:
-    word = events.words[p]
+def _add(
+    acc: Words,
+    squares: Words,
+    base: int,
+    square_base: int,
+    special: Words,
+    words: Words,
+    high: Words,
+    kind: int,
+    p: int,
+    sign: int,
+) -> None:
+    word = words[p]
     if kind == FLOAT:
         if word & INFINITY_BITS == INFINITY_BITS:
             if word & 0xFFFFFFFFFFFFF != 0:
-                total.special[NAN] += sign
+                special[NAN] += sign
             else:
-                total.special[NEGATIVE if word < 0 else POSITIVE] += sign
+                special[NEGATIVE if word < 0 else POSITIVE] += sign
             return
         x = bits_float(word)
-        exact.add_float(total.acc, total.base, x, sign)
-        if len(total.squares):
-            exact.add_float_square(total.squares, total.square_base, x, sign)
+        exact.add_float(acc, base, x, sign)
+        if len(squares):
+            exact.add_float_square(squares, square_base, x, sign)
     elif kind == DECIMAL:
-        exact.add_decimal(total.acc, 0, events.high[p], word, sign)
-        if len(total.squares):
-            exact.add_decimal_square(total.squares, 0, events.high[p], word, sign)
+        exact.add_decimal(acc, 0, high[p], word, sign)
+        if len(squares):
+            exact.add_decimal_square(squares, 0, high[p], word, sign)
     else:
-        exact.add_int(total.acc, 0, word, sign)
-        if len(total.squares):
-            exact.add_int_square(total.squares, 0, word, sign)
+        exact.add_int(acc, 0, word, sign)
+        if len(squares):
+            exact.add_int_square(squares, 0, word, sign)
 
 
 @nested
@@ -152,7 +168,7 @@ def _finish(
             word = 1 if true == count or (function == ANY and true > 0) else 0
         elif function == SUM and kind == DECIMAL:
             high, word, fits = exact.sum_int128(total.acc)
-            out.words[row + 1, at] = high
+            out.second[group[f, SECOND], at] = high
             state = VALUE if fits else OVERFLOW
         elif function == SUM and kind != FLOAT:
             word, fits = exact.sum_int64(total.acc)
@@ -195,4 +211,5 @@ def _repeat(group: Words, kind: int, out: Out, at: int) -> None:
         out.words[row, at] = out.words[row, at - 1]
         out.state[row, at] = out.state[row, at - 1]
         if kind == DECIMAL and group[f, FUNCTION] == SUM:
-            out.words[row + 1, at] = out.words[row + 1, at - 1]
+            second = group[f, SECOND]
+            out.second[second, at] = out.second[second, at - 1]

@@ -8,11 +8,12 @@ arrays into which each writes its own columns.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -31,31 +32,36 @@ from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
     INTEGER,
+    NEW_INTS,
     NEW_WORDS,
     WORD_ROWS,
     WORDS,
     entry,
     ready,
 )
+from tidemark.kernel.distinct import RANKS, REGISTERS
 from tidemark.kernel.encoding import (
     FLOAT,
     FUNCTIONS,
     KINDS,
+    LISTS,
     NOTHING,
     OVERFLOW,
+    RANKED,
     Events,
     Out,
     encode,
-    skips_null,
+    memory_size,
     takes_two_rows,
 )
 from tidemark.kernel.group import sweep_group
-from tidemark.kernel.steps import StepsScratch, make_steps
+from tidemark.kernel.ranks import rank_segment
+from tidemark.kernel.steps import make_steps
+from tidemark.model.aggregates import Aggregate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tidemark.model.aggregates import Aggregate
     from tidemark.model.window import Bound, Window
 
     Words = NDArray[np.int64]
@@ -65,9 +71,45 @@ RUNS_PER_THREAD = 8
 LEAST_WORK = 200_000  # events and moments of a run, below which a thread is not worth waking
 
 _POSITIONS = {"first", "last", "latest"}
-_LISTS = {"first_n", "last_n", "top_n"}
 _FLOATS = {"mean", "variance", "stddev", "quantile", "approx_quantile"}
 _SAME = {"sum", "min", "max", "mode"}
+
+
+class Input(NamedTuple):
+    """The arrays as compiled code takes them: contiguous, absent ones empty, bools as bytes."""
+
+    starts: Words
+    time: Words
+    known: Words
+    until: Words
+    words: Words
+    high: Words
+    valid: Bytes
+    where: Bytes
+
+    @classmethod
+    def of(cls, timeline: Timeline, column: Column) -> Input:
+        """The input that a timeline and a column are."""
+        return cls(
+            _as_words(timeline.starts),
+            _as_words(timeline.time),
+            _as_words(timeline.known),
+            _as_words(timeline.until),
+            _as_words(column.words),
+            _as_words(column.high),
+            _as_bytes(column.valid),
+            _as_bytes(column.where),
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive segments, and the size of the largest one that has moments."""
+
+    first: int
+    stop: int
+    events: int
+    moments: int
 
 
 @dataclass(frozen=True)
@@ -92,54 +134,178 @@ def evaluate(
 ) -> list[Result]:
     """See `tidemark.kernel.evaluate`."""
     ready()
-    threads = threads or os.cpu_count() or 1
-    kind = KINDS[column.kind]
-    arrays = _arrays(timeline, column)
-    rows = _rows(aggregates, kind)
-    out_words = np.empty((rows[-1], len(moments.t)), np.int64)
-    out_state = np.empty((rows[-1], len(moments.t)), np.uint8)
-    t = np.ascontiguousarray(moments.t, np.int64)
-    runs = list(_runs(timeline.starts, moments.starts, threads))
-    tasks = []
-    for group in _groups(aggregates, max_age):
-        low, high = window_bounds(group.window, bound, group.max_age, t)
-        table = encode([aggregates[i] for i in group.members], [rows[i] for i in group.members])
-        tasks += [
-            partial(
-                cast("Any", _sweep),
-                *arrays,
-                moments.starts,
-                t,
-                low,
-                high,
-                *run,
-                kind,
-                column.scale,
-                group.window.rows,
-                int(group.skip_null),
-                table,
-                out_words,
-                out_state,
-                np.empty(0, np.int64),
+    asked = Moments(_as_words(moments.starts), _as_words(moments.t))
+    sweep = _Sweep(Input.of(timeline, column), asked, column, bound, threads or os.cpu_count() or 1)
+    return sweep.evaluate(aggregates, _groups(aggregates, max_age))
+
+
+class _Sweep:
+    """One call of `evaluate`."""
+
+    def __init__(
+        self, events: Input, moments: Moments, column: Column, bound: Bound, threads: int
+    ) -> None:
+        self.events, self.moments, self.bound, self.threads = events, moments, bound, threads
+        self.kind, self.scale = KINDS[column.kind], column.scale
+        self.runs = list(_runs(events.starts, moments.starts, threads))
+        self.ranks, self.values = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def evaluate(self, aggregates: Sequence[Aggregate], groups: list[_Group]) -> list[Result]:
+        """The results of the aggregates, which `groups` refer to by index."""
+        if self._needs_ranks(aggregates):
+            self._rank()
+        two = [takes_two_rows(a.function, self.kind) for a in aggregates]
+        second = list(accumulate(two, initial=0))
+        shape = len(aggregates), len(self.moments.t)
+        words, state = np.empty(shape, np.int64), np.empty(shape, np.uint8)
+        words2 = np.empty((second[-1], shape[1]), np.int64)
+        lists = self._place_lists(aggregates, groups)
+        for i, starts in lists.items():
+            words2[second[i]] = starts[:-1]
+        items = np.empty(max((int(starts[-1]) for starts in lists.values()), default=0), np.int64)
+        self._run(
+            task
+            for group in groups
+            for task in self._tasks(
+                group,
+                encode(
+                    [aggregates[i] for i in group.members],
+                    group.members,
+                    [second[i] for i in group.members],
+                ),
+                Out(words, words2, state, items),
             )
-            for run in runs
+        )
+        return [
+            _list(starts, words[i], items)
+            if (starts := lists.get(i)) is not None
+            else _result(i, a, self.kind, words[i], words2[second[i]] if two[i] else None, state[i])
+            for i, a in enumerate(aggregates)
         ]
-    _run(tasks, threads)
-    return [
-        _result(i, aggregate, kind, out_words[rows[i] : rows[i + 1]], out_state[rows[i]])
-        for i, aggregate in enumerate(aggregates)
-    ]
+
+    def _needs_ranks(self, aggregates: Sequence[Aggregate]) -> bool:
+        general = len(self.events.known) or len(self.events.until)
+        return any(
+            a.function in RANKED or (general and a.function in {"min", "max"}) for a in aggregates
+        )
+
+    def _rank(self) -> None:
+        size = len(self.events.time)
+        self.ranks, self.values = np.empty(size, np.int64), np.empty(size, np.int64)
+        self._run(partial(self._rank_run, run) for run in self.runs)
+
+    def _rank_run(self, run: _Run) -> None:
+        cast("Any", _rank)(
+            *self.events,
+            self.moments.starts,
+            run.first,
+            run.stop,
+            self.kind,
+            self.scale,
+            self.ranks,
+            self.values,
+            np.empty(memory_size(run.events, 0), np.int64),
+        )
+
+    def _place_lists(
+        self, aggregates: Sequence[Aggregate], groups: list[_Group]
+    ) -> dict[int, Words]:
+        """Where the items of each list begin, if each is as long as its events allow.
+
+        One after another for all lists, so the last of all is the number of items.
+        """
+        lists: dict[int, Words] = {}
+        total = 0
+        for group in groups:
+            members = [i for i in group.members if aggregates[i].function in LISTS]
+            if not members:
+                continue
+            counts = np.empty((1, len(self.moments.t)), np.int64)
+            out = Out(counts, counts, np.empty(counts.shape, np.uint8), counts[0])
+            self._run(self._tasks(group, encode([Aggregate("count")], [0], [0]), out))
+            for i in members:
+                starts = np.zeros(len(self.moments.t) + 1, np.int64)
+                np.cumsum(np.minimum(counts[0], aggregates[i].n), out=starts[1:])
+                lists[i] = starts + total
+                total = int(lists[i][-1])
+        return lists
+
+    def _tasks(
+        self, group: _Group, table: NDArray[np.int64], out: Out
+    ) -> Iterator[Callable[[], None]]:
+        low, high = window_bounds(group.window, self.bound, group.max_age, self.moments.t)
+        for run in self.runs:
+            yield partial(self._sweep_run, run, group, low, high, table, out)
+
+    def _sweep_run(
+        self, run: _Run, group: _Group, low: Words, high: Words, table: NDArray[np.int64], out: Out
+    ) -> None:
+        distinct = table[-1, 0] == len(FUNCTIONS) - 1
+        cast("Any", _sweep)(
+            *self.events,
+            self.moments.starts,
+            self.moments.t,
+            low,
+            high,
+            self.ranks,
+            self.values,
+            run.first,
+            run.stop,
+            self.kind,
+            self.scale,
+            group.window.rows,
+            int(group.skip_null),
+            table,
+            *out,
+            np.empty(memory_size(run.events, run.moments), np.int64),
+            np.zeros(REGISTERS * RANKS if distinct else 0, np.int32),
+        )
+
+    def _run(self, tasks: Iterator[Callable[[], None]]) -> None:
+        if self.threads == 1 or (len(self.runs) == 1 and len(self.moments.t) < LEAST_WORK):
+            for task in tasks:
+                task()
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            for future in [pool.submit(task) for task in tasks]:
+                future.result()
+
+
+@entry(*(WORDS,) * 6, *(BYTES,) * 2, WORDS, *(INTEGER,) * 4, *(NEW_WORDS,) * 3)
+def _rank(
+    starts: Words,
+    time: Words,
+    known: Words,
+    until: Words,
+    words: Words,
+    high_words: Words,
+    valid: Bytes,
+    where: Bytes,
+    moment_starts: Words,
+    first: int,
+    stop: int,
+    kind: int,
+    scale: int,
+    ranks: Words,
+    values: Words,
+    memory: Words,
+) -> None:
+    for s in range(first, stop):
+        a, b = starts[s], starts[s + 1]
+        if moment_starts[s] < moment_starts[s + 1]:
+            high = high_words[a:b]
+            rank_segment(words[a:b], high, kind, scale, ranks[a:b], values[a:b], memory)
 
 
 @entry(
     *(WORDS,) * 6,
     *(BYTES,) * 2,
-    *(WORDS,) * 4,
+    *(WORDS,) * 6,
     *(INTEGER,) * 6,
-    WORD_ROWS,
-    WORD_ROWS,
+    *(WORD_ROWS,) * 3,
     BYTE_ROWS,
-    NEW_WORDS,
+    *(NEW_WORDS,) * 2,
+    NEW_INTS,
 )
 def _sweep(
     starts: Words,
@@ -154,6 +320,8 @@ def _sweep(
     t: Words,
     low: Words,
     high: Words,
+    ranks: Words,
+    values: Words,
     first: int,
     stop: int,
     kind: int,
@@ -162,20 +330,13 @@ def _sweep(
     skip_null: int,
     group: NDArray[np.int64],
     out_words: NDArray[np.int64],
+    out_second: NDArray[np.int64],
     out_state: NDArray[np.uint8],
     items: Words,
+    memory: Words,
+    zeros: NDArray[np.int32],
 ) -> None:
-    out = Out(out_words, out_state, items)
-    events_most = moments_most = 0
-    for s in range(first, stop):
-        if moment_starts[s + 1] > moment_starts[s]:
-            events_most = max(events_most, starts[s + 1] - starts[s])
-            moments_most = max(moments_most, moment_starts[s + 1] - moment_starts[s])
-    scratch = StepsScratch(
-        np.empty((moments_most, 5), np.int64),
-        np.empty(events_most + 1, np.int64),
-        np.empty(events_most + 1, np.int64),
-    )
+    out = Out(out_words, out_second, out_state, items)
     for s in range(first, stop):
         a, b = starts[s], starts[s + 1]
         i, j = moment_starts[s], moment_starts[s + 1]
@@ -190,22 +351,10 @@ def _sweep(
             valid[a:b],
             where[a:b],
         )
-        steps = make_steps(events, t[i:j], low[i:j], high[i:j], rows, skip_null != 0, scratch)
-        sweep_group(events, kind, scale, steps, group, out, i, a)
-
-
-def _arrays(timeline: Timeline, column: Column) -> tuple[NDArray[Any], ...]:
-    """The arrays as compiled code takes them: contiguous, absent ones empty, bools as bytes."""
-    words = (
-        timeline.starts,
-        timeline.time,
-        timeline.known,
-        timeline.until,
-        column.words,
-        column.high,
-    )
-    flags = (column.valid, column.where)
-    return (*map(_as_words, words), *map(_as_bytes, flags))
+        steps = make_steps(events, t[i:j], low[i:j], high[i:j], rows, skip_null != 0, memory)
+        sweep_group(
+            events, kind, scale, ranks[a:b], values[a:b], steps, group, out, i, a, zeros
+        )
 
 
 def _as_words(values: NDArray[Any] | None) -> Words:
@@ -221,28 +370,21 @@ def _as_bytes(values: NDArray[np.bool_] | None) -> Bytes:
     return np.ascontiguousarray(values, np.bool_).view(np.uint8)
 
 
-def _rows(aggregates: Sequence[Aggregate], kind: int) -> list[int]:
-    """The first row of results of each aggregate, and the number of rows."""
-    rows = [0]
-    for aggregate in aggregates:
-        two = takes_two_rows(FUNCTIONS.index(aggregate.function), kind)
-        rows.append(rows[-1] + (2 if two else 1))
-    return rows
-
-
 def _groups(aggregates: Sequence[Aggregate], max_age: int) -> list[_Group]:
     groups: dict[tuple[Window, int, bool], list[int]] = {}
     for i, aggregate in enumerate(aggregates):
         age = max_age if aggregate.rule.stored else 0
-        groups.setdefault((aggregate.window, age, skips_null(aggregate)), []).append(i)
+        # A null is as good as no event to all but `latest`.
+        key = aggregate.window, age, aggregate.function != "latest"
+        groups.setdefault(key, []).append(i)
     return [_Group(*key, members) for key, members in groups.items()]
 
 
-def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[tuple[int, int]]:
+def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[_Run]:
     """Runs of segments that hold about the same number of events and moments to work on."""
     moments = np.diff(moment_starts)
-    work = np.where(moments > 0, np.diff(starts) + moments, 0)
-    total = np.cumsum(work)
+    events = np.where(moments > 0, np.diff(starts), 0)
+    total = np.cumsum(events + moments)
     if not len(total) or not total[-1]:
         return
     count = 1 if threads == 1 else min(threads * RUNS_PER_THREAD, 1 + total[-1] // LEAST_WORK)
@@ -250,30 +392,29 @@ def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[tuple[i
     first = 0
     for end in np.minimum(ends, len(total)).tolist():
         if end > first:
-            yield first, end
+            most = events[first:end].max(), moments[first:end].max()
+            yield _Run(first, end, int(most[0]), int(most[1]))
             first = end
 
 
-def _run(tasks: list[partial[None]], threads: int) -> None:
-    if threads == 1 or len(tasks) < 2:
-        for task in tasks:
-            task()
-        return
-    with ThreadPoolExecutor(min(threads, len(tasks))) as pool:
-        for future in [pool.submit(task) for task in tasks]:
-            future.result()
+def _list(starts: Words, lengths: Words, items: Words) -> Lists:
+    """Lists whose items begin at `starts` but may be fewer than there is room for."""
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    if ends[-1] == starts[-1] - starts[0]:
+        return Lists(ends, items[starts[0] : starts[-1]])
+    return Lists(ends, items[np.arange(ends[-1]) + np.repeat(starts[:-1] - ends[:-1], lengths)])
 
 
 def _result(
-    index: int, aggregate: Aggregate, kind: int, words: NDArray[np.int64], state: Bytes
+    index: int, aggregate: Aggregate, kind: int, words: Words, high: Words | None, state: Bytes
 ) -> Result:
     valid = state != NOTHING
     function = aggregate.function
     if function in _POSITIONS:
-        return Positions(np.where(valid, words[0], -1))
+        return Positions(np.where(valid, words, -1))
     overflows = np.flatnonzero(state == OVERFLOW)
     if len(overflows):
         raise SumOverflow(index, int(overflows[0]))
     if function in _FLOATS or (function in _SAME and kind == FLOAT):
-        return Numbers(words[0].view(np.float64), valid)
-    return Numbers(words[0], valid, words[1] if len(words) > 1 else None)
+        return Numbers(words.view(np.float64), valid)
+    return Numbers(words, valid, high)

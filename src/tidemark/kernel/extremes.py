@@ -1,0 +1,102 @@
+"""Smallest and largest values of a sliding range.
+
+A queue holds the events that can still become the extreme: each is better than all after it, so a
+new one pushes out those at the end that it beats, the front is the extreme, and the front goes when
+the range has passed it.  Every event is pushed and popped at most once.
+
+A NaN is the extreme of whatever it is in, for both functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tidemark.kernel.compiled import nested
+from tidemark.kernel.encoding import (
+    FLOAT,
+    FUNCTION,
+    I64_MAX,
+    MIN,
+    NOTHING,
+    ROW,
+    VALUE,
+    Events,
+    Out,
+)
+from tidemark.kernel.keys import NAN_KEY, key_of, word_of
+from tidemark.kernel.steps import ACTIVE, ADD, ADD_END, Steps, position
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.int64]
+
+
+@nested
+def sweep_extremes(
+    events: Events, kind: int, steps: Steps, group: Words, out: Out, at: int
+) -> None:
+    """Write the extremes of `group` at each moment, from column `at` of the results on."""
+    size = len(events.time)
+    for f in range(len(group)):
+        _sweep(
+            events.words,
+            kind,
+            steps.adds,
+            steps.table,
+            -1 if group[f, FUNCTION] == MIN else 1,
+            steps.free[:size],
+            steps.free[size : 2 * size],
+            out.words[group[f, ROW], at:],
+            out.state[group[f, ROW], at:],
+        )
+
+
+@nested
+def _sweep(
+    words: Words,
+    kind: int,
+    adds: Words,
+    table: NDArray[np.int64],
+    sign: int,
+    keys: Words,
+    places: Words,
+    out: Words,
+    state: NDArray[np.uint8],
+) -> None:
+    front = end = 0
+    for r in range(len(table)):
+        stop = table[r, ADD_END]
+        begin = stop - table[r, ACTIVE]
+        if table[r, ADD] == begin:
+            front = end = 0
+        for k in range(table[r, ADD], stop):
+            key = _ranked_key(words[position(adds, k)], kind, sign)
+            while end > front and keys[end - 1] <= key:
+                end -= 1
+            keys[end], places[end] = key, k
+            end += 1
+        while front < end and places[front] < begin:
+            front += 1
+        if begin == stop:
+            out[r], state[r] = 0, NOTHING
+        else:
+            out[r], state[r] = _value(keys[front], kind, sign), VALUE
+
+
+@nested
+def _ranked_key(word: int, kind: int, sign: int) -> int:
+    """A key of which the largest is wanted, for the smallest value if `sign` is -1."""
+    key = key_of(word, kind)
+    if kind == FLOAT and key == NAN_KEY:
+        return I64_MAX
+    return key if sign > 0 else ~key
+
+
+@nested
+def _value(key: int, kind: int, sign: int) -> int:
+    if kind == FLOAT and key == I64_MAX:
+        return NAN_KEY
+    return word_of(key if sign > 0 else ~key, kind)
