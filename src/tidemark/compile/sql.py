@@ -137,6 +137,13 @@ def _strict(name: str) -> Callable[..., str]:
     return write
 
 
+def _test(question: str) -> Callable[[str], str]:
+    def write(value: str) -> str:
+        return f"({value} {question})"
+
+    return write
+
+
 def _divide(left: str, right: str) -> str:
     return f"(CAST({left} AS DOUBLE) / nullif(CAST({right} AS DOUBLE), 0))"
 
@@ -185,7 +192,7 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "div": _divide,
     "floordiv": _divide_integers("//"),
     "mod": _divide_integers("%"),
-    "neg": lambda value: f"(-{value})",
+    "neg": _function("-"),
     "abs": _function("abs"),
     "round": _of_double("round"),
     "floor": _of_double("floor"),
@@ -197,9 +204,9 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "greatest": _strict("greatest"),
     "and": _operator("AND"),
     "or": _operator("OR"),
-    "not": lambda value: f"(NOT {value})",
-    "is_null": lambda value: f"({value} IS NULL)",
-    "is_not_null": lambda value: f"({value} IS NOT NULL)",
+    "not": _function("NOT"),
+    "is_null": _test("IS NULL"),
+    "is_not_null": _test("IS NOT NULL"),
     "is_nan": _function("isnan"),
     "is_in": _is_in,
     "when": _when,
@@ -226,4 +233,3 @@ _WRITERS: dict[str, Callable[..., str]] = {
 
 # SQL gives decimals of another precision here than the model does.
 _RETYPED = frozenset({"add", "sub", "mul", "least", "greatest", "when", "coalesce", "neg", "abs"})
-

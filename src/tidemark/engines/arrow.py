@@ -46,7 +46,8 @@ def valid(column: pa.Array) -> NDArray[np.bool_]:
     """Which values are not null, bool[n]."""
     if column.null_count == 0:
         return np.ones(len(column), np.bool_)
-    return column.is_valid().to_numpy(zero_copy_only=False)
+    flags: NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False)
+    return flags
 
 
 def words(column: pa.Array) -> NDArray[Any]:
@@ -57,8 +58,8 @@ def words(column: pa.Array) -> NDArray[Any]:
     elif pa.types.is_timestamp(type_):
         column = column.view(pa.int64())
     if column.null_count:
-        column = pc.fill_null(column, False if pa.types.is_boolean(type_) else 0)  # noqa: FBT003
-    values = column.to_numpy(zero_copy_only=False)
+        column = pc.fill_null(column, False if pa.types.is_boolean(type_) else 0)
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values if values.dtype == np.float64 else values.astype(np.int64, copy=False)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import duckdb
 import numpy as np
@@ -87,7 +87,8 @@ class DuckDB:
     ) -> pa.Table:
         """The whole result of a query; names are looked up in `database` first."""
         with self._cursor(query, tables, database) as cursor:
-            return cursor.sql(query).to_arrow_table()
+            result: pa.Table = cursor.sql(query).to_arrow_table()
+            return result
 
     def rows(
         self, query: str, tables: Mapping[str, object] | None = None, database: str = ""
@@ -106,7 +107,7 @@ class DuckDB:
     @contextmanager
     def _cursor(
         self, query: str, tables: Mapping[str, object] | None, database: str = ""
-    ) -> Iterator[Any]:
+    ) -> Generator[Any]:
         """A connection of its own for one query, so that calls from several threads do not meet."""
         cursor: Any = self._connection.cursor()
         try:
@@ -160,7 +161,7 @@ class DuckDB:
         self._connection.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> DuckDB:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

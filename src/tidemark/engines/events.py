@@ -18,11 +18,12 @@ from tidemark.compile import identifier
 from tidemark.engines import ordering
 from tidemark.engines.histories import Relation
 from tidemark.engines.keys import Keys
-from tidemark.engines.versions import IDENTITY, UNTIL, Versions, seen_sql
+from tidemark.engines.versions import IDENTITY, UNTIL, Versions
 from tidemark.errors import EngineError
 from tidemark.kernel import Timeline
 from tidemark.model.graph import FeatureView
-from tidemark.model.window import DAY
+
+Words = NDArray[np.int64]
 
 NEVER = np.iinfo(np.int64).max
 ALWAYS = -(2**63) + 1
@@ -155,7 +156,9 @@ def read_events(
     `where` limits the rows (it must not depend on anything but the keys), `total` says whether
     events of one instant must be told apart.  Raises `EngineError` for an event without a time.
     """
-    scan = Scan(versions.relation if versions else relation, _pushed(relation, versions, span, where))
+    scan = Scan(
+        versions.relation if versions else relation, _pushed(relation, versions, span, where)
+    )
     read = _first_pass(scan, versions, view, keys, span)
     starts, order = ordering.by_segment(read.codes, read.time, len(keys))
     if total:
@@ -195,7 +198,13 @@ def _first_pass(
         columns["seen"] = identifier(source.seen)
     if versions is not None:
         columns |= {"identity": IDENTITY, "until": UNTIL}
-    kept: dict[str, list[NDArray[Any]]] = {"codes": [], "rows": [], "time": [], "seen": [], "until": []}
+    kept: dict[str, list[NDArray[Any]]] = {
+        "codes": [],
+        "rows": [],
+        "time": [],
+        "seen": [],
+        "until": [],
+    }
     scanned, unattributed = 0, 0
     for first, batch in scan.read(columns):
         scanned += batch.num_rows
@@ -260,14 +269,16 @@ def _instants(column: pa.Array, source: str, name: str) -> NDArray[np.int64]:
             f"{source}.{name} is null in {column.null_count} or more rows.",
             remedy="An event needs a time: leave such rows out in a query, or fill the column.",
         )
-    return column.view(pa.int64()).to_numpy()
+    micros: NDArray[np.int64] = column.view(pa.int64()).to_numpy()
+    return micros
 
 
 def _current(identity: pa.Array, replaced: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which rows are not replaced by the versions of their event."""
-    hashes = identity.fill_null(0).to_numpy()
+    hashes: NDArray[np.uint64] = identity.fill_null(0).to_numpy()
     places = np.minimum(np.searchsorted(replaced, hashes), len(replaced) - 1)
-    return (replaced[places] != hashes) | identity.is_null().to_numpy(zero_copy_only=False)
+    own: NDArray[np.bool_] = identity.is_null().to_numpy(zero_copy_only=False)
+    return np.logical_or(replaced[places] != hashes, own)
 
 
 def _order_tied(
@@ -302,12 +313,9 @@ def _order_tied(
 
 
 def _split(
-    order: NDArray[Any],
-    places: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    keys: Sequence[NDArray[Any]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort the events at `places` by keys within their groups; the places and groups still equal."""
+    order: NDArray[Any], places: Words, groups: Words, keys: Sequence[NDArray[Any]]
+) -> tuple[Words, Words]:
+    """Sort the events at `places` by keys within their groups; gives those that are still equal."""
     sorting = np.lexsort([*keys[::-1], groups])
     order[places] = order[places][sorting]
     changes = np.zeros(len(places), np.bool_)
@@ -315,6 +323,6 @@ def _split(
     for key in [groups, *keys]:
         ordered = key[sorting]
         changes[1:] |= ordered[1:] != ordered[:-1]
-    finer = np.cumsum(changes)
-    alone = changes & np.append(changes[1:], True)  # noqa: FBT003
+    finer = np.cumsum(changes, dtype=np.int64)
+    alone = changes & np.append(changes[1:], True)
     return places[~alone], finer[~alone]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -110,9 +110,11 @@ def as_table(frame: object) -> pa.Table:
 
 def _files(engine: DuckDB, source: Source, path: str) -> list[str]:
     if "://" in path:
-        names = [row[0] for row in engine.rows(f"SELECT file FROM glob({text(path)}) ORDER BY file")]
+        names = [
+            row[0] for row in engine.rows(f"SELECT file FROM glob({text(path)}) ORDER BY file")
+        ]
     else:
-        names = sorted(glob.glob(str(engine.root / path), recursive=True))
+        names = sorted(glob(str(engine.root / path), recursive=True))  # noqa: PTH207 - absolute too
     if not names:
         raise EngineError(
             f"No file matches {path!r}, the history of {source.name}.",
@@ -186,8 +188,9 @@ def _unreadable(
         try:
             engine.rows(f"SELECT count(*) FROM parquet_schema({text(name)})")
         except EngineError as guilty:
+            reason = guilty.what.split(": ", 1)[-1]
             return EngineError(
-                f"A file of {source.name} is not complete Parquet: {guilty.what.split(': ', 1)[-1]}",
+                f"A file of {source.name} is not complete Parquet: {reason}",
                 sql=guilty.sql,
                 where=name,
                 remedy="Write it again; a file appears whole when it is renamed into place.",
@@ -196,16 +199,16 @@ def _unreadable(
 
 
 def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
-    """Text is parsed once, as the declared types; timestamps say themselves whether they are zoned."""
+    """Text is parsed once, as the declared types; a timestamp itself says whether it has a zone."""
     parts: list[str] = []
     for name in files:
         header = _describe(engine, f"read_csv({text(name)}, header = true)")
         empty = f"SELECT count(*) FROM read_csv({text(name)}, header = true, all_varchar = true)"
-        sniffed = set() if engine.rows(empty)[0][0] == 0 else {"timestamp"}
+        sniffed = "" if engine.rows(empty)[0][0] == 0 else "timestamp"
         types = ", ".join(
             f"{text(column.name)}: {text(sql_type(column.type))}"
             for column in source.columns
-            if column.name in header and column.type.name not in sniffed
+            if column.name in header and column.type.name != sniffed
         )
         origin = f"read_csv({text(name)}, header = true, types = {{{types}}})"
         parts.append(_part(engine, source, origin, name))
@@ -252,7 +255,7 @@ def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
         raise MissingExtra("delta", "Reading a Delta Lake table") from None
     address = path if "://" in path else str(engine.root / path)
     try:
-        dataset: Any = DeltaTable(address).to_pyarrow_dataset()
+        dataset = cast("Any", DeltaTable(address)).to_pyarrow_dataset()
     except (DeltaError, OSError) as error:
         raise EngineError(f"The Delta table of {source.name} cannot be read: {error}") from error
     return _arrow(engine, source, dataset, f"delta table {path}")

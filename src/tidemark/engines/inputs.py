@@ -155,9 +155,7 @@ def _finished(filling: _Filling, n: int) -> Loaded:
         places = _hashes(dictionary)[places]
     loaded.words = np.zeros(n, np.int64)
     begin = 0
-    for slots, codes, part in zip(
-        filling.slots, filling.codes, filling.dictionaries, strict=True
-    ):
+    for slots, codes, part in zip(filling.slots, filling.codes, filling.dictionaries, strict=True):
         mine = places[begin : begin + len(part)]
         begin += len(part)
         found = codes >= 0

@@ -42,10 +42,8 @@ class Keys:
 
     def find(self, columns: Sequence[pa.Array]) -> NDArray[np.int32]:
         """The code of each row of other columns, -1 for a key that is not among these."""
-        codes = self._columns[0].find(columns[0])
-        for column, values, pairs in zip(
-            self._columns[1:], columns[1:], self._pairs, strict=True
-        ):
+        codes: NDArray[Any] = self._columns[0].find(columns[0])
+        for column, values, pairs in zip(self._columns[1:], columns[1:], self._pairs, strict=True):
             more = column.find(values)
             joined = codes.astype(np.int64) * column.size + more
             joined[(codes < 0) | (more < 0)] = -1
@@ -101,6 +99,6 @@ class _Integers:
         if self._table is not None:
             places = self._table[np.where(inside, values - first, 0)]
             return np.where(inside, places, np.int32(-1))
-        places = np.searchsorted(self._distinct, values)
-        places[~inside] = 0
-        return np.where(self._distinct[places] == values, places, -1)
+        near = np.searchsorted(self._distinct, values)
+        near[~inside] = 0
+        return np.where(self._distinct[near] == values, near, -1)

@@ -129,7 +129,7 @@ def read_labels(frame: object, *, time: str | None, timezone: str | None) -> Lab
 
 
 def _only_time(table: pa.Table) -> str:
-    names = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+    names: list[str] = [f.name for f in table.schema if pa.types.is_timestamp(f.type)]
     if len(names) == 1:
         return names[0]
     if names:

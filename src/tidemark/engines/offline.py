@@ -217,7 +217,7 @@ class _Group:
             need = None
             if form is not None and value is not None:
                 # Where the words are read anyway, they also say which values are null.
-                others = [other for other in forms[value, where] if other != "flag"]
+                others: list[Form] = [each for each in forms[value, where] if each != "flag"]
                 type_ = type_of(value, self.types)
                 need = Need(value, type_, others[0] if form == "flag" and others else form)
             condition = None if where is None else Need(where, None, "flag")
@@ -232,9 +232,7 @@ class _Group:
             return "flag"
         return form_of(aggregate.function, type_of(aggregate.value, self.types))
 
-    def _compute(
-        self, given: _Input, features: list[Feature], loaded: dict[Need, Loaded]
-    ) -> None:
+    def _compute(self, given: _Input, features: list[Feature], loaded: dict[Need, Loaded]) -> None:
         value = loaded[given.value] if given.value else Loaded()
         where = loaded[given.where].valid if given.where else None
         column = _column(given.value, value, where)
@@ -283,7 +281,7 @@ class _Group:
 
     def _lists(self, starts: NDArray[np.int64], items: pa.Array) -> pa.ChunkedArray:
         """Lists of the moments as a column; an empty one is null."""
-        empty = np.append(starts[1:] == starts[:-1], False)  # noqa: FBT003
+        empty = np.append(starts[1:] == starts[:-1], False)
         offsets = pa.array(starts.astype(np.int32), mask=empty)
         back = self._in_place(np.arange(len(self.order)))
         return pa.chunked_array([pa.ListArray.from_arrays(offsets, items).take(pa.array(back))])
@@ -326,7 +324,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The rows of picked events, ascending and each once, and which of them each pick is (-1: none)."""
+    """The rows of picked events, ascending, and which of them each pick is (-1: none)."""
 
     rows: NDArray[np.int64]
     places: NDArray[np.int32]
@@ -357,8 +355,8 @@ def _column(need: Need | None, value: Loaded, where: NDArray[np.bool_] | None) -
         return Column("decimal", value.words, value.high, value.valid, where, scale)
     if need.form != "word":
         return Column(need.form, value.words, None, value.valid, where)
-    kind = "float" if need.type is not None and need.type.name == "float64" else "int"
-    return Column(kind, value.words, None, value.valid, where)
+    is_float = need.type is not None and need.type.name == "float64"
+    return Column("float" if is_float else "int", value.words, None, value.valid, where)
 
 
 def _item(feature: Feature) -> Type:
@@ -386,8 +384,8 @@ def _with_default(
 ) -> pa.ChunkedArray:
     default = feature.aggregate.default
     if default is not None and not found.all():
-        column = pc.if_else(pa.array(found), column, scalar_of(default).cast(arrow_type(feature.type)))
+        column = pc.if_else(
+            pa.array(found), column, scalar_of(default).cast(arrow_type(feature.type))
+        )
     whole = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
     return _typed(whole, feature.type)
-
-

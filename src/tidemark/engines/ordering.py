@@ -91,7 +91,7 @@ def _sort_segments(starts: Words, time: Words, order: NDArray[Any]) -> None:
 
 @_compiled
 def tied(starts: Words, time: Words) -> tuple[Words, Words]:
-    """The places of events that share segment and time with another, and the number of their group."""
+    """The places of events that share segment and time with another, and a number of each group."""
     places = np.empty(0, np.int64)
     groups = np.empty(0, np.int64)
     for writing in range(2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar, TaskID
@@ -37,7 +37,7 @@ class Progress:
             self._bar, self._task = _bar()
         self._bar.update(self._task, description=self._what, rows=f"{self._count:,} rows")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

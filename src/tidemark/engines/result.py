@@ -78,9 +78,9 @@ class TrainingSet:
 
     def to_polars(self) -> pl.DataFrame:
         """As a Polars frame."""
-        import polars
+        import polars as pl
 
-        return polars.DataFrame(self.table)
+        return pl.DataFrame(self.table)
 
     def write_parquet(self, path: str | Path) -> Path:
         """Write a Parquet file, which appears whole or not at all; raises `RequestInvalid`."""
@@ -119,4 +119,4 @@ def _nullable(column: pa.ChunkedArray) -> Any:
 
     if not whole:
         return pd.BooleanDtype()
-    return pd.api.types.pandas_dtype(str(column.type).replace("int", "Int").replace("uI", "UI"))
+    return getattr(pd, str(column.type).replace("i", "I").replace("u", "U") + "Dtype")()

@@ -59,8 +59,9 @@ def select(
             continue
         read = _read(name, type_, field.type)
         if read is None:
+            column = f"{source.name}.{field.name}"
             raise SchemaMismatch(
-                f"{source.name}.{field.name} is declared as {field.type} but holds {_plain(type_)}.",
+                f"{column} is declared as {field.type} but holds {_plain(type_)}.",
                 where=where,
                 remedy="Declare the type that the data has, or convert it in a query.",
             )

@@ -124,9 +124,7 @@ def _flags(loaded: Loaded, n: int) -> NDArray[np.bool_]:
     return np.zeros(n, np.bool_) if loaded.valid is None else loaded.valid
 
 
-def _distinct_keys(
-    relation: Relation, entity: Entity, view: FeatureView, where: str
-) -> pa.Table:
+def _distinct_keys(relation: Relation, entity: Entity, view: FeatureView, where: str) -> pa.Table:
     """The keys that occur, in their order; one with a null belongs to no entity."""
     names = ", ".join(identifier(name) for name in view.keys)
     conditions = [f"{identifier(name)} IS NOT NULL" for name in view.keys]

@@ -1,15 +1,13 @@
 """Corrections: rows that agree on a source's `unique` columns are versions of one event.
 
-Versions are resolved over the whole source before anything is left out, since a correction may move
-an event to another entity or time.  Sources hold few corrections, so the identities that occur twice
-are found by their hashes first, and only their rows are ordered.
+Versions are resolved over the whole source before anything is left out, since a correction may
+move an event to another entity or time.  Sources hold few corrections, so the identities that occur
+twice are found by their hashes first, and only their rows are ordered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +56,8 @@ def resolve(relation: Relation, *, hindsight: bool, known_by: int | None) -> Ver
     query = _ordered(relation, hindsight=hindsight, known_by=known_by)
     engine.execute(f"COPY ({query}) TO {text(str(file))} (FORMAT parquet)", names)
     base = [
-        f"SELECT *, {_identity(source)} AS {IDENTITY}, CAST(NULL AS BIGINT) AS {UNTIL} FROM ({part})"
+        f"SELECT *, {_identity(source)} AS {IDENTITY}, CAST(NULL AS BIGINT) AS {UNTIL} "
+        f"FROM ({part})"
         for part in relation.parts
     ]
     columns = ", ".join(
@@ -81,11 +80,9 @@ def _identity(source: Source) -> str:
 
 def _repeated(relation: Relation) -> NDArray[np.uint64]:
     """The hashes that occur more than once, sorted."""
-    hashes: list[NDArray[Any]] = []
-    columns: Mapping[str, str] = {"identity": _identity(relation.source)}
-    for batch in relation.read(columns):
-        hashes.append(batch.column(0).drop_null().to_numpy())
-    joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+    batches = relation.read({"identity": _identity(relation.source)})
+    hashes = [batch.column(0).drop_null().to_numpy() for batch in batches]
+    joined: NDArray[np.uint64] = np.concatenate([np.empty(0, np.uint64), *hashes])
     hashes.clear()
     if len(joined) <= _SORTED_AT_ONCE:
         return _twice(joined)
