@@ -18,9 +18,9 @@ from tidemark.define.problems import (
     Unknown,
     UnknownAttribute,
     caller,
+    collected_so_far,
     collecting,
     here,
-    is_collecting,
     report,
     suggestion,
 )
@@ -40,6 +40,7 @@ class About:
         self.place = place
         self.name = name or snake_case(cls.__name__)
         self.abstract = abstract
+        self.partial = False  # whether something in the body was reported as wrong
         self.owner = owner
         self.tags = tuple(tags)
         self.description = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
@@ -51,17 +52,20 @@ class About:
         return self.places.get(name) or self.place.of_attribute(name)
 
 
-class _Declaring(type):
-    """The class of declared classes; an attribute that is not there is a mistake."""
+if TYPE_CHECKING:
+    # A checker would take any name for an attribute, and class arguments for the metaclass's own.
+    from builtins import type as _Declaring  # noqa: N812
+else:
 
-    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+    class _Declaring(type):
+        """The class of declared classes; an attribute that is not there is a mistake."""
 
         def __getattr__(cls, name: str) -> Any:
             if name.startswith("_"):
                 raise AttributeError(name)
             known = [each for each in dir(cls) if not each.startswith("_")]
             what = f"{cls.__name__} has no {cls.__member__} {name!r}."
-            if is_collecting():
+            if collected_so_far() is not None:
                 report(what, here(), suggestion(name, known))
                 return unknown(Col[Any])
             raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
@@ -92,8 +96,11 @@ def snake_case(name: str) -> str:
 def declaring(cls: type[Declaration], about: About) -> Generator[About]:
     """Read the body of a class; unless a file is being loaded, raise its mistakes at the end."""
     cls.__about__ = about
-    if is_collecting():
+    collected = collected_so_far()
+    if collected is not None:
+        before = len(collected)
         yield about
+        about.partial = len(collected) > before or any(map(is_unknown, vars(cls).values()))
         return
     with collecting() as problems:
         yield about
@@ -109,7 +116,7 @@ def declaring(cls: type[Declaration], about: About) -> Generator[About]:
 def declaring_function() -> Generator[Callable[[object], None]]:
     """As `declaring`, for a function, which is handed over once it is made."""
     made: list[object] = []
-    if is_collecting():
+    if collected_so_far() is not None:
         yield made.append
         return
     with collecting() as problems:
@@ -137,7 +144,7 @@ def members(cls: type, kind: type[object]) -> Iterator[tuple[str, Any]]:
                 report(f"{cls.__name__}.{name}: {error}.", here())
                 continue
         origin: object = typing.get_origin(annotation)
-        if ClassVar in {origin, annotation}:
+        if any(each is ClassVar for each in (origin, annotation)):
             continue
         if origin is not kind:
             report(

@@ -257,6 +257,9 @@ class Col(Expression[T_co]):
 
     __slots__ = ("declared_type", "description", "name", "optional", "owner", "tags", "type")
 
+    # `Annotated[Decimal, tm.decimal(18, 2)] | None`: typing keeps annotations in sets.
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
     def __init__(
         self,
         declared_type: Type | None = None,

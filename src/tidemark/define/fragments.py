@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
 
 import sqlglot
 from sqlglot import exp
@@ -30,6 +31,12 @@ _TYPES = {
     "BLOB": "bytes",
 }
 
+# `DATE '2026-01-31'` is a constant, as `date(2026, 1, 31)` is.
+_CONSTANTS: dict[str, Callable[[str], object]] = {
+    "DATE": date.fromisoformat,
+    "TIMESTAMPTZ": datetime.fromisoformat,
+}
+
 _BINARY: dict[type[Expression], str] = {
     exp.EQ: "eq",
     exp.NEQ: "ne",
@@ -47,6 +54,8 @@ _BINARY: dict[type[Expression], str] = {
     exp.Or: "or",
     exp.DPipe: "concat",
     exp.StartsWith: "starts_with",
+    exp.EndsWith: "ends_with",
+    exp.Contains: "contains",
 }
 
 _UNARY: dict[type[Expression], str] = {
@@ -60,6 +69,17 @@ _UNARY: dict[type[Expression], str] = {
     exp.Upper: "upper",
     exp.Length: "length",
     exp.IsNan: "is_nan",
+    exp.Round: "round",
+    exp.Floor: "floor",
+    exp.Ceil: "ceil",
+    exp.Year: "year",
+    exp.Month: "month",
+    exp.Day: "day",
+    exp.Hour: "hour",
+    exp.Minute: "minute",
+    exp.DayOfWeekIso: "weekday",
+    exp.DayOfYear: "day_of_year",
+    exp.Trim: "trim",
 }
 
 _VARIADIC: dict[type[Expression], str] = {
@@ -134,7 +154,7 @@ def _node(tree: Expression) -> Expr:
         return flat_call(_BINARY[kind], (_node(tree.this), _node(tree.expression)))
     if kind is exp.Not and isinstance(tree.this, exp.Is):
         return Call("is_not_null", _is(tree.this).args)
-    if kind in _UNARY and not tree.args.get("expression"):
+    if kind in _UNARY and not any(value for key, value in tree.args.items() if key != "this"):
         return _unary(_UNARY[kind], tree.this)
     if kind in _VARIADIC:
         return Call(_VARIADIC[kind], (_node(tree.this), *map(_node, tree.expressions)))
@@ -200,6 +220,11 @@ def _case(tree: Expression) -> Expr:
 
 def _cast(tree: Expression) -> Expr:
     name = tree.args["to"].sql("duckdb").upper()
+    if isinstance(tree.this, exp.Literal) and tree.this.is_string and name in _CONSTANTS:
+        try:
+            return literal(_CONSTANTS[name](tree.this.this))
+        except ValueError:
+            raise _Untranslated from None
     if name in _TYPES:
         return Cast(_node(tree.this), parse_type(_TYPES[name]))
     if name.startswith("DECIMAL("):
@@ -207,10 +232,19 @@ def _cast(tree: Expression) -> Expr:
     raise _Untranslated
 
 
-def _trim(tree: Expression) -> Expr:
-    if set(tree.args) - {"this"} and any(v for k, v in tree.args.items() if k != "this"):
+def _replace(tree: Expression) -> Expr:
+    parts = (tree.this, tree.expression, tree.args.get("replacement"))
+    return _parts("replace", parts)
+
+
+def _substring(tree: Expression) -> Expr:
+    return _parts("substring", (tree.this, tree.args.get("start"), tree.args.get("length")))
+
+
+def _parts(function: str, parts: Sequence[Expression | None]) -> Expr:
+    if any(part is None for part in parts):
         raise _Untranslated
-    return Call("trim", (_node(tree.this),))
+    return Call(function, tuple(_node(part) for part in parts if part is not None))
 
 
 _SPECIAL: dict[type[Expression], Callable[[Expression], Expr]] = {
@@ -223,5 +257,6 @@ _SPECIAL: dict[type[Expression], Callable[[Expression], Expr]] = {
     exp.Between: _between,
     exp.Case: _case,
     exp.Cast: _cast,
-    exp.Trim: _trim,
+    exp.Replace: _replace,
+    exp.Substring: _substring,
 }

@@ -48,9 +48,9 @@ def when(condition: Expression[bool | None], then: T | Expression[T]) -> When[T]
     return When((condition, then))
 
 
-def coalesce(*values: Expression[T | None] | T) -> Expression[T]:
+def coalesce(value: Expression[T | None], *others: Expression[T | None] | T) -> Expression[T]:
     """The first value that is not null."""
-    return call("coalesce", *values)
+    return call("coalesce", value, *others)
 
 
 def least(*values: Expression[Number | None] | Number) -> Expression[Number]:

@@ -81,6 +81,8 @@ class _Lowering:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.frames: dict[str, object] = {}
         self.spelled: dict[Subject, Spelling] = {}
+        # Classes of which nothing is left besides what has been reported.
+        self.left_out: set[type] = set()
 
     def finish(self, problems: Sequence[Problem]) -> Lowered:
         """Check everything together."""
@@ -163,7 +165,10 @@ class _Lowering:
         """Note how a class, or one of its attributes (`of`), was written and where."""
         about = cls.__about__
         if not names:
-            self.spelled[Subject(kind, about.name)] = Spelling(cls.__name__, str(about.place))
+            whole = Subject(kind, about.name)
+            first = self.spelled.get(whole)
+            where = f"{first.where}\n{about.place}" if first else str(about.place)
+            self.spelled[whole] = Spelling(first.label if first else cls.__name__, where)
         for name in names:
             place = about.place_of(of or name)
             label = f"{cls.__name__}.{of or name}"
@@ -171,6 +176,9 @@ class _Lowering:
 
     def entity(self, cls: type[Entity]) -> None:
         about = cls.__about__
+        if about.partial and not cls.__keys__:
+            self.left_out.add(cls)
+            return
         self.spell("entity", cls)
         self.spell("entity", cls, *cls.__keys__)
         keys = tuple(graph.Field(name, key.type) for name, key in cls.__keys__.items())
@@ -178,6 +186,9 @@ class _Lowering:
 
     def source(self, cls: type[Source]) -> None:
         about = cls.__about__
+        if about.partial and not cls.__columns__:
+            self.left_out.add(cls)
+            return
         self.spell("source", cls)
         self.spell("source", cls, *cls.__columns__)
         said = about.arguments
@@ -201,6 +212,9 @@ class _Lowering:
 
     def request(self, cls: type[Request]) -> None:
         about = cls.__about__
+        if about.partial and not cls.__columns__:
+            self.left_out.add(cls)
+            return
         self.spell("request", cls)
         self.spell("request", cls, *cls.__columns__)
         fields = _fields(cls.__columns__)
@@ -211,6 +225,7 @@ class _Lowering:
         said = about.arguments
         entity, source = said.get("entity"), said.get("source")
         if is_unknown(entity) or is_unknown(source):
+            self.left_out.add(cls)
             return
         if not (isinstance(entity, type) and issubclass(entity, Entity)):
             report(
@@ -228,12 +243,16 @@ class _Lowering:
             return
         self.add(entity)
         self.add(source)
+        if {entity, source} & self.left_out:
+            self.left_out.add(cls)
+            return
         self.spell("view", cls)
         features: list[graph.Feature] = []
         for feature in cls.__features__.values():
             features.extend(self.features(cls, source, feature))
-        if not features and cls.__features__:
-            return  # each of them has been reported
+        if not features and (cls.__features__ or about.partial):
+            self.left_out.add(cls)
+            return
         self.objects.append(
             graph.FeatureView(
                 name=about.name,
@@ -325,9 +344,13 @@ class _Lowering:
             return graph.Reference("on_demand", given.name, version=given.version)
         if is_column(given) and is_declared(given.owner) and issubclass(given.owner, Request):
             self.add(given.owner)
+            if given.owner in self.left_out:
+                return None
             return graph.Reference("request", given.name, given.owner.__about__.name)
         if is_feature(given) and given.view is not None:
             self.add(given.view)
+            if given.view in self.left_out:
+                return None
             names = list(given.named_windows())
             if len(names) == 1:
                 view = cast("type[FeatureView]", given.view)
@@ -356,8 +379,8 @@ class _Lowering:
             reference = self.reference(given, cls.__name__, about.place)
             if reference is not None:
                 outputs.append(graph.Output(reference.name, reference))
-        if not outputs and (cls.__outputs__ or about.arguments.get("features")):
-            return  # each of them has been reported
+        if not outputs and (cls.__outputs__ or about.arguments["features"] or about.partial):
+            return
         self.objects.append(
             graph.FeatureService(name=about.name, outputs=tuple(outputs), **_described(about))
         )

@@ -1,4 +1,4 @@
-"""The parts of a view that are decided from several of its pieces: keys, filters, types, defaults."""
+"""The parts of a view that several of its pieces decide: keys, filters, types and defaults."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def keep(problem: Problem) -> None:
     """As `report`, for a problem that is spelled already."""
     collected = _collected.get()
     if collected is None:
-        raise DefinitionError([problem])
+        raise DefinitionError([problem]) from None
     collected.append(problem)
 
 
@@ -102,9 +102,9 @@ def ordered(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=line)
 
 
-def is_collecting() -> bool:
-    """Whether a definition file is being loaded."""
-    return _collected.get() is not None
+def collected_so_far() -> list[Problem] | None:
+    """The mistakes of the definition file that is being loaded; None if none is."""
+    return _collected.get()
 
 
 @contextmanager

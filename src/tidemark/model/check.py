@@ -185,14 +185,12 @@ class _Checker:
                 check_feature(self.findings, view, source, feature)
 
     def named(self, subject: Subject, kind: str, name: str) -> object:
-        items: Mapping[str, object] = {
-            item.name: item
-            for item in (
-                self.definitions.entities if kind == "entity" else self.definitions.sources
-            )
-        }
+        """The entity or source of that name; None if there is not one, which is said."""
+        listed = self.definitions.entities if kind == "entity" else self.definitions.sources
+        items = {item.name: item for item in listed}
         if name in items:
-            return items[name]
+            # Which of two is meant, nobody knows; that there are two has been said.
+            return items[name] if len(items) == len(listed) else None
         error = NotFound.named(kind, name, items)
         self.say(subject, f"{self.label(subject)}: {error.what}", error.remedy)
         return None
