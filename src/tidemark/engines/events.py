@@ -278,7 +278,8 @@ def _current(identity: pa.Array, replaced: NDArray[np.uint64]) -> NDArray[np.boo
     hashes: NDArray[np.uint64] = identity.fill_null(0).to_numpy()
     places = np.minimum(np.searchsorted(replaced, hashes), len(replaced) - 1)
     own: NDArray[np.bool_] = identity.is_null().to_numpy(zero_copy_only=False)
-    return np.logical_or(replaced[places] != hashes, own)
+    superseded: NDArray[np.bool_] = replaced[places] == hashes
+    return ~superseded | own
 
 
 def _order_tied(
