@@ -49,7 +49,7 @@ class About:
 
     def place_of(self, name: str) -> Place:
         """The line of an attribute, or of the class."""
-        return self.places.get(name) or self.place.of_attribute(name)
+        return self.places.get(name) or self.place._replace(attribute=name)
 
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def members(cls: type, kind: type[object]) -> Iterator[tuple[str, Any]]:
         if origin is not kind:
             report(
                 f"{cls.__name__}.{name} is not declared as a {kind.__name__}.",
-                here().of_attribute(name),
+                here()._replace(attribute=name),
                 f"Write `{name}: tm.{kind.__name__}[{spelled(annotation)}]`.",
             )
             continue

@@ -17,6 +17,7 @@ from tidemark.define.linking import NEWEST, link
 from tidemark.define.lowering import Loaded
 from tidemark.define.marks import Marked, Path_, is_list, is_mapping, read_yaml
 from tidemark.define.parts import default_literal
+from tidemark.define.problems import ordered
 from tidemark.define.windows import Over, is_single, to_date, windows
 from tidemark.errors import DefinitionError, Problem
 from tidemark.model import graph
@@ -61,7 +62,7 @@ class _Reader:
 
     def finish(self) -> Loaded:
         if self.problems:
-            raise DefinitionError(self.problems)
+            raise DefinitionError(ordered(self.problems))
         self.loaded.extend(link(graph.Definitions.of(self.objects)))
         return self.loaded
 
@@ -253,7 +254,8 @@ class _Reader:
         try:
             features = self.aggregate(name, path, known, source)
         except DefinitionError as error:
-            self.doc.say(path, f"{view}:{name}: {error.what}", error.remedy)
+            label = name if view == name else f"{view}:{name}"
+            self.doc.say(path, f"{label}: {error.what}", error.remedy)
             return []
         for feature in features:
             label = f"{view}:{feature.name}"
@@ -274,7 +276,7 @@ class _Reader:
         over = _over(known.get("over"))
         spans = windows(over, known.get("offset"), known.get("rows") or 0)
         declared = self.type(path, known["type"]) if known.get("type") is not None else None
-        type_ = declared or self.inferred(name, function, value, source)
+        type_ = declared or self.inferred(function, value, source)
         population = bool(known.get("population"))
         return [
             graph.Feature(
@@ -297,7 +299,7 @@ class _Reader:
             for each in spans
         ]
 
-    def inferred(self, name: str, function: str, value: Expr | None, source: str) -> Type:
+    def inferred(self, function: str, value: Expr | None, source: str) -> Type:
         """The type of a feature from its source's columns, or from its function alone."""
         types = next(
             (o.types for o in self.objects if isinstance(o, graph.Source) and o.name == source),
@@ -312,7 +314,7 @@ class _Reader:
         if rule is not None and rule.gives in {"int64", "float64", "bool"}:
             return parse_type(rule.gives)
         raise DefinitionError(
-            f"The type of {name} is not known, since {source} is declared elsewhere.",
+            f"The type is not known, since the source {source} is declared elsewhere.",
             remedy="Say it: `type: float64`.",
         )
 

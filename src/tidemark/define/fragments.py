@@ -123,8 +123,9 @@ def _parse(text: str) -> Expression:
     try:
         statements = sqlglot.parse(f"SELECT {text}", dialect="duckdb")
     except SqlglotError as error:
-        first = str(error).splitlines()[0]
-        raise DefinitionError(f"The SQL {text.strip()!r} does not read: {first}") from None
+        # The parser counts columns from a SELECT that the author did not write.
+        why = str(error).partition(". Line")[0]
+        raise DefinitionError(f"The SQL {text.strip()!r} does not read: {why}.") from None
     select = statements[0] if len(statements) == 1 else None
     if (
         not isinstance(select, exp.Select)

@@ -102,7 +102,7 @@ class _Lowering:
                     self.functions[feature.name] = imported_function(feature)
                 except NotFound as error:
                     spelling = self.spelled.get(Subject("on_demand", feature.name))
-                    yield Problem(error.what, spelling.where if spelling else "", error.remedy)
+                    yield Problem(error.what, str(spelling.where) if spelling else "", error.remedy)
 
     def add(self, item: object) -> None:
         """Take in one object and what it refers to."""
@@ -167,12 +167,12 @@ class _Lowering:
         if not names:
             whole = Subject(kind, about.name)
             first = self.spelled.get(whole)
-            where = f"{first.where}\n{about.place}" if first else str(about.place)
+            where = f"{first.where}\n{about.place}" if first else about.place
             self.spelled[whole] = Spelling(first.label if first else cls.__name__, where)
         for name in names:
             place = about.place_of(of or name)
             label = f"{cls.__name__}.{of or name}"
-            self.spelled[Subject(kind, about.name, name)] = Spelling(label, str(place))
+            self.spelled[Subject(kind, about.name, name)] = Spelling(label, place)
 
     def entity(self, cls: type[Entity]) -> None:
         about = cls.__about__
@@ -308,9 +308,7 @@ class _Lowering:
         ]
 
     def on_demand(self, function: OnDemandFunction[..., Any]) -> None:
-        self.spelled[Subject("on_demand", function.name)] = Spelling(
-            function.name, str(function.place)
-        )
+        self.spelled[Subject("on_demand", function.name)] = Spelling(function.name, function.place)
         inputs: list[graph.Input] = []
         for parameter, given in function.inputs.items():
             reference = self.reference(given, f"{function.name}, {parameter}", function.place)

@@ -26,40 +26,42 @@ _collected: ContextVar[list[Problem] | None] = ContextVar("collected", default=N
 
 
 class Place(NamedTuple):
-    """A line of a file."""
+    """A line of a file, or the line that declares `attribute` in the class that stands there."""
 
     file: str
     line: int
+    attribute: str = ""
 
     def __str__(self) -> str:
         if not self.file:
             return ""
         near = os.path.relpath(self.file) if Path(self.file).is_absolute() else self.file
         shown = self.file if near.startswith("..") else near
-        text = linecache.getline(self.file, self.line).strip()
-        return f"{shown}:{self.line}   {text}".rstrip()
+        line = self._attribute_line() if self.attribute else self.line
+        return f"{shown}:{line}   {linecache.getline(self.file, line).strip()}".rstrip()
 
-    def of_attribute(self, name: str) -> Place:
-        """The line that declares `name` in the class that stands here; this place if none does."""
+    def _attribute_line(self) -> int:
+        """Found when a mistake is told: Python keeps no lines of annotations."""
         try:
             tree = ast.parse("".join(linecache.getlines(self.file)))
         except SyntaxError:
-            return self
+            return self.line
         for node in ast.walk(tree):
-            if not isinstance(node, ast.ClassDef):
-                continue
-            first = min([node.lineno, *(mark.lineno for mark in node.decorator_list)])
-            if not first <= self.line <= node.lineno:
-                continue
-            for statement in node.body:
-                match statement:
-                    case ast.AnnAssign(target=ast.Name(id=found)) if found == name:
-                        return Place(self.file, statement.lineno)
-                    case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
-                        return Place(self.file, statement.lineno)
-                    case _:
-                        pass
-        return self
+            if isinstance(node, ast.ClassDef) and self._is_at(node):
+                for statement in node.body:
+                    match statement:
+                        case (
+                            ast.AnnAssign(target=ast.Name(id=found))
+                            | ast.Assign(targets=[ast.Name(id=found)])
+                        ) if found == self.attribute:
+                            return statement.lineno
+                        case _:
+                            pass
+        return self.line
+
+    def _is_at(self, node: ast.ClassDef) -> bool:
+        first = min([node.lineno, *(mark.lineno for mark in node.decorator_list)])
+        return first <= self.line <= node.lineno
 
 
 NOWHERE = Place("", 0)

@@ -20,10 +20,10 @@ class Subject(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """How the author wrote a subject, and where (`file.py:24   the line`)."""
+    """How the author wrote a subject, and where; `str` of it is `file.py:24   the line`."""
 
     label: str
-    where: str = ""
+    where: object = ""
 
 
 class Findings:
@@ -44,7 +44,7 @@ class Findings:
         """Note a problem of the subject, at its line or at that of its definition."""
         whole = Subject(subject.kind, subject.owner)
         spelling = self.spelled.get(subject) or self.spelled.get(whole)
-        self.problems.append(Problem(what, spelling.where if spelling else "", remedy))
+        self.problems.append(Problem(what, str(spelling.where) if spelling else "", remedy))
 
     def identifier(self, subject: Subject, name: str) -> None:
         """A name is an identifier."""

@@ -1,0 +1,165 @@
+"""On-demand functions: the same Python values and nulls, in training and in serving."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+import tidemark as tm
+from tidemark import define
+from tidemark.errors import EngineError
+from tidemark.model.graph import Reference
+
+
+class Checkout(tm.Request):
+    amount: tm.Col[float]
+
+
+@tm.on_demand(amount=Checkout.amount)
+def doubled(amount: float) -> float:
+    return amount * 2
+
+
+@tm.on_demand(double=doubled, amount=Checkout.amount)
+def total(double: float, amount: float) -> float:
+    return double + amount
+
+
+AMOUNT = Reference("request", "amount", "checkout")
+
+
+def evaluate(name: str, amounts: list[Any]) -> dict[str, list[Any]]:
+    lowered = define.lower(doubled, total)
+    columns = {AMOUNT: amounts}
+    done = define.evaluate(lowered.definitions, lowered.functions, [name], columns, len(amounts))
+    return {reference.name: values for reference, values in done.items()}
+
+
+def returning(annotation: Any, value: object) -> list[Any]:
+    """What one row of a function that returns `value` gives."""
+
+    def constant() -> Any:
+        return value
+
+    constant.__annotations__["return"] = annotation
+    lowered = define.lower(tm.on_demand()(constant))
+    done = define.evaluate(lowered.definitions, lowered.functions, ["constant"], {}, 1)
+    return done[Reference("on_demand", "constant")]
+
+
+def test_functions_are_computed_in_the_order_they_need() -> None:
+    """What `total` reads is computed first, and once."""
+    assert evaluate("total", [1.0, 2.5]) == {"doubled": [2.0, 5.0], "total": [3.0, 7.5]}
+
+
+def test_no_rows_give_no_values() -> None:
+    """An empty training set calls nothing."""
+    assert evaluate("total", []) == {"doubled": [], "total": []}
+
+
+def test_a_function_that_raises_names_the_row_and_its_values() -> None:
+    """One bad row among a million is found at once."""
+    with pytest.raises(EngineError) as caught:
+        evaluate("doubled", [1.0, 2.0, None])
+    assert caught.value.what.startswith("doubled raised TypeError: unsupported operand")
+    assert caught.value.where == "row 2: amount=None"
+
+
+def test_a_function_that_returns_another_type_names_the_row() -> None:
+    """The declared type is what training and serving rely on."""
+    with pytest.raises(EngineError) as caught:
+        evaluate("doubled", [1.0, "x"])
+    assert caught.value.what == "doubled returned 'xx', which is not float64."
+    assert caught.value.where == "row 1: amount='x'"
+
+
+def test_null_may_be_returned() -> None:
+    """None is null."""
+    assert returning(float | None, None) == [None]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "stored"),
+    [
+        (float, 3, 3.0),
+        (int, 3, 3),
+        (bool, True, True),
+        (str, "x", "x"),
+        (bytes, b"x", b"x"),
+        (list[str], ["x", None], ["x", None]),
+        (list[float], [1, 2.5], [1.0, 2.5]),
+        (
+            datetime,
+            datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+            datetime(2026, 1, 1, tzinfo=UTC),
+        ),
+    ],
+)
+def test_values_are_stored_as_their_type_holds_them(
+    annotation: Any, value: object, stored: object
+) -> None:
+    """An int is a float64 where a float is declared; moments are in UTC."""
+    [found] = returning(annotation, value)
+    assert found == stored
+    assert type(found) is type(stored)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, 3.0),
+        (int, True),
+        (int, 2**63),
+        (float, "3"),
+        (bool, 1),
+        (str, b"x"),
+        (list[str], "x"),
+        (list[str], [1]),
+        (datetime, datetime(2026, 1, 1)),
+    ],
+)
+def test_values_of_another_type_are_refused(annotation: Any, value: object) -> None:
+    """Nothing is converted that could lose or invent something."""
+    with pytest.raises(EngineError, match="which is not"):
+        returning(annotation, value)
+
+
+def test_a_count_is_an_int_and_a_mean_may_be_null() -> None:
+    """What a parameter must accept follows from the feature; a default takes null away."""
+
+    class User(tm.Entity):
+        user_id: tm.Key[str]
+
+    class Purchase(tm.Source, time="at"):
+        user_id: tm.Col[str]
+        amount: tm.Col[float]
+        at: tm.Col[datetime]
+
+    class Spend(tm.FeatureView, entity=User, source=Purchase):
+        n = tm.count(over="7d")
+        mean = tm.mean(Purchase.amount, over="7d")
+        filled = tm.mean(Purchase.amount, over="7d", default=0)
+        newest = tm.latest(Purchase.amount, default=0)
+
+    inputs: dict[Any, Callable[..., float]] = {}
+
+    def accepts(given: tm.Feature[Any], annotation: Any) -> bool:
+        def f(x: Any) -> float:
+            return 0.0
+
+        f.__annotations__["x"] = annotation
+        try:
+            inputs[given.name] = tm.on_demand(x=given)(f)
+        except tm.errors.DefinitionError:
+            return False
+        return True
+
+    assert accepts(Spend.n, int)
+    assert not accepts(Spend.mean, float)
+    assert accepts(Spend.mean, float | None)
+    assert accepts(Spend.filled, float)
+    assert not accepts(Spend.newest, float)
+    assert accepts(Spend.n, float)
+    assert not accepts(Spend.mean, int | None)
+    assert accepts(Spend.mean, Any)
