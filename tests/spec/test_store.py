@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pytest
@@ -192,6 +193,17 @@ class TestPlan:
     def test_one_object_without_a_list(self, store: tm.Store) -> None:
         """A single class is enough."""
         assert store.plan(Fraud).changes == store.plan([Fraud]).changes
+
+    def test_a_module(self, store: tm.Store) -> None:
+        """Everything that a module declares."""
+        module = ModuleType("shop_features")
+        module.Fraud = Fraud
+        assert store.plan(module).changes == store.plan([Fraud]).changes
+
+    def test_a_document(self, store: tm.Store) -> None:
+        """What `tm.load` gives."""
+        loaded = tm.load({"entities": [{"name": "user", "keys": {"user_id": "string"}}]})
+        assert [change.title for change in store.plan(loaded).changes] == ["entity user"]
 
     def test_the_same_again_is_empty(self, applied: tm.Store) -> None:
         """Planning is idempotent."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import getpass
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
 
-from tidemark.errors import EngineError, NotFound, PlanConflict
+from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import diff
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
+from tidemark.model.twins import twins
 from tidemark.model.window import format_moment, parse_moment
 from tidemark.registry.plan import Applied, Plan
 from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
@@ -46,6 +47,7 @@ class Registry:
     def __init__(self, url: str) -> None:
         self.url = url
         self._revisions: Writer = SqlRevisions(url)
+        self._newest = Snapshot()
 
     def snapshot(self, as_of: int | str | datetime | None = None) -> Snapshot:
         """Everything that is defined, now or as of a revision number or a moment.
@@ -53,8 +55,10 @@ class Registry:
         Raises `NotFound` if there was no such revision, `EngineError` if it was tampered with.
         """
         if as_of is None:
-            found = self._revisions.latest()
-            return _read(found) if found else Snapshot()
+            if self._revisions.head() != self._newest.digest:
+                latest = self._revisions.latest()
+                self._newest = _read(latest) if latest else Snapshot()
+            return self._newest
         if isinstance(as_of, int):
             found = self._revisions.revision(as_of)
         else:
@@ -75,21 +79,43 @@ class Registry:
     def plan(self, definitions: Definitions) -> Plan:
         """What applying the definitions would change; changes nothing itself."""
         snapshot = self.snapshot()
+        changes = diff(snapshot.definitions, definitions)
+        features = {"feature", "on-demand feature"}
+        added = {each.name for each in changes if each.what == "added" and each.kind in features}
         return Plan(
             revision=snapshot.revision,
             base=snapshot.digest,
             epoch=snapshot.epoch,
             definitions=definitions,
-            changes=diff(snapshot.definitions, definitions),
+            changes=changes,
+            twins=twins(definitions, added),
         )
 
-    def apply(self, plan: Plan, *, reason: str = "", author: str | None = None) -> Applied:
+    def apply(
+        self,
+        plan: Plan,
+        *,
+        reason: str = "",
+        author: str | None = None,
+        allow_duplicates: Collection[str] = (),
+    ) -> Applied:
         """Make the plan's definitions the ones in force, in one step that happens or does not.
 
         `author` is otherwise `TIDEMARK_AUTHOR` or the user of the machine.  Raises `PlanConflict`
-        when the registry has moved on since the plan was made, or when the plan is refused.
+        when the registry has moved on since the plan was made, or when the plan is refused.  A
+        feature named in `allow_duplicates` may mean the same as another one; the reason, which must
+        then be given, records it.
         """
-        plan.check()
+        plan.check(allow_duplicates)
+        if allow_duplicates and plan.duplicates:
+            if not reason:
+                raise RequestInvalid(
+                    "Two names for one meaning need a reason.",
+                    where="\n".join(str(twin) for twin in plan.duplicates),
+                    remedy="It is kept in the registry's history: reason=..., or --reason.",
+                )
+            pairs = "; ".join(f"{twin.first} = {twin.second}" for twin in plan.duplicates)
+            reason = f"{reason} (duplicates allowed: {pairs})"
         if plan.empty:
             current = self.snapshot()
             if current.digest != plan.base:

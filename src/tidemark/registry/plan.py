@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from tidemark.errors import PlanConflict
 from tidemark.model.diff import Change
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
+from tidemark.model.twins import Twin
 from tidemark.model.window import format_moment
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What applying `definitions` would change in the registry.
 
     `revision` and `base` are the number and digest of the revision that it was made against;
-    `epoch` is the engine epoch of that revision.
+    `epoch` is the engine epoch of that revision.  `twins` are those of the features that it adds.
     """
 
     revision: int
@@ -32,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     definitions: Definitions
     changes: tuple[Change, ...]
+    twins: tuple[Twin, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -54,8 +57,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The changes that would alter what a published version computes or returns."""
         return tuple(change for change in self.changes if _refused(change))
 
-    def check(self) -> None:
-        """Raise `PlanConflict` if the plan holds a change that cannot be applied."""
+    @property
+    def duplicates(self) -> tuple[Twin, ...]:
+        """The added features that mean the same as another one under another name."""
+        return tuple(twin for twin in self.twins if twin.kind == "same")
+
+    def check(self, allow_duplicates: Collection[str] = ()) -> None:
+        """Raise `PlanConflict` if the plan holds a change that cannot be applied.
+
+        `allow_duplicates` names features (`view:feature`) that may mean the same as another one.
+        """
         if self.refused:
             names = ", ".join(change.name for change in self.refused)
             raise PlanConflict(
@@ -65,6 +76,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 ),
                 remedy="Declare a new version beside what reads the old one: version=2 on the "
                 "aggregate, the view or the on-demand function; or undo the change.",
+            )
+        allowed = {name.partition("@")[0] for name in allow_duplicates}
+        second = [
+            twin
+            for twin in self.duplicates
+            if allowed.isdisjoint(each.partition("@")[0] for each in (twin.first, twin.second))
+        ]
+        if second:
+            raise PlanConflict(
+                "The same meaning would have two names.",
+                where="\n".join(str(twin) for twin in second),
+                remedy="Use the one that is there; or keep both and say why: tidemark apply "
+                f'--allow-duplicate {second[0].second.partition("@")[0]} --reason "...", '
+                "store.apply(plan, allow_duplicates=[...], reason=...).",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 for change in self.changes
             ],
             "new_engine_epoch": self.new_epoch,
+            "twins": msgspec.to_builtins(self.twins),
         }
 
     def __rich__(self) -> Text:
@@ -106,6 +132,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             text.append("  refused\n" if _refused(change) else "\n", "bold red")
             for line in _details(change):
                 text.append(f"      {line}\n", "dim")
+        for twin in self.twins:
+            text.append(
+                f"  = {twin}\n".replace("\n  ", "\n      "), "red" if twin.kind == "same" else "dim"
+            )
         count = {
             what: sum(each.what == what for each in self.changes) for what in ("added", "removed")
         }
@@ -117,6 +147,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             text.append(
                 "Refused: a published version cannot change what it computes. Declare version=2, "
                 "or undo the change.\n",
+                "bold red",
+            )
+        if self.duplicates:
+            text.append(
+                "Refused unless allowed with a reason: one meaning would have two names.\n",
                 "bold red",
             )
         return text

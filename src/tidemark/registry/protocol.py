@@ -52,6 +52,10 @@ class Revision(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """Reads revisions."""
 
+    def head(self) -> str:
+        """The digest of the newest revision, `NO_REVISION` if there is none; cheap."""
+        ...
+
     def latest(self) -> Revision | None:
         """The newest revision; None if there is none."""
         ...

@@ -43,6 +43,12 @@ class SqlRevisions:
         self._url = sa.make_url(url)
         self._engine: sa.Engine | None = None
 
+    def head(self) -> str:
+        """The digest of the newest revision; `NO_REVISION` if there is none."""
+        query = sa.select(_revision.c.digest).order_by(_revision.c.number.desc()).limit(1)
+        with self._begin() as connection:
+            return connection.scalar(query) or NO_REVISION
+
     def latest(self) -> Revision | None:
         """The newest revision; None if there is none."""
         return self._one(sa.select(_revision).order_by(_revision.c.number.desc()).limit(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -62,9 +62,14 @@ class Store:
         """
         return self.registry.plan(self._project.lower(definitions).definitions)
 
-    def apply(self, plan: Plan, *, reason: str = "") -> Applied:
-        """Put the plan's definitions in force; raises `PlanConflict` if it is stale or refused."""
-        applied = self.registry.apply(plan, reason=reason)
+    def apply(
+        self, plan: Plan, *, reason: str = "", allow_duplicates: Collection[str] = ()
+    ) -> Applied:
+        """Put the plan's definitions in force; raises `PlanConflict` if it is stale or refused.
+
+        `allow_duplicates` names features that may mean the same as another one; `reason` says why.
+        """
+        applied = self.registry.apply(plan, reason=reason, allow_duplicates=allow_duplicates)
         self._read_at = float("-inf")
         return applied
 
@@ -183,13 +188,13 @@ class Store:
 
     def _reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision."""
-        from tidemark.serve import Reader
-
         snapshot = self._applied()
         listed = isinstance(features, list)
         key = tuple(cast("list[object]", features)) if listed else features
         reader = self._readers.get(key)
         if reader is None:
+            from tidemark.serve import Reader
+
             definitions = snapshot.definitions
             self._project.beside(definitions, features)  # refuses what means something else
             outputs = define.outputs(features, definitions)

@@ -62,7 +62,7 @@ def plan(exit_code: bool) -> None:
     with open_store() as store:
         made = store.plan()
     show(made, made.to_dict())
-    if made.refused:
+    if made.refused or made.duplicates:
         raise SystemExit(REFUSED)
     if exit_code and not made.empty:
         raise SystemExit(CHANGES)
@@ -71,7 +71,14 @@ def plan(exit_code: bool) -> None:
 @main.command(cls=Command)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="", help="Why, for the registry's history.")
-def apply(yes: bool, reason: str) -> None:
+@click.option(
+    "--allow-duplicate",
+    "duplicates",
+    multiple=True,
+    metavar="REF",
+    help="A feature that may mean the same as another one; the reason says why.",
+)
+def apply(yes: bool, reason: str, duplicates: tuple[str, ...]) -> None:
     """Plan, ask, and put the definitions in force.
 
     Exits with 11 if nobody confirmed, with 12 if a change is refused.
@@ -81,9 +88,9 @@ def apply(yes: bool, reason: str) -> None:
         if not wants_json():
             show(made, None)
         if not made.empty:
-            made.check()
+            made.check(duplicates)
             _confirm(made, yes)
-        applied = store.apply(made, reason=reason)
+        applied = store.apply(made, reason=reason, allow_duplicates=duplicates)
     show(str(applied), applied.to_dict())
 
 

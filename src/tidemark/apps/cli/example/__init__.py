@@ -27,7 +27,6 @@ _COMMANDS = (
     "tidemark online fraud --key user_id=u1 --request amount=42",
     "tidemark describe fraud",
 )
-_START = datetime(2026, 1, 1, tzinfo=UTC)
 _DAYS = 60
 _USERS = 50
 _MERCHANTS = ("bakery", "bookshop", "cinema", "garage", "grocer")
@@ -49,7 +48,7 @@ def create(path: Path) -> Made:
             f"{path} already has {', '.join(present)}.",
             remedy="Choose another directory: tidemark init my-features",
         )
-    random = Random(2026)  # noqa: S311 - the same example everywhere
+    random = Random(2026)  # noqa: S311 - the same users and amounts everywhere
     purchases = _purchases(random)
     tables = {data[0]: purchases, data[1]: _labels(purchases, random)}
     try:
@@ -70,8 +69,10 @@ def create(path: Path) -> Made:
 
 
 def _purchases(random: Random) -> list[dict[str, Any]]:
+    """Purchases of the last weeks, so that windows that end now have something in them."""
+    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     moments = sorted(
-        _START + timedelta(seconds=random.randrange(_DAYS * 86_400)) for _ in range(3_000)
+        end - timedelta(seconds=random.randrange(_DAYS * 86_400)) for _ in range(3_000)
     )
     return [
         {
