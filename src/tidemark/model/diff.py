@@ -10,7 +10,7 @@ import msgspec
 from tidemark.model import prose
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Cast, Column, Expr, Literal as Literal_, Sql
-from tidemark.model.fingerprint import FIELDS, Kind, fingerprints, struct_fields
+from tidemark.model.fingerprint import FIELDS, Kind, meaning, struct_fields
 from tidemark.model.graph import (
     Csv,
     Definition,
@@ -87,7 +87,7 @@ def diff(old: Definitions, new: Definitions) -> tuple[Change, ...]:
         for name, footing in footings[0].items()
         if name in footings[1]
         and footing != footings[1][name]
-        and _meaning(old, footing) != _meaning(new, footings[1][name])
+        and _meaning(footing) != _meaning(footings[1][name])
     }
     changes: list[Change] = []
     for key in before.keys() | after.keys():
@@ -135,8 +135,14 @@ def _footings(definitions: Definitions) -> dict[str, _Footing]:
     return found
 
 
-def _meaning(definitions: Definitions, footing: _Footing) -> str:
-    return fingerprints(definitions, *footing[:2]).meaning
+def _meaning(footing: _Footing) -> str:
+    view, feature, _, source = footing
+    return meaning(view, feature, source) if source is not None else ""
+
+
+def meaning_fields(item: Item) -> dict[str, str]:
+    """The fields of a definition that can alter values, each as text, by their paths."""
+    return {path: text for path, (kind, text) in _leaves(item) if kind == "meaning"}
 
 
 def _compare(

@@ -126,14 +126,14 @@ class Fingerprints(msgspec.Struct, frozen=True):
 
 def fingerprints(definitions: Definitions, view: FeatureView, feature: Feature) -> Fingerprints:
     """The four fingerprints of a feature with all it rests on: its view, its entity, its source."""
-    source = definitions.source(view.source)
-    parts = (
-        feature,
-        _without_features(view if feature.aggregate.rule.stored else replace(view, max_age=0)),
-        definitions.entity(view.entity),
-        _read_part(source, view, (feature,)),
-    )
+    source, entity = definitions.source(view.source), definitions.entity(view.entity)
+    parts = _resting(view, feature, source, entity)
     return Fingerprints(*(_digest(kind, parts) for kind in KINDS))
+
+
+def meaning(view: FeatureView, feature: Feature, source: Source) -> str:
+    """The first of the four alone; the entity has no part in it."""
+    return _digest("meaning", _resting(view, feature, source, None))
 
 
 def on_demand_fingerprints(item: OnDemand) -> Fingerprints:
@@ -219,7 +219,15 @@ def _read_part(source: Source, view: FeatureView, features: tuple[Feature, ...])
     return replace(source, columns=tuple(columns))
 
 
-def _digest(kind: Kind, parts: tuple[Definition | Feature, ...]) -> str:
+def _resting(
+    view: FeatureView, feature: Feature, source: Source, entity: Entity | None
+) -> tuple[Definition | Feature | None, ...]:
+    """A feature and the parts of other definitions that it rests on."""
+    bare = _without_features(view if feature.aggregate.rule.stored else replace(view, max_age=0))
+    return feature, bare, entity, _read_part(source, view, (feature,))
+
+
+def _digest(kind: Kind, parts: tuple[Definition | Feature | None, ...]) -> str:
     epoch = ENGINE_EPOCH if kind == "meaning" else 0
     return _hash([epoch, kind, [project(part, kind) for part in parts]])
 

@@ -30,6 +30,7 @@ from tidemark.model.graph import (
     Request,
     Source,
 )
+from tidemark.model.lineage import Consumer
 from tidemark.model.vocabulary import Vocabulary, meanings, stem, windows, words
 
 HitKind = Literal["feature", "on-demand feature", "view", "source", "entity", "request", "service"]
@@ -134,21 +135,19 @@ class _Entry(msgspec.Struct, frozen=True):
 class Index:
     """Everything that is defined, ready to be searched.
 
-    `readers` adds models to the services that read a feature, by the feature's reference;
-    `lifecycles` names the state of features.
+    `consumers` are the models and datasets that read them, beside the services that are defined;
+    `lifecycles` names the state of features by reference.
     """
 
     def __init__(
         self,
         definitions: Definitions,
-        readers: Mapping[str, Iterable[str]] | None = None,
+        consumers: Iterable[Consumer] = (),
         lifecycles: Mapping[str, str] | None = None,
     ) -> None:
         self._sources = {item.name: item for item in definitions.sources}
         self._lifecycles = lifecycles or {}
-        self._readers = {name: list(names) for name, names in all_consumers(definitions).items()}
-        for name, more in (readers or {}).items():
-            self._readers.setdefault(name, []).extend(more)
+        self._readers = _readers(definitions, consumers)
         self._entries: list[_Entry] = []
         # For each word: the entries that hold it, and where it weighs most in each.
         self._postings: dict[str, dict[int, str]] = {}
@@ -257,7 +256,7 @@ class Index:
             type=entry.type,
             lifecycle=self._lifecycles.get(entry.reference, ""),
             tags=entry.tags,
-            consumers=tuple(sorted(set(self._readers.get(entry.reference, ())))),
+            consumers=tuple(self._readers.get(entry.reference, ())),
             score=round(score, 3),
             why=tuple(why),
         )
@@ -280,6 +279,22 @@ class Index:
             name: {value: count for value, count in counter.most_common() if value}
             for name, counter in counts.items()
         }
+
+
+def _readers(definitions: Definitions, consumers: Iterable[Consumer]) -> dict[str, list[str]]:
+    """For each reference, and for each service, everything that reads it."""
+    found = {name: list(names) for name, names in all_consumers(definitions).items()}
+    through: dict[str, list[str]] = {}
+    for name, names in found.items():
+        for each in names:
+            through.setdefault(each, []).append(name)
+    for consumer in consumers:
+        read = set(consumer.reads)
+        for ref in consumer.reads:
+            read.update(through.get(f"service {ref}", ()))
+        for name in read:
+            found.setdefault(name, []).append(f"{consumer.kind} {consumer.name}")
+    return found
 
 
 class _Reading:
