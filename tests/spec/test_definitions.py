@@ -412,6 +412,25 @@ def test_annotations_say_types() -> None:
     )
 
 
+def test_a_column_may_have_a_name_that_python_cannot_spell() -> None:
+    """The attribute is what Python says, `name=` what the file says."""
+
+    class Order(tm.Source, time="Ordered At", history=tm.csv("orders.csv")):
+        order_id: tm.Col[str] = tm.column(name="Order ID")
+        ordered_at: tm.Col[datetime] = tm.column(name="Ordered At")
+        user_id: tm.Col[str]
+
+    class Orders(tm.FeatureView, entity=User, source=Order, columns=[Order.order_id]):
+        n = tm.count(where=Order.order_id + "!" != "x!")
+
+    assert [*define.lower(Order).definitions.source("order").types] == [
+        "Order ID",
+        "Ordered At",
+        "user_id",
+    ]
+    assert view_of(Orders).feature("order_id").aggregate.value == Column("Order ID")
+
+
 def test_names_come_from_classes_unless_said() -> None:
     """`HTTPLog` is `http_log`."""
 

@@ -7,18 +7,24 @@ from decimal import Decimal
 from typing import Any
 
 from tidemark.define.expressions import Col
-from tidemark.define.problems import here
 from tidemark.define.python_types import as_type
 from tidemark.model.graph import Csv, Delta, Parquet, Query, Table
 from tidemark.model.types import decimal as decimal_type, vector as vector_type
 
 
 def column(
-    type: type | str | None = None, *, description: str = "", tags: Sequence[str] = ()
+    type: type | str | None = None,
+    *,
+    name: str = "",
+    description: str = "",
+    tags: Sequence[str] = (),
 ) -> Col[Any]:
-    """A column with a description: `amount: tm.Col[float] = tm.column(description="In euros")`."""
+    """A column with more to say: `amount: tm.Col[float] = tm.column(description="In euros")`.
+
+    `name` is the column's own name where it cannot be the attribute's: `name="Order ID"`.
+    """
     declared = as_type(type) if type is not None else None
-    return Col(declared, description=description, tags=tags, place=here())
+    return Col(declared, name=name, description=description, tags=tags)
 
 
 def decimal(
@@ -26,12 +32,12 @@ def decimal(
 ) -> Col[Decimal]:
     """A column of exact decimals: `price: tm.Col[Decimal] = tm.decimal(18, 2)`."""
     declared = decimal_type(precision, scale)
-    return Col(declared, description=description, tags=tags, place=here())
+    return Col(declared, description=description, tags=tags)
 
 
 def vector(size: int, *, description: str = "", tags: Sequence[str] = ()) -> Col[list[float]]:
     """A column of embeddings: `taste: tm.Col[list[float]] = tm.vector(128)`."""
-    return Col(vector_type(size), description=description, tags=tags, place=here())
+    return Col(vector_type(size), description=description, tags=tags)
 
 
 class HeldFrame:

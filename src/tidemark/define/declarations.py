@@ -24,7 +24,7 @@ from tidemark.define.problems import (
     report,
     suggestion,
 )
-from tidemark.define.python_types import read_annotation, spelled
+from tidemark.define.python_types import as_texts, read_annotation, spelled
 from tidemark.errors import DefinitionError
 from tidemark.model.graph import History
 from tidemark.model.types import Type
@@ -42,7 +42,7 @@ class About:
         self.abstract = abstract
         self.partial = False  # whether something in the body was reported as wrong
         self.owner = owner
-        self.tags = tuple(tags)
+        self.tags = as_texts(tags)
         self.description = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
         self.places: dict[str, Place] = {}
         self.arguments: dict[str, Any] = {}
@@ -191,23 +191,22 @@ class _Columns(Declaration):
 
 
 def _read_columns(cls: type[_Columns]) -> None:
-    columns: dict[str, Col[Any]] = {}
-    for name, column in cls.__columns__.items():
-        if column.type is not None:
-            columns[name] = column.of(
-                cls, name, column.type, optional=column.optional, place=column.place
-            )
-    for name, inner in members(cls, Col):
-        said = vars(cls).get(name)
+    """Columns by their names; an attribute may have another one (`tm.column(name="Order ID")`)."""
+    columns = [
+        column.of(cls, column.attribute, column.type, optional=column.optional)
+        for column in cls.__columns__.values()
+        if column.type is not None
+    ]
+    for attribute, inner in members(cls, Col):
+        said = vars(cls).get(attribute)
         column = said if is_column(said) else Col[Any]()
-        if (found := _type_of(cls, name, inner, column.declared_type)) is not None:
-            place = cls.__about__.place
-            columns[name] = column.of(cls, name, found[0], optional=found[1], place=place)
+        if (found := _type_of(cls, attribute, inner, column.declared_type)) is not None:
+            columns.append(column.of(cls, attribute, found[0], optional=found[1]))
         else:
-            setattr(cls, name, unknown(Col[Any]))
-    for name, column in columns.items():
-        setattr(cls, name, column)
-    cls.__columns__ = columns
+            setattr(cls, attribute, unknown(Col[Any]))
+    for column in columns:
+        setattr(cls, column.attribute, column)
+    cls.__columns__ = {column.name: column for column in columns}
 
 
 def _type_of(
@@ -257,7 +256,7 @@ class Source(_Columns):
         given = {
             "history": history,
             "timezone": timezone,
-            "unique": (unique,) if isinstance(unique, str) else tuple(unique),
+            "unique": as_texts(unique),
             "seen": seen,
         }
         lent = inherited(cls)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from tidemark.define.columns import HeldFrame
+from tidemark.define.features import check_number
 from tidemark.define.fragments import parse_sql
 from tidemark.define.linking import NEWEST, link
 from tidemark.define.lowering import Loaded
 from tidemark.define.marks import Marked, Path_, is_list, is_mapping, read_yaml
 from tidemark.define.parts import default_literal
 from tidemark.define.problems import ordered
+from tidemark.define.python_types import as_texts
 from tidemark.define.windows import Over, is_single, to_date, windows
 from tidemark.errors import DefinitionError, Problem
 from tidemark.model import graph
@@ -90,11 +92,10 @@ class _Reader:
         self.loaded.spelled[Subject(kind, item.name)] = Spelling(item.name, self.doc.where(path))
 
     def about(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        tags = body.get("tags") or ()
         return {
             "description": (body.get("description") or "").strip(),
             "owner": body.get("owner") or "",
-            "tags": (tags,) if isinstance(tags, str) else tuple(tags),
+            "tags": as_texts(body.get("tags")),
         }
 
     def fields(self, path: Path_, value: Any) -> tuple[graph.Field, ...]:
@@ -136,7 +137,7 @@ class _Reader:
             time=known.get("time"),
             history=self.history(name, (*path, "history"), known.get("history")),
             timezone=known.get("timezone") or "",
-            unique=_texts(known.get("unique")),
+            unique=as_texts(known.get("unique")),
             seen=known.get("seen"),
             delay=self.duration((*path, "delay"), known.get("delay")),
             **self.about(known),
@@ -183,7 +184,7 @@ class _Reader:
         known = self.doc.mapping(path, body, _ABOUT | allowed)
         entity, source = str(known.get("entity")), str(known.get("source"))
         features: list[graph.Feature] = []
-        for column in _texts(known.get("columns")):
+        for column in as_texts(known.get("columns")):
             at = (*path, "columns")
             features += self.features(
                 name, column, at, {"function": "latest", "value": column}, source
@@ -239,7 +240,7 @@ class _Reader:
         )
         if is_mapping(by):
             return tuple(str(by.get(key, key)) for key in declared)
-        return _texts(by) or declared
+        return as_texts(by) or declared
 
     def features(
         self, view: str, name: str, path: Path_, spec: Any, source: str
@@ -274,7 +275,9 @@ class _Reader:
             _expression(known["where"], condition=True) if known.get("where") is not None else None
         )
         over = _over(known.get("over"))
-        spans = windows(over, known.get("offset"), known.get("rows") or 0)
+        spans = windows(over, known.get("offset"), known.get("rows"))
+        for parameter in ("n", "q", "ddof", "version"):
+            check_number(parameter, known.get(parameter, 1))
         declared = self.type(path, known["type"]) if known.get("type") is not None else None
         type_ = declared or self.inferred(function, value, source)
         population = bool(known.get("population"))
@@ -363,12 +366,6 @@ class _Reader:
                 outputs.append(graph.Output(reference.name, reference))
         service = graph.FeatureService(name=name, outputs=tuple(outputs), **self.about(known))
         self.keep("service", service, path)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
 def _expression(value: Any, *, condition: bool) -> Expr:

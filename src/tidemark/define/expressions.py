@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Generic, NoReturn, TypeAlias, TypeGuard, TypeVar, cast, overload
 
 from tidemark.define.problems import NOWHERE, Place, Unknown, here, report
-from tidemark.define.python_types import as_type, literal
+from tidemark.define.python_types import as_texts, as_type, literal
 from tidemark.errors import DefinitionError
 from tidemark.model.expr import Call, Cast, Column, Expr, columns_of, type_of
 from tidemark.model.types import STRING, Type
@@ -136,6 +136,9 @@ class Expression(Generic[T_co]):
 
     def is_in(self: Expression[T], values: Sequence[T]) -> Expression[bool]:
         """Whether the value is one of these constants."""
+        if isinstance(values, str | bytes):
+            report(f"{values!r} is one constant.", here(), f"Write .is_in([{values!r}]).")
+            return unknown(Expression[bool])
         return call("is_in", self, *values)
 
     def fill_null(self: Expression[T | None], value: T | Expression[T]) -> Expression[T]:
@@ -255,7 +258,10 @@ class Expression(Generic[T_co]):
 class Col(Expression[T_co]):
     """A column of a source, or a field of a request; written as an annotation, `tm.Col[float]`."""
 
-    __slots__ = ("declared_type", "description", "name", "optional", "owner", "tags", "type")
+    __slots__ = (
+        *("attribute", "declared_type", "description", "name", "optional", "owner", "tags"),
+        "type",
+    )
 
     # `Annotated[Decimal, tm.decimal(18, 2)] | None`: typing keeps annotations in sets.
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -264,32 +270,36 @@ class Col(Expression[T_co]):
         self,
         declared_type: Type | None = None,
         *,
+        name: str = "",
         description: str = "",
         tags: Sequence[str] = (),
-        place: Place = NOWHERE,
     ) -> None:
-        super().__init__(Column(""), place=place)
+        super().__init__(Column(name), place=here())
         self.declared_type = declared_type
         self.description = description
-        self.tags = tuple(tags)
-        self.name = ""
+        self.tags = as_texts(tags)
+        self.name = name
+        self.attribute = ""
         self.type: Type | None = declared_type
         self.optional = False
         self.owner: type | None = None
 
-    def of(self, owner: type, name: str, type: Type, *, optional: bool, place: Place) -> Col[T_co]:
-        """This column as declared in a class."""
+    def of(self, owner: type, attribute: str, type: Type, *, optional: bool) -> Col[T_co]:
+        """This column as an attribute of a class, whose name it has unless it has its own."""
         bound: Col[T_co] = Col(
-            self.declared_type, description=self.description, tags=self.tags, place=place
+            self.declared_type,
+            name=self.name or attribute,
+            description=self.description,
+            tags=self.tags,
         )
-        bound.node = Column(name)
         bound.owners = frozenset({owner})
-        bound.name, bound.type, bound.optional, bound.owner = name, type, optional, owner
+        bound.attribute, bound.owner = attribute, owner
+        bound.type, bound.optional = type, optional
         return bound
 
     def __repr__(self) -> str:
         owner = self.owner.__name__ if self.owner else "?"
-        return f"<column {owner}.{self.name}: {self.type}>"
+        return f"<column {owner}.{self.attribute}: {self.type}>"
 
 
 class Key(Generic[T_co]):
@@ -362,8 +372,8 @@ def type_if_known(expression: Expression[Any]) -> Type | None:
     types: dict[str, Type] = {}
     for owner in expression.owners:
         for name in columns_of(expression.node):
-            column = vars(owner).get(name)
-            if isinstance(column, Col) and column.type is not None:
+            column: object = vars(owner)["__columns__"].get(name)
+            if is_column(column) and column.type is not None:
                 types[name] = column.type
     try:
         return type_of(expression.node, types)

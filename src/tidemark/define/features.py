@@ -9,6 +9,7 @@ from typing import Any, Generic, TypedDict, TypeGuard, TypeVar
 
 from tidemark.define.expressions import Expression, is_expression, unknown
 from tidemark.define.problems import Unknown, here, report, suggestion
+from tidemark.define.python_types import as_texts
 from tidemark.define.windows import LabelledWindow, Over, is_single, windows
 from tidemark.errors import DefinitionError
 from tidemark.model.aggregates import RULES
@@ -63,11 +64,11 @@ class Feature(Generic[T_co]):
         self.version = options.get("version", 1)
         self.description = options.get("description", "")
         self.owner = options.get("owner", "")
-        self.tags = tuple(options.get("tags", ()))
+        self.tags = as_texts(options.get("tags"))
         over = options.get("over")
         self.single = is_single(over)
         self.windows: tuple[LabelledWindow, ...] = windows(
-            over, options.get("offset"), options.get("rows", 0)
+            over, options.get("offset"), options.get("rows")
         )
         self.view: type | None = None
         self.attribute = ""
@@ -105,7 +106,7 @@ class Feature(Generic[T_co]):
 
     def __getitem__(self, window: Over) -> Feature[T_co]:
         try:
-            wanted = windows(window, None, 0)[0].window
+            wanted = windows(window, None, None)[0].window
         except DefinitionError as error:
             report(error.what, here(), error.remedy)
             return unknown(Feature[T_co])
@@ -145,7 +146,7 @@ def feature(
     function: str, value: object, options: Options[Any], **parameters: float
 ) -> Feature[Any]:
     """A feature of what an aggregate was called with, or `Unknown` once a mistake is reported."""
-    if isinstance(value, Unknown) or isinstance(options.get("where"), Unknown):
+    if any(isinstance(each, Unknown) for each in (value, *options.values())):
         return unknown(Feature[Any])
     if unexpected := options.keys() - Options.__annotations__.keys():
         name = min(unexpected)
@@ -159,10 +160,20 @@ def feature(
         )
         return unknown(Feature[Any])
     try:
+        for parameter, number in (*parameters.items(), ("version", options.get("version", 1))):
+            check_number(parameter, number)
         return Feature(function, value, options, **parameters)
     except DefinitionError as error:
         report(error.what, here(), error.remedy)
         return unknown(Feature[Any])
+
+
+def check_number(parameter: str, value: object) -> None:
+    """Refuse what is no number, for `q`, or no whole number, for any other parameter."""
+    fits = isinstance(value, int | float) if parameter == "q" else isinstance(value, int)
+    if not fits or isinstance(value, bool):
+        wanted = "a number" if parameter == "q" else "a whole number"
+        raise DefinitionError(f"{parameter}={value!r} is not {wanted}.")
 
 
 def is_feature(value: object) -> TypeGuard[Feature[Any]]:

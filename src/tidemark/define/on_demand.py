@@ -14,6 +14,7 @@ from tidemark.define.problems import Place, caller, here, report, suggestion
 from tidemark.define.python_types import (
     Annotation,
     accepts,
+    as_texts,
     is_value,
     python_name,
     read_annotation,
@@ -74,7 +75,8 @@ def on_demand(
     """Make a function an on-demand feature; each of its parameters is said where it comes from.
 
     Names, types and nulls of the inputs are compared with the function's parameters at once: a mean
-    over a window is `float | None`, a count is `int`.
+    over a window is `float | None`, a count is `int`.  Parameters cannot be named `owner`, `tags`
+    or `version`, which describe the feature.
     """
     place = here()
 
@@ -88,7 +90,7 @@ def on_demand(
                 if name in parameters:
                     _compare(function, name, parameters[name], given, place)
             made = OnDemandFunction(
-                function, inputs, gives, place, owner=owner, tags=tuple(tags), version=version
+                function, inputs, gives, place, owner=owner, tags=as_texts(tags), version=version
             )
             finish(made)
         return made

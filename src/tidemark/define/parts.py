@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from tidemark.define.declarations import Entity, Source
+from tidemark.define.declarations import Entity, Source, is_unknown
 from tidemark.define.expressions import Expression, is_column, is_expression
 from tidemark.define.features import Feature
 from tidemark.define.problems import report
@@ -23,7 +23,7 @@ def key_columns(
 ) -> tuple[str, ...]:
     """The source's columns that hold the entity's keys, in the entity's order."""
     keys = list(entity.__keys__)
-    if by is None:
+    if by is None or is_unknown(by):
         return tuple(keys)
     said: list[object]
     if isinstance(by, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Union, cast, get_args, get_origin
@@ -105,6 +105,13 @@ def _agree(annotation: Any, declared: Type) -> Type:
 def spelled(annotation: Any) -> str:
     """An annotation as it was written."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def as_texts(said: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Names said as one text or as several."""
+    if said is None:
+        return ()
+    return (said,) if isinstance(said, str) else tuple(map(str, said))
 
 
 def as_type(said: Type | type | str) -> Type:

@@ -84,7 +84,7 @@ def _read_features(cls: type[FeatureView], columns: Iterable[object]) -> None:
             continue
         latest: Feature[Any] = Feature("latest", column, {})
         latest.place = cls.__about__.place
-        features[column.name] = latest
+        features[column.attribute] = latest
     features |= {name: value for name, value in vars(cls).items() if isinstance(value, Feature)}
     for name in inspect.get_annotations(cls):
         if not name.startswith("_") and name not in features and name not in vars(cls):

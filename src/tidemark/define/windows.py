@@ -8,6 +8,7 @@ from typing import TypeAlias, cast, get_args
 
 import msgspec
 
+from tidemark.define.problems import Unknown, here, report
 from tidemark.errors import DefinitionError
 from tidemark.model.window import Unit, Window, check_zone, format_duration, parse_duration
 
@@ -24,12 +25,17 @@ def to_date(unit: str, zone: str = "UTC") -> ToDate:
 
     Units are day, week (from Monday), month, quarter and year.
     """
+    place = here()
     if unit not in get_args(Unit):
-        raise DefinitionError(
-            f"{unit!r} is not a unit of the calendar.",
-            remedy=f"Units: {', '.join(get_args(Unit))}.",
-        )
-    return ToDate(cast("Unit", unit), check_zone(zone))
+        units = ", ".join(get_args(Unit))
+        report(f"{unit!r} is not a unit of the calendar.", place, f"Units: {units}.")
+        return cast("ToDate", Unknown())
+    try:
+        check_zone(zone)
+    except DefinitionError as error:
+        report(error.what, place, error.remedy)
+        return cast("ToDate", Unknown())
+    return ToDate(cast("Unit", unit), zone)
 
 
 Over: TypeAlias = str | timedelta | ToDate | None
@@ -43,20 +49,22 @@ class LabelledWindow(msgspec.Struct, frozen=True):
 
 
 def windows(
-    over: Over | Iterable[Over], offset: str | timedelta | None, rows: int
+    over: Over | Iterable[Over], offset: str | timedelta | None, rows: int | None
 ) -> tuple[LabelledWindow, ...]:
     """The windows that `over=` names, in its order; raises `DefinitionError`."""
+    if not is_single(over) and not isinstance(over, Iterable):
+        raise DefinitionError(f"{over!r} is not a window.", remedy='For example over="30d".')
     several = [cast("Over", over)] if is_single(over) else list(cast("Iterable[Over]", over))
     if not several:
         raise DefinitionError(
             "`over` names no window.", remedy='Name one, over="30d", or leave it out for all time.'
         )
-    if isinstance(rows, bool) or rows < 0:
+    if rows is not None and (type(rows) is not int or rows < 1):
         raise DefinitionError(
-            f"rows={rows} keeps no rows.", remedy="Leave `rows` out for all rows."
+            f"rows={rows!r} keeps no rows.", remedy="Leave `rows` out for all rows."
         )
     shift = parse_duration(offset) if offset is not None else 0
-    return tuple(_window(each, shift, rows) for each in several)
+    return tuple(_window(each, shift, rows or 0) for each in several)
 
 
 def is_single(over: Over | Iterable[Over]) -> bool:

@@ -62,7 +62,7 @@ def parse_duration(value: str | timedelta) -> int:
     if isinstance(value, timedelta):
         micros = value // timedelta(microseconds=1)
     else:
-        found = re.fullmatch(r"\s*(-?\d+)\s*(w|d|h|m|s|ms|us)\s*", value)
+        found = re.fullmatch(r"\s*(-?\d+)\s*(w|d|h|m|s|ms|us)\s*", str(value))
         if not found:
             raise DefinitionError(
                 f"{value!r} is not a duration.",
