@@ -1,4 +1,4 @@
-"""History that is not what its source declares: one clear error each, before anything is computed."""
+"""History that is not what its source declares: one clear error each, and nothing computed."""
 
 from __future__ import annotations
 
