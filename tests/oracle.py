@@ -98,10 +98,9 @@ def events_of(source: Source, rows: Iterable[Row], *, hindsight: bool = False) -
     events = []
     for of_one in versions.values():
         of_one.sort(key=lambda v: (v[0], v[1], [order(v[2][name]) for name in names]))
-        if hindsight:
-            of_one = of_one[-1:]
-        ends = [seen for seen, _, _ in of_one[1:]] + [None]
-        for (seen, time, row), until in zip(of_one, ends, strict=True):
+        ends = [*(seen for seen, _, _ in of_one[1:]), None]
+        first = len(of_one) - 1 if hindsight else 0
+        for (seen, time, row), until in list(zip(of_one, ends, strict=True))[first:]:
             if until is None or seen < until:
                 events.append(Event(row, time, seen, until))
     tied_by = [*source.unique, *names]
@@ -381,12 +380,12 @@ def quantile_of(values: Values, a: Aggregate, type_: Type) -> float | None:
         return None
     if any(order(v) == (2,) for v in values):
         return math.nan
-    place = (len(values) - 1) * a.q
     if isinstance(values[0], Decimal):
         exact = sorted(map(Fraction, values))
-        below = min(int(place), len(values) - 1)
-        above = min(below + 1, len(values) - 1)
-        return rounded(exact[below] + (exact[above] - exact[below]) * Fraction(place - below))
+        rank = (len(values) - 1) * Fraction(a.q)
+        below, above = exact[math.floor(rank)], exact[math.ceil(rank)]
+        return rounded(below + (above - below) * (rank - math.floor(rank)))
+    place = (len(values) - 1) * a.q
     doubles = sorted(map(as_double, values))
     if place >= len(values) - 1:
         return doubles[-1] + (doubles[-1] - doubles[-1])  # as numpy: of infinity, NaN

@@ -1,0 +1,96 @@
+"""What Tidemark does in the benchmarks, through its public interface."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from benchmarks import data
+
+import tidemark as tm
+
+
+class Entity(tm.Entity):
+    """Somebody with events."""
+
+    entity: tm.Key[int]
+
+
+def definitions(events: Path, job: Literal["latest", "windows"]):
+    """The view of a job over the events in a file."""
+    if job == "latest":
+
+        class Wide(tm.Source, history=tm.parquet(str(events)), time="happened"):
+            """Events with ten values."""
+
+            entity: tm.Col[int]
+            happened: tm.Col[datetime]
+            amount: tm.Col[float | None]
+            c1: tm.Col[float]
+            c2: tm.Col[float]
+            c3: tm.Col[float]
+            c4: tm.Col[float]
+            c5: tm.Col[float]
+            c6: tm.Col[float]
+            c7: tm.Col[float]
+            n1: tm.Col[int]
+            n2: tm.Col[int]
+
+        class Newest(
+            tm.FeatureView,
+            entity=Entity,
+            source=Wide,
+            columns=[getattr(Wide, name) for name in data.VALUES],
+        ):
+            """The newest of each."""
+
+        return Newest
+
+    class Narrow(tm.Source, history=tm.parquet(str(events)), time="happened"):
+        """Events with an amount."""
+
+        entity: tm.Col[int]
+        happened: tm.Col[datetime]
+        amount: tm.Col[float | None]
+        settled: tm.Col[bool]
+
+    class Spend(tm.FeatureView, entity=Entity, source=Narrow):
+        """Seven aggregates over four windows."""
+
+        windows = ("1h", "1d", "7d", "30d")
+        purchases = tm.count(over=windows)
+        spend = tm.sum(Narrow.amount, over=windows)
+        typical = tm.mean(Narrow.amount, over=windows)
+        spread = tm.stddev(Narrow.amount, over=windows)
+        least = tm.min(Narrow.amount, over=windows)
+        most = tm.max(Narrow.amount, over=windows)
+        settled = tm.sum(Narrow.amount, where=Narrow.settled, over=windows)
+
+    return Spend
+
+
+def training(
+    options: argparse.Namespace,
+    job: Literal["latest", "windows"],
+    *,
+    hot: bool = False,
+    values: list[str] | None = None,
+) -> Callable[[], pa.Table]:
+    """A training set of every feature of the job's view."""
+    view = definitions(data.events_file(options, hot=hot, values=values), job)
+    labels = data.labels_file(options, hot=hot)
+    store = tm.connect(":memory:")
+    store.apply(store.plan([Entity, view]))
+
+    def run() -> pa.Table:
+        features = [
+            getattr(view, name) for name in vars(view) if hasattr(getattr(view, name), "name")
+        ]
+        return store.training_set(features, pq.read_table(labels)).to_arrow()
+
+    return run
