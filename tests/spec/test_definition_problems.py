@@ -168,6 +168,40 @@ def doubled(a: float | None) -> float | None:
     assert define.functions_of(lowered.definitions, tmp_path)["doubled"](2.0) == 4.0
 
 
+def test_a_module_is_loaded_by_its_name(tmp_path: Path) -> None:
+    """`definitions = "fraud.features"`, with every problem as for a file."""
+    (tmp_path / "fraud_features").mkdir()
+    file = tmp_path / "fraud_features" / "spend.py"
+    file.write_text(HEAD)
+    assert define.load_module("fraud_features.spend", tmp_path).definitions.view("user_spend")
+    file.write_text(HEAD + "x = Purchase.a\ny = Purchase.b\n")
+    with pytest.raises(DefinitionError) as caught:
+        define.load_module("fraud_features.spend", tmp_path)
+    assert [problem.what for problem in caught.value.problems] == [
+        "Purchase has no column 'a'.",
+        "Purchase has no column 'b'.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nowhere.py", "nowhere", "no.where", "nowhere.yaml"])
+def test_a_file_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
+    """With the folder in which it was looked for."""
+    with pytest.raises(DefinitionError, match=r"nowhere|no\.where") as caught:
+        define.load_module(name, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_two_projects_may_have_files_of_one_name(tmp_path: Path) -> None:
+    """A file imports its neighbours, not those of a project that was open before."""
+    for project in ("first", "second"):
+        (tmp_path / project).mkdir()
+        (tmp_path / project / "neighbours.py").write_text(HEAD.replace("User", project.title()))
+        (tmp_path / project / "features.py").write_text("from neighbours import *\n")
+    for project in ("first", "second", "first"):
+        definitions = define.load_module("features.py", tmp_path / project).definitions
+        assert [entity.name for entity in definitions.entities] == [project]
+
+
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
     """Loading twice sees what was changed between, in imported files as well."""
     (tmp_path / "people.py").write_text(

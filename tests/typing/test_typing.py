@@ -63,4 +63,4 @@ def test_mistakes_are_found_by_type_checkers(found: Found) -> None:
 
 def test_good_definitions_run() -> None:
     """What type-checks is what Tidemark accepts."""
-    assert "Fraud" in runpy.run_path(str(GOOD))
+    assert "Fraud" in runpy.run_path(str(GOOD), run_name="good_definitions")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import linecache
 import re
 import sys
 import traceback
 import types
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +39,42 @@ def load_module(name: str | Path, root: str | Path = ".") -> Lowered:
     `DefinitionError` with every problem of the file.
     """
     base = Path(root).resolve()
-    path = base / name
-    if path.suffix in {".yaml", ".yml"}:
-        from tidemark.define.document import load
+    with importable_from(base):
+        if Path(name).suffix in {".yaml", ".yml"}:
+            from tidemark.define.document import load
 
-        with importable_from(base):
-            return lower(load(path))
-    if path.suffix != ".py":
-        with importable_from(base), collecting() as problems:
-            module: object = _imported(str(name))
+            return lower(load(base / name))
+        for known in _from_projects & sys.modules.keys():
+            del sys.modules[known]
+        before = set(sys.modules)
+        spec = _found(name, base)
+        with collecting() as problems:
+            imported = sys.modules.get(spec.name) if Path(name).suffix != ".py" else None
+            module = imported or _execute(spec)
+            _from_projects.update(
+                each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
+            )
             return _lowered(module, problems)
-    if not path.is_file():
+
+
+def _found(name: str | Path, root: Path) -> ModuleSpec:
+    """Where a definition file or module is; raises `DefinitionError` if it is not there."""
+    spec = None
+    if Path(name).suffix == ".py":
+        path = root / name
+        if path.is_file():
+            spec = spec_from_file_location(_module_name(path, root), path)
+    else:
+        with suppress(ModuleNotFoundError):
+            spec = find_spec(str(name))
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise DefinitionError(
             f"There is no definition file {name}.",
-            where=str(base),
-            remedy="Create it, or name another one as `definitions` in tidemark.toml.",
+            where=str(root),
+            remedy="`definitions` in tidemark.toml names .py files, .yaml files and modules, "
+            "relative to the project.",
         )
-    for known in _from_projects & sys.modules.keys():
-        del sys.modules[known]
-    before = set(sys.modules)
-    with importable_from(base), collecting() as problems:
-        module = _execute(path, _module_name(path, base))
-        _from_projects.update(
-            each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
-        )
-        return _lowered(module, problems)
+    return spec
 
 
 def _lowered(module: object, problems: list[Problem]) -> Lowered:
@@ -77,8 +91,9 @@ def _lowered(module: object, problems: list[Problem]) -> Lowered:
 @contextmanager
 def importable_from(root: Path) -> Generator[None]:
     """Let modules of the project's root be imported, also later, when functions are looked up."""
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    if str(root) in sys.path:
+        sys.path.remove(str(root))
+    sys.path.insert(0, str(root))  # before the roots of projects that were open earlier
     importlib.invalidate_caches()
     yield
 
@@ -99,24 +114,13 @@ def _is_below(module: types.ModuleType, root: Path) -> bool:
     return path.is_relative_to(root) and "site-packages" not in path.parts
 
 
-def _imported(name: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise DefinitionError(
-            f"There is no module {name!r}: {error}.",
-            remedy="`definitions` names .py files, .yaml files and modules, from the root.",
-        ) from error
-
-
-def _execute(path: Path, name: str) -> types.ModuleType:
-    """Run a file statement by statement; one that fails leaves its names unknown."""
+def _execute(spec: ModuleSpec) -> types.ModuleType:
+    """Run a module statement by statement; one that fails leaves its names unknown."""
+    path = Path(str(spec.origin))
     text = path.read_text("utf-8")
-    module = types.ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module
-    if "." in name:
-        module.__package__ = name.rpartition(".")[0]
+    linecache.checkcache(str(path))
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
     try:
         tree = ast.parse(text, str(path))
     except SyntaxError as error:

@@ -229,7 +229,7 @@ class _Checker:
     def on_demand(self, feature: OnDemand) -> None:
         subject = Subject("on_demand", feature.name)
         label = self.label(subject)
-        if not re.fullmatch(r"[\w.]+:[\w.<>]+", feature.function):
+        if not re.fullmatch(r"[^:\s]+:[^:\s]+", feature.function):
             self.say(
                 subject,
                 f"{label}: {feature.function!r} does not name a function.",
