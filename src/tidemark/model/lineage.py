@@ -321,7 +321,10 @@ def _branches(
     node: Node, edges: Mapping[Node, list[tuple[Node, Edge]]], indent: str, shown: set[Node]
 ) -> Iterator[str]:
     """What hangs below a node; a branch that was shown already is not shown again."""
-    hanging = edges.get(node, ())
+    # Every column comes from its source; its name says so, so once is enough.
+    hanging = [
+        each for each in edges.get(node, ()) if each[0].kind != "source" or each[0] not in shown
+    ]
     for number, (far, edge) in enumerate(hanging, 1):
         last = number == len(hanging)
         again = far in shown and far in edges

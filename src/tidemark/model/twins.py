@@ -98,8 +98,7 @@ def twins(definitions: Definitions, among: AbstractSet[str] | None = None) -> tu
         (one.reference, other.reference): _twin("near", one, other)
         for reference, pairs in near.items()
         if among is None or reference in among
-        for far, one, other in nsmallest(NEAREST, pairs, key=_nearness)
-        if far == min(pairs, key=_nearness)[0]
+        for one, other in _nearest(pairs)
     }
     return (
         *sorted(found, key=lambda twin: (twin.first, twin.second)),
@@ -184,6 +183,12 @@ def _fields(candidate: _Candidate) -> dict[str, str]:
 
 def _distance(before: dict[str, str], after: dict[str, str]) -> int:
     return len(before.items() ^ after.items())
+
+
+def _nearest(pairs: list[_Near]) -> list[tuple[_Candidate, _Candidate]]:
+    """Those with the fewest differences, not more than are told."""
+    ranked = nsmallest(NEAREST, pairs, key=_nearness)
+    return [(one, other) for far, one, other in ranked if far == ranked[0][0]]
 
 
 def _nearness(pair: _Near) -> tuple[int, str, str]:

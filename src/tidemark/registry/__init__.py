@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -14,8 +14,11 @@ from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import diff
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
-from tidemark.model.twins import twins
+from tidemark.model.lineage import Consumer, Direction, Lineage
+from tidemark.model.search import Results
+from tidemark.model.twins import Twin, twins
 from tidemark.model.window import format_moment, parse_moment
+from tidemark.registry.discovery import Discovery
 from tidemark.registry.plan import Applied, Plan
 from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
 from tidemark.registry.sql import SqlRevisions
@@ -48,6 +51,7 @@ class Registry:
         self.url = url
         self._revisions: Writer = SqlRevisions(url)
         self._newest = Snapshot()
+        self._discovery = Discovery()
 
     def snapshot(self, as_of: int | str | datetime | None = None) -> Snapshot:
         """Everything that is defined, now or as of a revision number or a moment.
@@ -133,6 +137,61 @@ class Registry:
         if not self._revisions.append(revision):
             raise _stale(plan, self.snapshot().revision)
         return _applied(_read(revision), plan)
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        entity: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        type: str | None = None,  # noqa: A002
+        source: str | None = None,
+        kind: str | None = None,
+        limit: int = 10,
+        consumers: Iterable[Consumer] = (),
+        as_of: int | str | datetime | None = None,
+    ) -> Results:
+        """What fits the words best, of all that fits the filters exactly.
+
+        Words are looked for in names, descriptions, tags, entities, columns, owners and what the
+        definitions say; `30 days` is `30d`.  `type` is that of the value (`int64`), `kind` a word
+        such as `feature` or `source`.  `consumers` are models and datasets that count as use.
+        """
+        snapshot = self.snapshot(as_of)
+        index = self._discovery.index(snapshot.digest, snapshot.definitions, consumers)
+        return index.search(
+            text,
+            entity=entity,
+            owner=owner,
+            tag=tag,
+            type=type,
+            source=source,
+            kind=kind,
+            limit=limit,
+        )
+
+    def duplicates(self, *, as_of: int | str | datetime | None = None) -> tuple[Twin, ...]:
+        """Pairs of features that mean the same, then those that nearly do and what differs."""
+        snapshot = self.snapshot(as_of)
+        return self._discovery.twins(snapshot.digest, snapshot.definitions)
+
+    def lineage(
+        self,
+        ref: str,
+        direction: Direction = "both",
+        *,
+        consumers: Iterable[Consumer] = (),
+        as_of: int | str | datetime | None = None,
+    ) -> Lineage:
+        """What a definition comes from (`upstream`), goes to (`downstream`), or both.
+
+        `ref` names a source, `source.column`, entity, view, feature, request, `request.field`,
+        on-demand feature, service, or one of the `consumers`.  Raises `NotFound`.
+        """
+        snapshot = self.snapshot(as_of)
+        index = self._discovery.lineage(snapshot.digest, snapshot.definitions, consumers)
+        return index.of(ref, direction)
 
     def close(self) -> None:
         """Close the connections to the database."""

@@ -26,6 +26,7 @@ from tidemark.apps.cli.shell import (
 )
 
 if TYPE_CHECKING:
+    from tidemark.model.lineage import Direction, Format
     from tidemark.registry import Plan
 
 
@@ -186,6 +187,71 @@ def describe(ref: str | None) -> None:
     with open_store() as store:
         facts = store.describe(ref)
     show(repr(facts), facts)
+
+
+@main.command(cls=Command)
+@click.argument("words", nargs=-1)
+@click.option("--entity", help="Features of this entity only.")
+@click.option("--owner", help="Of this owner only.")
+@click.option("--tag", help="With this tag only.")
+@click.option("--type", help="Values of this type only, such as int64.")
+@click.option("--source", help="From this source only.")
+@click.option("--kind", help="Of this kind only, such as feature or source.")
+@click.option("--limit", default=10, show_default=True, help="How many to show.")
+def search(words: tuple[str, ...], **filters: Any) -> None:
+    """Find features and what they are made of.
+
+    WORDS are looked for in names, descriptions, tags, entities, columns, owners and meanings;
+    without any, everything is listed, most used first.
+    """
+    with open_store() as store:
+        results = store.registry.search(" ".join(words), **filters)
+    show(str(results), results.to_dict())
+
+
+@main.command(cls=Command)
+@click.option("--values", is_flag=True, help="Compare values on a sample of entities as well.")
+@click.option("--entities", default=200, show_default=True, help="How many entities to sample.")
+@click.option(
+    "--least", default=0.95, show_default=True, help="The share of equal values to tell of."
+)
+def duplicates(values: bool, entities: int, least: float) -> None:
+    """List features that mean the same, or nearly so.
+
+    Near ones are told with what differs between them.
+    """
+    with open_store() as store:
+        twins = store.registry.duplicates()
+        agreeing = store.value_twins(entities=entities, least=least) if values else ()
+    found = [*map(str, twins), *map(str, agreeing)]
+    facts = {"twins": twins, "by_value": agreeing} if values else {"twins": twins}
+    show("\n".join(found) or "No two features mean the same, or nearly so.", facts)
+
+
+@main.command(cls=Command)
+@click.argument("ref")
+@click.option("--upstream", is_flag=True, help="Only what it comes from.")
+@click.option("--downstream", is_flag=True, help="Only what it goes to.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "dot", "mermaid"]),
+    default="text",
+    show_default=True,
+    help="A tree, JSON, or a drawing for Graphviz or Mermaid.",
+)
+def lineage(ref: str, upstream: bool, downstream: bool, form: Format) -> None:
+    """Show what something comes from and where it goes.
+
+    REF is a source, a column (source.column), an entity, a view, a feature (view:feature), a
+    request, an on-demand feature or a service.
+    """
+    direction: Direction = "both"
+    if upstream != downstream:
+        direction = "upstream" if upstream else "downstream"
+    with open_store() as store:
+        found = store.registry.lineage(ref, direction)
+    show(found.render(form), found.to_dict())
 
 
 @main.command(cls=Command)
