@@ -22,7 +22,7 @@ from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.window import parse_duration, parse_moment
 from tidemark.online import codec
-from tidemark.online.keys import Record, entity_keys, generation_prefix, read_record, record_key
+from tidemark.online.keys import Record, generation_prefix, key_encoder, read_record, record_key
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.values import instant
 
@@ -143,7 +143,7 @@ class _Work:
     def _write(self, prefix: bytes, tell: Tell) -> tuple[int, int]:
         """Write all rows; gives how many, and the events in them."""
         source = self.definitions.source(self.view.source)
-        entity = self.definitions.entity(self.view.entity)
+        encode = key_encoder(self.definitions.entity(self.view.entity))
         layout = Layout.of(self.view, source.types)
         rows = events = 0
         for partition in entities(
@@ -162,7 +162,7 @@ class _Work:
                 until=self.until,
                 floor=self.floor,
             )
-            keys = entity_keys(entity, [column.to_pylist() for column in kept.keys.columns])
+            keys = encode([column.to_pylist() for column in kept.keys.columns])
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 part = slice(start, start + ROWS_AT_ONCE)
                 self.online.put_many(

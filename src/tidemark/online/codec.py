@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of the layout; a row of another version is refused."""
 
-MAGIC = int.from_bytes(b"TMRW", "little") | FORMAT << 32
-"""The low six bytes of every row's first word; the high two are flags."""
+PREAMBLE = b"TMRW" + FORMAT.to_bytes(2, "little")
+"""What every row starts with; two bytes of flags complete the first word."""
 
 HAS_KNOWN, HAS_UNTIL = 1, 2
 HEADER = 8
@@ -102,7 +102,10 @@ def pack(
     ends = np.cumsum(size)
     out = np.zeros(int(ends[-1]) if len(ends) else 0, np.int64)
     row = ends - size
-    head: list[Words | int] = [MAGIC | (known * HAS_KNOWN | ended * HAS_UNTIL) << 48, n]
+    head: list[Words | int] = [
+        int.from_bytes(PREAMBLE, "little") | (known * HAS_KNOWN | ended * HAS_UNTIL) << 48,
+        n,
+    ]
     head += [len(words) - 1, len(flags), heap_at, heap_size, floor, until]
     for i, value in enumerate(head):
         out[row + i] = value
@@ -234,10 +237,11 @@ class Row:
     filters: list[list[bool]]
 
 
-def unpack(layout: Layout, row: bytes | memoryview) -> Row:
+def unpack(layout: Layout, row: bytes) -> Row:
     """Read a row back; raises `StoreUnavailable` for bytes that are not a row of this format."""
+    if not row.startswith(PREAMBLE):
+        refuse(row)
     words = np.frombuffer(row, np.int64)
-    check(words, np.zeros(1, np.int64))
     n, heap_at, heap_size = int(words[1]), int(words[4]), int(words[5])
     flags = int(words[0]) >> 48
     position = HEADER
@@ -257,13 +261,12 @@ def unpack(layout: Layout, row: bytes | memoryview) -> Row:
         for column in layout.columns
     ]
     padded = (n + 7) // 8 * 8
-    narrow = bytes(row)
     flags_at = range(position * 8, heap_at, padded) if n else ()
-    flags_of = [[bool(byte) for byte in narrow[at : at + n]] for at in flags_at] or [
+    flags_of = [[bool(byte) for byte in row[at : at + n]] for at in flags_at] or [
         [] for _ in range(int(words[3]))
     ]
     heaps: list[Any] = (
-        _decode(narrow[heap_at : heap_at + heap_size]) if heap_size else [None] * len(raw)
+        _decode(row[heap_at : heap_at + heap_size]) if heap_size else [None] * len(raw)
     )
     columns: list[list[Any]] = []
     for column, values, valid, heap in zip(layout.columns, raw, flags_of, heaps, strict=False):
@@ -278,14 +281,10 @@ def unpack(layout: Layout, row: bytes | memoryview) -> Row:
     return Row(int(words[6]), int(words[7]), time, known, ended, columns, flags_of[len(raw) :])
 
 
-def check(words: Words, rows: Words) -> None:
-    """Refuse rows, at these positions among the words, that are not of this format."""
-    first = words[rows] & 0xFFFF_FFFF_FFFF
-    if (first == MAGIC).all():
-        return
-    odd = int(first[first != MAGIC][0])
-    if odd & 0xFFFF_FFFF == MAGIC & 0xFFFF_FFFF:
-        raise other_format(odd >> 32)
+def refuse(row: bytes) -> NoReturn:
+    """Say why a row that does not start with `PREAMBLE` cannot be read."""
+    if row.startswith(PREAMBLE[:4]):
+        raise other_format(int.from_bytes(row[4:6], "little"))
     raise StoreUnavailable(
         "The online state holds bytes that are not a row.",
         remedy="Materialize again: store.materialize().",

@@ -9,7 +9,7 @@ Each part says its own length, so different tuples never give the same bytes, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -64,10 +64,15 @@ def stored_key(type_: Type) -> Convert | None:
     return stored(type_)
 
 
-def entity_keys(entity: Entity, columns: Sequence[Sequence[Any]]) -> list[bytes]:
-    """The part of a row's key that names the entity, for columns of Python values, one per key."""
-    converted: list[Sequence[Any]] = []
-    for field, column in zip(entity.keys, columns, strict=True):
-        convert = stored_key(field.type)
-        converted.append(column if convert is None else [convert(value) for value in column])
-    return [encode(values) for values in zip(*converted, strict=True)]
+def key_encoder(entity: Entity) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
+    """The function from columns of Python values, one for each key, to what names each entity."""
+    converts = [stored_key(field.type) for field in entity.keys]
+
+    def keys(columns: Sequence[Sequence[Any]]) -> list[bytes]:
+        converted = [
+            column if convert is None else [convert(value) for value in column]
+            for convert, column in zip(converts, columns, strict=True)
+        ]
+        return [encode(values) for values in zip(*converted, strict=True)]
+
+    return keys

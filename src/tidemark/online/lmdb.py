@@ -51,7 +51,7 @@ class LmdbStore:
         """The values of the keys, read in one transaction."""
         if self._environment is None and not self.path.exists():
             return [None] * len(keys)
-        return self._opened().read(lambda env: _read(env, keys))
+        return self._opened().read(keys)
 
     def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
         """Write all items in one transaction, in the order of their keys."""
@@ -155,18 +155,21 @@ class _Environment:
                 del self._open[self.pid, self.path]
                 self.env.close()
 
-    def read(self, work: Callable[[lmdb.Environment], T]) -> T:
-        """The result of `work`, after taking over the map that another process has grown.
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the keys, after taking over the map that another process has grown.
 
         Threads read one after the other: a map cannot move under a transaction, and threads that
         pass the interpreter's lock around at every get are slower together than in turn.
         """
-        with self._reading, _refusing(self.path):
-            while True:
-                try:
-                    return work(self.env)
-                except lmdb.MapResizedError:
-                    self.env.set_mapsize(0)
+        try:
+            with self._reading:
+                while True:
+                    try:
+                        return _read(self.env, keys)
+                    except lmdb.MapResizedError:
+                        self.env.set_mapsize(0)
+        except lmdb.Error as error:
+            raise _unavailable(self.path, error) from error
 
     def write(self, work: Callable[[lmdb.Environment], T]) -> T:
         """The result of `work`, repeated with a larger map whenever the map is full."""

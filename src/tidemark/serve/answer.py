@@ -16,7 +16,7 @@ from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
 from tidemark.model.window import format_moment
 from tidemark.online.values import decimal_of, instant
-from tidemark.serve.program import Computed, Program
+from tidemark.serve.program import Program
 from tidemark.serve.rows import Stored
 from tidemark.serve.vector import Status
 
@@ -40,7 +40,7 @@ class Answer:
         self,
         program: Program,
         functions: Functions,
-        found: Answers | None,
+        found: Answers,
         stored: Stored,
         request: Mapping[Reference, Sequence[Any]],
         at: int,
@@ -51,16 +51,13 @@ class Answer:
         self.at = at
         self._found = found
         self._stored = stored
-        self._heaps: dict[tuple[int, int], list[Any]] = {}
-        columns: list[Any] = [] if found is None else self._decoded(found)
-        self._columns: dict[Reference, Sequence[Any]] = dict(
-            zip(program.place, columns, strict=True)
-        )
-        self._columns.update(request)
+        self._heaps: dict[tuple[int, int], list[list[Any]]] = {}
+        self._values = self._decoded()
+        self._others: dict[Reference, Sequence[Any]] = dict(request)
         if program.on_demand:
-            names = [reference.name for reference in program.on_demand]
-            self._columns |= evaluate(
-                program.definitions, functions, names, self._columns, stored.count
+            inputs = {each: self._column(each) for each in program.place} | self._others
+            self._others |= evaluate(
+                program.definitions, functions, program.on_demand, inputs, self.rows
             )
 
     @property
@@ -70,21 +67,23 @@ class Answer:
 
     def values(self, name: str) -> list[Any]:
         """The values of an output, one for each set of keys."""
-        return list(self._columns[self.program.reference[name]])
+        return list(self._column(self.program.reference[name]))
 
     def first(self) -> dict[str, Any]:
         """The values of all outputs for the first set of keys."""
-        columns = self._columns
-        return {name: columns[each][0] for name, each in self.program.reference.items()}
+        if self.rows == 1 and not self._others:
+            return dict(zip(self.names, self.program.pick(self._values), strict=True))
+        columns = ((name, self._column(each)) for name, each in self.program.reference.items())
+        return {name: column[0] for name, column in columns}
 
     def statuses(self, name: str) -> list[Status]:
         """What the values of an output say."""
         reference = self.program.reference[name]
-        values = self._columns[reference]
+        values = self._column(reference)
         place = self.program.place.get(reference)
-        if place is None or self._found is None:
+        if place is None:
             return [Status.NULL if value is None else Status.PRESENT for value in values]
-        known = self._found.known[self.program.features[place].view].tolist()
+        known = self._found.known[self.program.view_of[place]].tolist()
         states = self._found.state[place].tolist()
         return [
             _status(newest, state, value)
@@ -94,7 +93,7 @@ class Answer:
     def ages(self, name: str) -> list[timedelta | None]:
         """How long before the moment the newest event of each value happened."""
         place = self.program.place.get(self.program.reference[name])
-        if place is None or self._found is None:
+        if place is None:
             return [None] * self.rows
         return [
             None if time <= ALWAYS else timedelta(microseconds=self.at - time)
@@ -111,36 +110,43 @@ class Answer:
         import pyarrow as pa
 
         place = self.program.place.get(reference)
-        if place is not None and self._found is not None:
+        if place is not None:
             feature = self.program.features[place]
             if feature.plain and feature.nothing is None:
                 words = self._found.words[place]
                 words = words.view(np.float64) if feature.type == FLOAT64 else words
                 return column_of(words, self._found.state[place] == VALUE, feature.type)
         type_ = arrow_type(self.program.definitions.type_of(reference))
-        return pa.array(self._columns[reference], type_)
+        return pa.array(self._column(reference), type_)
 
-    def _decoded(self, found: Answers) -> list[list[Any]]:
-        """The values of all features: whole matrices first, then what needs more than a number."""
-        columns: list[list[Any]] = found.words.tolist()
-        states: list[list[int]] = found.state.tolist()
-        floats: list[list[float]] = found.words.view(np.float64).tolist()
-        for place in self.program.floats:
-            columns[place] = floats[place]
-        for place in self.program.others:
-            columns[place] = self._converted(found, place, columns[place], states[place])
-        for place in np.flatnonzero((found.state != VALUE).any(axis=1)).tolist():
-            column = columns[place]
-            for row, state in enumerate(states[place]):
+    def _column(self, reference: Reference) -> Sequence[Any]:
+        place = self.program.place.get(reference)
+        if place is None:
+            return self._others[reference]
+        return self._values[place * self.rows : (place + 1) * self.rows]
+
+    def _decoded(self) -> list[Any]:
+        """The values of all features, one feature after the other, each for all sets of keys.
+
+        The program has the features with doubles first, then the other numbers; what needs more
+        than a conversion of the whole comes last.
+        """
+        found, program, rows = self._found, self.program, self.rows
+        doubles = found.words[: program.doubles].view(np.float64).ravel()
+        values: list[Any] = doubles.tolist() + found.words[program.doubles :].ravel().tolist()
+        states = found.state.tobytes()
+        for place in range(program.numbers, len(program.features)):
+            part = slice(place * rows, (place + 1) * rows)
+            values[part] = self._converted(place, values[part], states[part])
+        if states.count(VALUE) != len(states):
+            for i, state in enumerate(states):
                 if state != VALUE:
                     if state == OVERFLOW:
-                        raise self._overflow(place, row)
-                    column[row] = None if state == NULL else self.program.features[place].nothing
-        return columns
+                        raise self._overflow(*divmod(i, rows))
+                    values[i] = None if state == NULL else program.features[i // rows].nothing
+        return values
 
-    def _converted(
-        self, found: Answers, place: int, words: list[int], states: list[int]
-    ) -> list[Any]:
+    def _converted(self, place: int, words: list[int], states: bytes) -> list[Any]:
         """The values of a feature whose words are not the values; None where there is none."""
         feature = self.program.features[place]
         convert = feature.convert
@@ -149,26 +155,28 @@ class Answer:
             if state != VALUE:
                 values.append(None)
             elif feature.several:
-                items = found.list(place, row).tolist()
+                items = self._found.list(place, row).tolist()
                 if feature.coded:
-                    heap = self._heap(feature, row)
+                    heap = self._heap(place, row)
                     items = [heap[item] for item in items]
                 values.append(items if convert is None else [convert(item) for item in items])
             elif feature.coded:
-                value = self._heap(feature, row)[word]
+                value = self._heap(place, row)[word]
                 values.append(value if convert is None else convert(value))
             elif feature.type.name == "decimal":
-                values.append(decimal_of(word, int(found.high[place, row]), feature.type.scale))
+                high = int(self._found.high[place, row])
+                values.append(decimal_of(word, high, feature.type.scale))
             else:
                 values.append(word if convert is None else convert(word))
         return values
 
-    def _heap(self, feature: Computed, row: int) -> list[Any]:
+    def _heap(self, place: int, row: int) -> list[Any]:
         """The dictionary of a feature's column in the row of a set of keys."""
-        heap = self._heaps.get((feature.view, row))
+        view = self.program.view_of[place]
+        heap = self._heaps.get((view, row))
         if heap is None:
-            heap = self._heaps[feature.view, row] = self._stored.heap(feature.view, row)
-        return heap[feature.feature.column]
+            heap = self._heaps[view, row] = self._stored.heap(view, row)
+        return heap[self.program.features[place].feature.column]
 
     def _overflow(self, place: int, row: int) -> EngineError:
         feature = self.program.features[place]

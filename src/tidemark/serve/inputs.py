@@ -19,7 +19,6 @@ _PLAIN: dict[str, type] = {
     "string": str,
     "bytes": bytes,
 }
-_WORDS = 2**63
 
 
 class Inputs:
@@ -52,8 +51,7 @@ class Inputs:
         values: list[Any] = []
         for name, plain, type_ in self._plain:
             value: Any = named[name]
-            # A plain int may still be too large for a word.
-            if type(value) is not plain or (plain is int and not -_WORDS <= value < _WORDS):
+            if type(value) is not plain or (plain is int and not _is_word(value)):
                 value = self._checked(name, type_, value, None)
             values.append(value)
         return values
@@ -66,11 +64,11 @@ class Inputs:
         if isinstance(given, Mapping):
             return self._columns(cast("Mapping[str, Any]", given))
         if isinstance(given, Sequence) and not isinstance(given, str | bytes):
-            return self._dicts(cast("Sequence[Any]", given))
+            return self._dicts(cast("Sequence[object]", given))
         table = as_table(given)
         return self._columns({name: table.column(name).to_pylist() for name in table.column_names})
 
-    def _dicts(self, rows: Sequence[Any]) -> tuple[list[list[Any]], int]:
+    def _dicts(self, rows: Sequence[object]) -> tuple[list[list[Any]], int]:
         checked: list[list[Any]] = []
         for position, row in enumerate(rows):
             try:
@@ -104,7 +102,7 @@ class Inputs:
 
     def _column(self, name: str, plain: type | None, type_: Type, values: list[Any]) -> list[Any]:
         if set(map(type, values)) == {plain} and (
-            plain is not int or (min(values) >= -_WORDS and max(values) < _WORDS)
+            plain is not int or (_is_word(min(values)) and _is_word(max(values)))
         ):
             return values
         return [
@@ -148,6 +146,10 @@ class Inputs:
             return f"No {self.kind}s are needed."
         wanted = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
         return f"Expected: {wanted}."
+
+
+def _is_word(value: Any) -> bool:
+    return bool(-(2**63) <= value < 2**63)
 
 
 def _listed(column: Any) -> list[Any]:

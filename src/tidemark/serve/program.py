@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from tidemark.engines.arrow import arrow_type, scalar_of
@@ -11,25 +12,18 @@ from tidemark.errors import RequestInvalid
 from tidemark.kernel.layout import Layout, LayoutFeature
 from tidemark.kernel.rows import Program as Kernel
 from tidemark.model.fingerprint import state_id
-from tidemark.model.graph import (
-    Definitions,
-    Entity,
-    FeatureView,
-    Field,
-    Output,
-    Reference,
-)
+from tidemark.model.graph import Definitions, Entity, FeatureView, Field, Output, Reference
 from tidemark.model.types import FLOAT64, Type
-from tidemark.online.keys import record_key
+from tidemark.online.keys import key_encoder, record_key
 from tidemark.online.values import Convert, converted, restored
 from tidemark.serve.inputs import Inputs
 
 
 @dataclass(frozen=True)
 class View:
-    """A view that is read, with the places of its features among all of the program.
+    """A view that is read.
 
-    `entity` is the place of its entity among those of the program; `record` the key of its record.
+    `entity` is the place of its entity in the program, `record` the key of its record.
     """
 
     view: FeatureView
@@ -43,13 +37,12 @@ class View:
 class Computed:
     """A feature that the kernel computes.
 
-    `view` is a place among the views; `nothing` is its value where the kernel found nothing;
-    `coded` that its words are places in the dictionary of its column, `several` that it is a list.
-    `convert` makes a Python value of what is stored (None: it is the value).
+    `nothing` is its value where the kernel found nothing.  `coded` says that words are places in
+    the dictionary of the column, `several` that the value is a list.  `convert` makes a Python
+    value of what is stored; None where that is the value.
     """
 
     reference: Reference
-    view: int
     feature: LayoutFeature
     nothing: Any
     coded: bool
@@ -64,55 +57,70 @@ class Computed:
     @property
     def plain(self) -> bool:
         """Whether a value is one word that says it all."""
-        return not self.coded and not self.several and self.type.name != "decimal"
+        return not (self.coded or self.several or self.type.name == "decimal")
+
+    @property
+    def double(self) -> bool:
+        """Whether words are the bits of doubles."""
+        return self.plain and self.type == FLOAT64
+
+    @property
+    def number(self) -> bool:
+        """Whether numpy makes Python values of the words."""
+        return self.plain and (self.convert is None or self.double)
 
 
 class Program:
-    """A list of outputs, resolved once and answered many times."""
+    """A list of outputs, resolved once and answered many times.
+
+    `features` are in the order in which their values are decoded: `doubles` of them first, then the
+    other numbers, `numbers` in all, then what is converted value by value.
+    """
 
     def __init__(
         self, definitions: Definitions, outputs: Sequence[Output], *, project: str
     ) -> None:
         self.definitions = definitions
-        self.outputs = tuple(outputs)
-        self.names = tuple(output.name for output in outputs)
-        references = _closure(definitions, [output.reference for output in outputs])
-        self.on_demand = tuple(
-            output.reference for output in outputs if output.reference.kind == "on_demand"
-        )
-        self.requests = tuple(each for each in references if each.kind == "request")
-        features = [each for each in references if each.kind == "feature"]
+        self.reference = {output.name: output.reference for output in outputs}
+        self.names = tuple(self.reference)
+        asked = list(self.reference.values())
+        references = _closure(definitions, asked)
+        self.on_demand = [each.name for each in asked if each.kind == "on_demand"]
+        self.requests = [each for each in references if each.kind == "request"]
         self.entities: list[Entity] = []
-        self.views: list[View] = []
-        for name in dict.fromkeys(each.owner for each in features):
-            self.views.append(self._view(definitions.view(name), project))
-        places = {view.view.name: place for place, view in enumerate(self.views)}
-        self.features = tuple(
-            self._computed(each, places[each.owner])
-            for each in sorted(features, key=lambda each: places[each.owner])
+        views: dict[str, View] = {}
+        for each in references:
+            if each.kind == "feature" and each.owner not in views:
+                views[each.owner] = self._view(definitions.view(each.owner), project)
+        self.features = sorted(
+            (_computed(each, views[each.owner]) for each in references if each.kind == "feature"),
+            key=lambda each: (not each.double, not each.number),
         )
         self.place = {each.reference: place for place, each in enumerate(self.features)}
-        self.reference = {output.name: output.reference for output in outputs}
-        self.floats = [
-            place for place, each in enumerate(self.features) if each.plain and each.type == FLOAT64
-        ]
-        self.others = [
-            place
-            for place, each in enumerate(self.features)
-            if not each.plain or (each.convert is not None and each.type != FLOAT64)
-        ]
+        self.doubles = sum(each.double for each in self.features)
+        self.numbers = sum(each.number for each in self.features)
+        self.pick = _picking([self.place.get(each, 0) for each in asked])
+        owners = [each.reference.owner for each in self.features]
+        # The kernel numbers views as it meets them.
+        self.views = [views[owner] for owner in dict.fromkeys(owners)]
+        self.view_of = [self.views.index(views[owner]) for owner in owners]
         self.kernel = Kernel.of(
             [
-                (self.views[each.view].view, self.views[each.view].layout, each.reference.name)
-                for each in self.features
+                (views[owner].view, views[owner].layout, each.feature.name)
+                for owner, each in zip(owners, self.features, strict=True)
             ]
         )
         self.keys = Inputs("key", self._key_fields(), null=False)
         self.request = self._request_inputs()
-        key_places = {field.name: place for place, field in enumerate(self.keys.fields)}
-        self.entity_keys = [
-            [key_places[field.name] for field in entity.keys] for entity in self.entities
+        places = {field.name: place for place, field in enumerate(self.keys.fields)}
+        self.key_encoders = [
+            (key_encoder(entity), [places[field.name] for field in entity.keys])
+            for entity in self.entities
         ]
+
+    def key_bytes(self, keys: Sequence[Sequence[Any]]) -> list[list[bytes]]:
+        """For each entity, what names it in the keys of rows; `keys` has a column for each key."""
+        return [encode([keys[place] for place in places]) for encode, places in self.key_encoders]
 
     def _view(self, view: FeatureView, project: str) -> View:
         source = self.definitions.source(view.source)
@@ -127,20 +135,6 @@ class Program:
             record_key(project, view.name, state),
             self.entities.index(entity),
         )
-
-    def _computed(self, reference: Reference, place: int) -> Computed:
-        feature = self.views[place].layout.feature(reference.name)
-        default = feature.aggregate.default
-        nothing: Any = 0 if feature.aggregate.rule.zero else None
-        if nothing is None and default is not None:
-            nothing = scalar_of(default).cast(arrow_type(feature.type)).as_py()
-        rule = feature.aggregate.rule
-        column = None if feature.column < 0 else self.views[place].layout.columns[feature.column]
-        coded = column is not None and column.form == "code" and rule.gives in {"same", "list"}
-        several = rule.gives == "list"
-        item = column.type if column is not None and several else feature.type
-        convert = restored(item) if coded else converted(item)
-        return Computed(reference, place, feature, nothing, coded, several, convert)
 
     def _key_fields(self) -> list[Field]:
         fields: dict[str, Field] = {}
@@ -169,6 +163,27 @@ class Program:
                     remedy="Rename one of them.",
                 )
         return Inputs("request field", list(fields.values()), null=True, optional=sorted(declared))
+
+
+def _computed(reference: Reference, view: View) -> Computed:
+    feature = view.layout.feature(reference.name)
+    rule, default = feature.aggregate.rule, feature.aggregate.default
+    nothing: Any = 0 if rule.zero else None
+    if default is not None and not rule.zero:
+        nothing = scalar_of(default).cast(arrow_type(feature.type)).as_py()
+    column = None if feature.column < 0 else view.layout.columns[feature.column]
+    coded = column is not None and column.form == "code" and rule.gives in {"same", "list"}
+    several = rule.gives == "list"
+    item = column.type if column is not None and several else feature.type
+    convert = restored(item) if coded else converted(item)
+    return Computed(reference, feature, nothing, coded, several, convert)
+
+
+def _picking(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """The function that takes the items at these places from a list."""
+    if len(places) == 1:
+        return lambda values: (values[places[0]],)
+    return itemgetter(*places) if places else lambda _: ()
 
 
 def _closure(definitions: Definitions, asked: Sequence[Reference]) -> list[Reference]:

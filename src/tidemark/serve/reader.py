@@ -84,18 +84,19 @@ def _moment(at: datetime | str | None) -> int:
     return time.time_ns() // 1_000 if at is None else parse_moment(at)
 
 
-def _request_columns(program: Program, request: object, count: int) -> list[list[Any]]:
+def _request_columns(program: Program, given: object, count: int) -> list[list[Any]]:
     """Checked columns of request values; the values of one dict are repeated."""
-    if request is None:
-        request = {}
-    if isinstance(request, Mapping):
-        values = cast("Mapping[str, object]", request)
+    if given is None:
+        given = {}
+    if isinstance(given, Mapping):
+        values = cast("Mapping[str, object]", given)
         if not any(_is_column(field, values.get(field.name)) for field in program.request.fields):
             return [[value] * count for value in program.request.one(values)]
-    columns, given = program.request.many(cast("object", request))
-    if given != count:
+        given = values
+    columns, length = program.request.many(given)
+    if length != count:
         raise RequestInvalid(
-            f"There are request values for {given} rows and keys for {count}.",
+            f"There are request values for {length} rows and keys for {count}.",
             remedy="Pass as many, or one dict of values that holds for all.",
         )
     return columns

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.model.window import format_moment
 from tidemark.online import codec
-from tidemark.online.keys import Record, entity_keys, generation_prefix, read_record
+from tidemark.online.keys import Record, generation_prefix, read_record
 from tidemark.online.protocol import OnlineStore
 from tidemark.serve.program import Program, View
 
 _ATTEMPTS = 20
 """How often a read follows materializations that finish while it reads."""
 
-_decode = msgspec.msgpack.Decoder().decode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,10 @@ class RowReader:
 
         Raises `StaleSource` for a view that is not materialized, or not for the moment `at`.
         """
-        if count == 0 or not program.views:
-            return Stored(count, keys, _NO_WORDS, np.full((len(program.views), count), -1))
-        of_entity = [
-            entity_keys(entity, [keys[place] for place in places])
-            for entity, places in zip(program.entities, program.entity_keys, strict=True)
-        ]
+        views = len(program.views)
+        if count == 0 or not views:
+            return Stored(count, keys, _NO_WORDS, np.full((views, count), -1))
+        of_entity = program.key_bytes(keys)
         for _ in range(_ATTEMPTS):
             rows = self._try(program, of_entity)
             if rows is not None:
@@ -77,7 +75,8 @@ class RowReader:
                     floor = self._current[view.record].record.floor
                     if at < floor:
                         raise _forgotten(view, at, floor)
-                return _joined(rows, keys, count, len(program.views))
+                words, starts = _joined(rows)
+                return Stored(count, keys, words, starts.reshape(views, count))
         raise StoreUnavailable(
             "The online state kept changing while it was read.",
             where=self.online.name,
@@ -93,7 +92,7 @@ class RowReader:
             if current is not None:
                 prefix = current.prefix
                 wanted += [prefix + key for key in of_entity[view.entity]]
-        found = self.online.get_many(wanted)
+        found = self._values(wanted)
         changed = False
         for view, current, stored in zip(program.views, known, found, strict=False):
             if stored is None:
@@ -107,22 +106,39 @@ class RowReader:
                 self._current[view.record] = _Current(stored, record, prefix)
         return None if changed else found[len(records) :]
 
+    def _values(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of keys; one that several sets of keys share is read once."""
+        distinct = dict.fromkeys(keys)
+        if len(distinct) == len(keys):
+            return self.online.get_many(keys)
+        values = dict(zip(distinct, self.online.get_many(list(distinct)), strict=True))
+        return [values[key] for key in keys]
+
 
 _NO_WORDS = np.zeros(codec.HEADER, np.int64)
 
 
-def _joined(
-    rows: list[bytes | None], keys: Sequence[Sequence[Any]], count: int, views: int
-) -> Stored:
-    """Rows as one buffer of words, refused if they are of another format."""
-    present = [row for row in rows if row is not None]
+def _joined(rows: list[bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows as one buffer of words, and where in it each begins (-1: there is none)."""
+    present: list[bytes] = []
+    starts: list[int] = []
+    known: dict[int, int] = {}
+    size = 0
+    for row in rows:
+        if row is None:
+            starts.append(-1)
+            continue
+        if id(row) in known:
+            starts.append(known[id(row)])
+            continue
+        known[id(row)] = size
+        if not row.startswith(codec.PREAMBLE):
+            codec.refuse(row)
+        present.append(row)
+        starts.append(size)
+        size += len(row) >> 3
     words = np.frombuffer(b"".join(present), np.int64) if present else _NO_WORDS
-    starts = np.full(len(rows), -1, np.int64)
-    sizes = np.array([0 if row is None else len(row) >> 3 for row in rows], np.int64)
-    there = sizes > 0
-    starts[there] = (np.cumsum(sizes) - sizes)[there]
-    codec.check(words, starts[there])
-    return Stored(count, keys, words, starts.reshape(views, count))
+    return words, np.array(starts, np.int64)
 
 
 def _absent(view: View, online: OnlineStore) -> StaleSource:
