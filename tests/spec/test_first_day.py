@@ -257,6 +257,23 @@ def test_an_edited_feature_is_not_the_applied_one(store: tm.Store) -> None:
             read()
 
 
+def test_asking_again_prepares_nothing(store: tm.Store) -> None:
+    """`UserSpend.spend["7d"]` is a new object every time; what it asks for is not."""
+    fraud = sys.modules["fraud_features"]
+    store.materialize()
+    for _ in range(3):
+        store.online([fraud.UserSpend.spend["7d"], "typical"], {"user_id": "ada"}, at=NOON)
+    assert len(store._readers) == 1
+
+
+def test_objects_of_the_model_are_accepted(store: tm.Store) -> None:
+    """A service or a view as the registry holds it."""
+    definitions = store.registry.snapshot().definitions
+    training = store.training_set(definitions.service("fraud"), LABELS)
+    assert training.to_arrow() == store.training_set("fraud", LABELS).to_arrow()
+    assert len(store.training_set([definitions.view("user_spend")], LABELS).features) == 6
+
+
 def test_the_source_grows_and_the_vector_follows(store: tm.Store, project: Path) -> None:
     """Materializing again takes in what has come."""
     store.materialize()

@@ -8,26 +8,28 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from tidemark import define
 from tidemark.online.protocol import open_store
 from tidemark.registry import Applied, Plan, Registry, Snapshot
 from tidemark.store import describe as _describe
 from tidemark.store.config import Config, read_config
-from tidemark.store.project import Project, name_of
+from tidemark.store.project import Project, identity, name_of
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.result import TrainingSet
     from tidemark.ingest.materialize import Materialized
-    from tidemark.monitor.agreement import ValueTwin
     from tidemark.serve import Reader, Vector, Vectors
 
 __all__ = ["Config", "Store", "connect"]
 
 REFRESH_SECONDS = 1.0
 """How long a read may go on with a revision after another process has applied the next one."""
+
+READERS = 256
+"""Prepared reads that are kept; more than any application names."""
 
 
 def connect(path: str | Path | None = None) -> Store:
@@ -156,17 +158,6 @@ class Store:
         definitions = self._project.beside(snapshot.definitions, ref)
         return _describe.describe(definitions, name_of(ref))
 
-    def value_twins(self, *, entities: int = 200, least: float = 0.95) -> tuple[ValueTwin, ...]:
-        """Features of different views that give the same values, whatever their definitions say.
-
-        Computed for up to `entities` entities of each kind, the same ones at every call, at three
-        moments; pairs that agree on at least `least` of the rows are told.
-        """
-        from tidemark.monitor.agreement import value_twins
-
-        with self._engine() as engine:
-            return value_twins(engine, self._applied().definitions, entities=entities, least=least)
-
     def close(self) -> None:
         """Close the registry and the online store."""
         self.registry.close()
@@ -201,8 +192,7 @@ class Store:
     def _reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision."""
         snapshot = self._applied()
-        listed = isinstance(features, list)
-        key = tuple(cast("list[object]", features)) if listed else features
+        key = identity(features)
         reader = self._readers.get(key)
         if reader is None:
             from tidemark.serve import Reader
@@ -211,6 +201,8 @@ class Store:
             self._project.beside(definitions, features)  # refuses what means something else
             outputs = define.outputs(features, definitions)
             functions = self._project.functions(definitions, outputs)
+            if len(self._readers) >= READERS:
+                self._readers = {}
             reader = self._readers[key] = Reader(
                 self._online, definitions, functions, outputs, project=self.config.namespace
             )

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from tidemark import define
 from tidemark.define import Lowered
+from tidemark.define.features import Feature
 from tidemark.define.modules import importable_from, imported_function, load_module
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import diff
-from tidemark.model.graph import Definitions, FeatureView, Output
+from tidemark.model.graph import Definition, Definitions, FeatureView, Output
 from tidemark.store.config import Config
 
 Function = Callable[..., Any]
@@ -49,34 +51,32 @@ class Project:
         Raises `PlanConflict` where such an object means something else than what is applied.
         """
         own = self._own(features)
-        if own is None:
+        if not own:
             return applied
-        mine = {(type(item), item.name): item for item in own}
-        theirs = {(type(item), item.name): item for item in applied}
-        shared = Definitions.of(item for key, item in theirs.items() if key in mine)
-        for change in diff(shared, own):
-            if change.what in {"meaning", "contract"}:
+        merged = {(type(item), item.name): item for item in applied}
+        for item in own:
+            there = merged.get((type(item), item.name))
+            if isinstance(item, FeatureView) and isinstance(there, FeatureView):
+                item = _joined(item, there)  # noqa: PLW2901
+            merged[type(item), item.name] = item
+        definitions = Definitions.of(merged.values())
+        for change in diff(applied, definitions):
+            # A source may have grown by columns that nothing applied reads.
+            if change.what == "meaning" or (change.what == "contract" and change.kind != "source"):
                 where = [f"{each.field}: {each.before} -> {each.after}" for each in change.fields]
                 raise PlanConflict(
                     f"The {change.title} differs from what is applied.",
                     where="\n".join(where) or f"because {change.through} changed",
                     remedy="Apply it first: store.apply(store.plan()); or name it by text.",
                 )
-        for key, item in mine.items():
-            there = theirs.get(key)
-            if isinstance(item, FeatureView) and isinstance(there, FeatureView):
-                names = {feature.name for feature in item.features}
-                rest = tuple(each for each in there.features if each.name not in names)
-                item = replace(item, features=item.features + rest)  # noqa: PLW2901
-            theirs[key] = item
-        return Definitions.of(theirs.values())
+        return definitions
 
-    def _own(self, features: object) -> Definitions | None:
-        """What the objects among `features` define; None if all of them are names."""
-        alone = isinstance(features, str | type) or not isinstance(features, Iterable)
-        listed: list[object] = [features] if alone else list(cast("Iterable[object]", features))
-        objects = [item for item in listed if not isinstance(item, str)]
-        return self._keep(define.lower(*objects)).definitions if objects else None
+    def _own(self, features: object) -> list[Definition]:
+        """What the objects among `features` define; nothing if all of them are names."""
+        listed = _listed(features)
+        written = [item for item in listed if not isinstance(item, str | msgspec.Struct)]
+        own = list(self._keep(define.lower(*written)).definitions) if written else []
+        return own + [item for item in listed if isinstance(item, Definition)]
 
     def _keep(self, lowered: Lowered) -> Lowered:
         self.frames.update(lowered.frames)
@@ -92,6 +92,31 @@ class Project:
             )
         root = self.config.root
         return define.lower(*(load_module(name, root) for name in self.config.definitions))
+
+
+def identity(features: object) -> tuple[object, ...]:
+    """What tells one request for features from another; equal for the same features."""
+    return tuple(_identity(item) for item in _listed(features))
+
+
+def _identity(item: object) -> object:
+    if not isinstance(item, Feature):
+        return item
+    # `UserSpend.spend["7d"]` is a new object at every mention.
+    feature: Feature[Any] = item
+    return feature if feature.view is None else (feature.view, feature.name)
+
+
+def _listed(features: object) -> list[object]:
+    alone = isinstance(features, str | type) or not isinstance(features, Iterable)
+    return [features] if alone else list(cast("Iterable[object]", features))
+
+
+def _joined(mine: FeatureView, there: FeatureView) -> FeatureView:
+    """One's own features of a view, and those of the applied view besides."""
+    names = {feature.name for feature in mine.features}
+    rest = tuple(each for each in there.features if each.name not in names)
+    return replace(mine, features=mine.features + rest)
 
 
 def name_of(item: object) -> str:
