@@ -176,6 +176,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
             return f"Nothing to change; revision {self.revision} is in force."
         return f"Applied {len(self.changes)} changes; revision {self.revision} is in force."
 
+    __repr__ = __str__
+
 
 def _refused(change: Change) -> bool:
     """Whether a change would alter a published version by its own definition.

@@ -103,7 +103,7 @@ def _identity(item: object) -> object:
     if not isinstance(item, Feature):
         return item
     # `UserSpend.spend["7d"]` is a new object at every mention.
-    feature: Feature[Any] = item
+    feature: Feature[Any] = item  # pyright: ignore[reportUnknownVariableType]
     return feature if feature.view is None else (feature.view, feature.name)
 
 
