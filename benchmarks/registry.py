@@ -7,6 +7,7 @@ python -m benchmarks.registry
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from benchmarks import harness
+from tidemark import define
+from tidemark.define.modules import load_module
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Column, Literal
 from tidemark.model.graph import (
@@ -31,8 +34,12 @@ from tidemark.model.graph import (
     Reference,
     Source,
 )
+from tidemark.model.lineage import Consumer, LineageIndex
+from tidemark.model.search import Index
+from tidemark.model.twins import twins
 from tidemark.model.types import FLOAT64, INT64, STRING, TIMESTAMP
 from tidemark.model.window import DAY, Window, format_duration
+from tidemark.registry import Registry
 
 ENTITIES = ("user", "merchant", "device", "driver", "account")
 EVENTS = (
@@ -43,6 +50,7 @@ PLACES = ("web", "app", "store", "partner", "kiosk")
 TEAMS = ("growth", "risk", "search", "pricing", "support", "logistics", "ads", "fraud")
 AMOUNTS = ("amount", "fee", "tax", "duration", "distance")
 DAYS = (1, 7, 14, 30, 90)
+QUESTION = "purchases 30 days user"
 
 
 def registry(views: int = 500, services: int = 200) -> Definitions:
@@ -136,3 +144,105 @@ def with_one_change(definitions: Definitions) -> Definitions:
         replace(each, features=features) if each == view else each for each in definitions.views
     )
     return replace(definitions, views=views)
+
+
+def as_python(definitions: Definitions) -> str:
+    """The same views and sources as classes, as a user would write them."""
+    lines = ["from datetime import datetime", "import tidemark as tm", ""]
+    for entity in definitions.entities:
+        lines += [f"class {_class(entity.name)}(tm.Entity):", f"    {entity.name}_id: tm.Key[str]"]
+    python = {"string": "str", "float64": "float", "timestamp": "datetime"}
+    for source in definitions.sources:
+        unique, history = source.unique[0], source.history
+        path = history.path if isinstance(history, Parquet) else ""
+        lines += [
+            f"class {_class(source.name)}(tm.Source, history=tm.parquet({path!r}),",
+            f"    time={source.time!r}, unique=({unique!r},)):",
+            *(f"    {each.name}: tm.Col[{python[each.type.name]}]" for each in source.columns),
+        ]
+    for view in definitions.views:
+        source = _class(view.source)
+        lines += [
+            f"class {_class(view.name)}(tm.FeatureView, entity={_class(view.entity)},",
+            f"    source={source}, owner={view.owner!r}):",
+            f'    good = {source}.status == "settled"',
+        ]
+        for feature in view.features:
+            aggregate, days = feature.aggregate, feature.aggregate.window.length // DAY
+            value = (
+                f"{source}.{aggregate.value.name}, " if isinstance(aggregate.value, Column) else ""
+            )
+            offset = aggregate.window.offset // DAY
+            over = f'over="{days}d"' + (f', offset="{offset}d"' if offset else "")
+            lines.append(f"    {feature.name} = tm.{aggregate.function}({value}where=good, {over})")
+    return "\n".join(lines) + "\n"
+
+
+def _class(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def measured(job: Callable[[], Any], rounds: int) -> tuple[Any, float, float]:
+    """The last result, and the medians of wall and CPU milliseconds."""
+    walls: list[float] = []
+    cpus: list[float] = []
+    result: Any = None
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = job()
+        cpus.append((time.process_time() - cpu) * 1e3)
+        walls.append((time.perf_counter() - wall) * 1e3)
+    return result, median(walls), median(cpus)
+
+
+def main() -> None:
+    options = harness.arguments(__doc__ or "").parse_args()
+    rounds = max(3, options.rounds)
+    definitions = registry()
+    changed = with_one_change(definitions)
+    models = tuple(
+        Consumer("model", f"model_{number}@1", (f"model_inputs_{number * 2}",))
+        for number in range(100)
+    )
+    read = str(
+        Reference("feature", definitions.views[0].features[0].name, definitions.views[0].name)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/registry.db"
+        made = Registry(url)
+        made.apply(made.plan(definitions))
+        (Path(folder) / "features.py").write_text(as_python(definitions))
+
+        def opened() -> Registry:
+            fresh = Registry(url)
+            fresh.snapshot()
+            return fresh
+
+        def loaded() -> Any:
+            sys.modules.pop("features", None)
+            return define.lower(load_module("features.py", Path(folder)))
+
+        jobs: dict[str, Callable[[], Any]] = {
+            "open the registry": opened,
+            "load 5,000 features from a file": loaded,
+            "plan, one feature changed": lambda: opened().plan(changed),
+            "plan, everything new": lambda: Registry("sqlite://").plan(definitions),
+            "search, first of a revision": lambda: Index(definitions, models).search(QUESTION),
+            "search": lambda: made.search(QUESTION, consumers=models),
+            "search with slips": lambda: made.search("purhcases usres 30d", consumers=models),
+            "lineage, first of a revision": lambda: LineageIndex(definitions, models).of(read),
+            "lineage": lambda: made.lineage(read, consumers=models),
+            "lineage of an entity, drawn": lambda: made.lineage("user").render("mermaid"),
+            "duplicates": lambda: twins(definitions),
+        }
+        print(f"{'':34}{'wall ms':>9}{'CPU ms':>9}")
+        for name, job in jobs.items():
+            _, wall, cpu = measured(job, rounds)
+            print(f"{name:34}{wall:9.1f}{cpu:9.1f}", flush=True)
+        print(f"{len(made.lineage('user').nodes)} nodes drawn; {QUESTION!r} finds")
+        for hit in made.search(QUESTION, consumers=models, limit=3):
+            print(f"  {hit.reference}")
+
+
+if __name__ == "__main__":
+    main()
