@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import harness
 from msgspec.structs import replace
 
-from benchmarks import harness
 from tidemark import define
 from tidemark.define.modules import load_module
 from tidemark.model.aggregates import Aggregate
