@@ -1,6 +1,7 @@
 """The names that `import tidemark as tm` promises, with their signatures."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def spelled(name: str) -> str:
         return f"class {name}({', '.join(parameters)})"
     if inspect.isclass(item):
         return f"class {name}"
-    return name + str(inspect.signature(item)).replace("'", "")
+    return name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(item)))
 
 
 def test_public_names_change_only_on_purpose() -> None:

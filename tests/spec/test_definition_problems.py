@@ -191,6 +191,34 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path, name: str) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
+def test_files_of_a_project_may_refer_to_each_other(tmp_path: Path) -> None:
+    """A document names views of a Python file by text."""
+    (tmp_path / "features.py").write_text(
+        HEAD.replace("(Purchase.amount)", "(Purchase.amount, version=2)")
+    )
+    (tmp_path / "services.yaml").write_text("services: {s: {features: [user_spend:typical]}}\n")
+    (tmp_path / "count.yaml").write_text(
+        "{name: n, entity: user_id, source: purchase, function: count, where: paid}\n"
+    )
+    names = ["services.yaml", "features.py", "count.yaml"]
+    definitions = define.load_modules(names, tmp_path).definitions
+    assert str(definitions.service("s").outputs[0].reference) == "user_spend:typical@2"
+    assert definitions.view("n").entity == "user"
+
+
+def test_problems_of_several_files_are_said_together(tmp_path: Path) -> None:
+    """A file that cannot be read hides nothing of the next."""
+    (tmp_path / "features.py").write_text(HEAD + "x = Purchase.amont\n")
+    (tmp_path / "services.yaml").write_text("serviecs: {}\n")
+    with pytest.raises(DefinitionError) as caught:
+        define.load_modules(["services.yaml", "nowhere.py", "features.py"], tmp_path)
+    assert {problem.what for problem in caught.value.problems} == {
+        "Purchase has no column 'amont'.",
+        "There is no definition file nowhere.py.",
+        "There is no key 'serviecs' here.",
+    }
+
+
 def test_two_projects_may_have_files_of_one_name(tmp_path: Path) -> None:
     """A file imports its neighbours, not those of a project that was open before."""
     for project in ("first", "second"):

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from tidemark.define.lowering import Loaded, Lowered, lower
-from tidemark.define.modules import functions_of, load_module
+from tidemark.define.modules import functions_of, load_module, load_modules
 from tidemark.define.on_demand import evaluate
 from tidemark.define.references import outputs
 
@@ -18,6 +18,7 @@ __all__ = [
     "functions_of",
     "load",
     "load_module",
+    "load_modules",
     "lower",
     "outputs",
 ]

@@ -51,7 +51,7 @@ def _newest(definitions: graph.Definitions) -> graph.Definitions:
     def newest(reference: graph.Reference) -> graph.Reference:
         if reference.version != NEWEST:
             return reference
-        version = versions.get((reference.owner, reference.name), 1)
+        version = versions.get((reference.owner, reference.name), NEWEST)
         return msgspec.structs.replace(reference, version=version)
 
     replace = msgspec.structs.replace

@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -33,28 +33,45 @@ _DECLARED = (Entity, Source, Request, FeatureView, FeatureService)
 
 
 def load_module(name: str | Path, root: str | Path = ".") -> Lowered:
-    """Read `features.py`, a YAML file, or a module by its name, relative to the project's root.
+    """As `load_modules`, of one file or module."""
+    return load_modules([name], root)
 
-    The module is importable afterwards by the name that on-demand functions record.  Raises
-    `DefinitionError` with every problem of the file.
+
+def load_modules(names: Iterable[str | Path], root: str | Path = ".") -> Lowered:
+    """Read `features.py`, YAML files, and modules by name, relative to the project's root.
+
+    They may refer to each other.  Modules are importable afterwards by the names that on-demand
+    functions record.  Raises `DefinitionError` with every problem of all of them.
     """
     base = Path(root).resolve()
     with importable_from(base):
-        if Path(name).suffix in {".yaml", ".yml"}:
-            from tidemark.define.document import load
-
-            return lower(load(base / name))
         for known in _from_projects & sys.modules.keys():
             del sys.modules[known]
         before = set(sys.modules)
-        spec = _found(name, base)
         with collecting() as problems:
-            imported = sys.modules.get(spec.name) if Path(name).suffix != ".py" else None
-            module = imported or _execute(spec)
-            _from_projects.update(
-                each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
-            )
-            return _lowered(module, problems)
+            found = [each for name in names for each in _read(name, base)]
+        _from_projects.update(
+            each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
+        )
+        return _lowered(found, problems)
+
+
+def _read(name: str | Path, root: Path) -> Generator[object]:
+    """A module or a document; nothing if it cannot be read, which is reported."""
+    suffix = Path(name).suffix
+    try:
+        if suffix in {".yaml", ".yml"}:
+            from tidemark.define.document import load
+
+            yield load(root / name)
+            return
+        spec = _found(name, root)
+    except DefinitionError as error:
+        for problem in error.problems:
+            keep(problem)
+        return
+    imported = sys.modules.get(spec.name) if suffix != ".py" else None
+    yield imported or _execute(spec)
 
 
 def _found(name: str | Path, root: Path) -> ModuleSpec:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tidemark import define
 from tidemark.define import Lowered
 from tidemark.define.features import Feature
-from tidemark.define.modules import importable_from, imported_function, load_module
+from tidemark.define.modules import importable_from, imported_function
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import diff
 from tidemark.model.graph import Definition, Definitions, FeatureView, Output
@@ -90,8 +90,7 @@ class Project:
                 remedy="Pass them, store.plan([Fraud]), or name their file in tidemark.toml: "
                 'definitions = "features.py"',
             )
-        root = self.config.root
-        return define.lower(*(load_module(name, root) for name in self.config.definitions))
+        return define.load_modules(self.config.definitions, self.config.root)
 
 
 def identity(features: object) -> tuple[object, ...]:
