@@ -232,6 +232,64 @@ class TestPlan:
         with pytest.raises(PlanConflict, match="user_spend:spend@1"):
             applied.apply(plan)
 
+    def test_a_view_of_columns_is_versioned_as_a_whole(self, store: tm.Store) -> None:
+        """Another `max_age` is another meaning of every stored value; the view says version 2."""
+
+        class Status(
+            tm.FeatureView, entity=User, source=Purchase, columns=(Purchase.status,), max_age="1d"
+        ):
+            """What was said last."""
+
+        class Longer(
+            tm.FeatureView,
+            entity=User,
+            source=Purchase,
+            name="status",
+            columns=(Purchase.status,),
+            max_age="2d",
+            version=2,
+        ):
+            """What was said last."""
+
+        as_data = tm.load(
+            {
+                "entities": {"user": {"keys": {"user_id": "string"}}},
+                "sources": {
+                    "purchase": {
+                        "columns": {
+                            "user_id": "string",
+                            "amount": "float64",
+                            "status": "string",
+                            "at": "timestamp",
+                        },
+                        "description": "What was bought.",
+                        "time": "at",
+                        "timezone": "UTC",
+                        "history": {"csv": "purchases.csv"},
+                    }
+                },
+                "views": {
+                    "status": {
+                        "description": "What was said last.",
+                        "entity": "user",
+                        "source": "purchase",
+                        "columns": ["status"],
+                        "max_age": "2d",
+                        "version": 2,
+                    }
+                },
+            }
+        )
+        store.apply(store.plan([Status]))
+        plan = store.plan([Longer])
+        store.apply(plan)
+        assert [change.title for change in plan.changes] == [
+            "view status",
+            "feature status:status@1",
+            "feature status:status@2",
+        ]
+        assert {change.what for change in store.plan(as_data).changes} == {"metadata"}
+
     def test_a_plan_made_before_another_was_applied(self, store: tm.Store) -> None:
         """What is applied is what was looked at."""
         plan = store.plan([Fraud])
@@ -275,6 +333,7 @@ class TestDescribe:
             "type": "float64",
             "entity": "user",
             "source": "purchase",
+            "columns": {"amount": "value", "at": "time", "user_id": "key"},
             "bound": "at: an event at the very moment asked for counts",
             "zone": "UTC; a day is 24 hours",
             "read_by": ["share@1", "service fraud"],

@@ -247,8 +247,8 @@ def _start(reference: Reference, known: Mapping[str, Node]) -> Node:
     return known.get(name) or Node(kinds.get(reference.kind, "feature"), name)
 
 
-def _columns(source: Source, view: FeatureView, feature: Feature, node: Node) -> Iterator[Edge]:
-    """The columns that a feature is computed from, and as what each is used."""
+def columns_used(source: Source, view: FeatureView, feature: Feature) -> dict[str, str]:
+    """The columns that a feature is computed from, by name, and as what each is used."""
     aggregate = feature.aggregate
     roles: dict[str, list[str]] = {}
     if aggregate.value is not None:
@@ -262,11 +262,15 @@ def _columns(source: Source, view: FeatureView, feature: Feature, node: Node) ->
         for each in names:
             if each:
                 roles.setdefault(each, []).append(role)
+    return {name: ", ".join(used) for name, used in sorted(roles.items())}
+
+
+def _columns(source: Source, view: FeatureView, feature: Feature, node: Node) -> Iterator[Edge]:
     origin = Node("source", source.name, source.owner)
-    for name, used in sorted(roles.items()):
+    for name, role in columns_used(source, view, feature).items():
         column = Node("column", f"{source.name}.{name}", source.owner)
         yield Edge(origin, column)
-        yield Edge(column, node, ", ".join(used))
+        yield Edge(column, node, role)
 
 
 def _feature(view: FeatureView, feature: Feature) -> Node:

@@ -20,6 +20,7 @@ from tidemark.model.graph import (
     Request,
     Source,
 )
+from tidemark.model.lineage import columns_used
 from tidemark.model.window import format_duration, format_moment
 from tidemark.registry import Snapshot
 
@@ -89,7 +90,8 @@ def _definition(definitions: Definitions, item: Definition) -> Description:
             views = [view.name for view in definitions.views if view.entity == item.name]
             return _facts(item, "entity", keys=_fields(item.keys), views=views)
         case Source():
-            return _source(item)
+            readers = [view.name for view in definitions.views if view.source == item.name]
+            return Description({**_source(item), "views": readers})
         case FeatureView():
             return _view(definitions, item)
         case Request():
@@ -101,6 +103,7 @@ def _definition(definitions: Definitions, item: Definition) -> Description:
                 version=item.version,
                 type=str(item.type),
                 meaning=prose.on_demand_sentence(item),
+                read_by=list(consumers(definitions, f"{item.name}@{item.version}")),
             )
         case FeatureService():
             outputs = {
@@ -160,6 +163,7 @@ def _feature(definitions: Definitions, view: FeatureView, feature: Feature) -> D
         type=str(feature.type),
         entity=view.entity,
         source=view.source,
+        columns=columns_used(source, view, feature),
         bound=_bound(view),
         zone=feature.aggregate.window.zone or "UTC; a day is 24 hours",
         read_by=list(consumers(definitions, reference)),
