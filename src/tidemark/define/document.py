@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from tidemark.define.columns import HeldFrame
 from tidemark.define.features import check_number
 from tidemark.define.fragments import parse_sql
@@ -181,7 +183,7 @@ class _Reader:
 
     def section_views(self, name: str, path: Path_, body: Any) -> None:
         allowed = {"entity", "source", "by", "features", "columns", "max_age", "freshness", "bound"}
-        known = self.doc.mapping(path, body, _ABOUT | allowed)
+        known = self.doc.mapping(path, body, _ABOUT | allowed | {"version"})
         entity, source = str(known.get("entity")), str(known.get("source"))
         features: list[graph.Feature] = []
         for column in as_texts(known.get("columns")):
@@ -191,6 +193,9 @@ class _Reader:
             )
         for each, at, spec in self.doc.named((*path, "features"), known.get("features")):
             features += self.features(name, each, at, spec, source)
+        version = known.get("version", 1)
+        check_number("version", version)
+        features = [replace(each, version=max(each.version, version)) for each in features]
         view = graph.FeatureView(
             name=name,
             entity=entity,

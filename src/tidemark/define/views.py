@@ -18,7 +18,7 @@ from tidemark.define.declarations import (
     is_unknown,
 )
 from tidemark.define.expressions import Col, is_column
-from tidemark.define.features import Feature, is_feature
+from tidemark.define.features import Feature, check_number, is_feature
 from tidemark.define.on_demand import OnDemandFunction
 from tidemark.define.problems import here, report
 from tidemark.errors import DefinitionError
@@ -35,6 +35,7 @@ class FeatureView(Declaration):
     `max_age`    stored values older than this are null
     `freshness`  how old the newest event may be; a promise that is checked and reported
     `bound`      "before" leaves out events at the very moment asked for
+    `version`    the least version of its features; grows when the meaning of all of them changes
     """
 
     __features__: ClassVar[dict[str, Feature[Any]]] = {}
@@ -50,6 +51,7 @@ class FeatureView(Declaration):
         max_age: str | timedelta | None = None,
         freshness: str | timedelta | None = None,
         bound: Bound | None = None,
+        version: int = 1,
         name: str = "",
         abstract: bool = False,
         owner: str = "",
@@ -67,10 +69,15 @@ class FeatureView(Declaration):
                     except DefinitionError as error:
                         what = f"{cls.__name__}: {argument}={error.what}"
                         report(what, about.place, error.remedy)
-            _read_features(cls, () if is_unknown(columns) else columns)
+            try:
+                check_number("version", version)
+            except DefinitionError as error:
+                report(f"{cls.__name__}: {error.what}", about.place, error.remedy)
+                version = 1
+            _read_features(cls, () if is_unknown(columns) else columns, version)
 
 
-def _read_features(cls: type[FeatureView], columns: Iterable[object]) -> None:
+def _read_features(cls: type[FeatureView], columns: Iterable[object], version: int) -> None:
     features = dict(cls.__features__)
     for column in columns:
         if is_unknown(column):
@@ -95,6 +102,7 @@ def _read_features(cls: type[FeatureView], columns: Iterable[object]) -> None:
             )
     cls.__features__ = {name: feature.of(cls, name) for name, feature in features.items()}
     for name, feature in cls.__features__.items():
+        feature.version = max(feature.version, version)
         setattr(cls, name, feature)
 
 
