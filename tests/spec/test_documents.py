@@ -289,6 +289,23 @@ services:
     ]
 
 
+def test_a_key_that_occurs_twice_is_a_problem(tmp_path: Path) -> None:
+    """YAML would keep the last one and say nothing."""
+    text = "entities:\n  user: {keys: {id: int64}}\n  user: {keys: {id: string}}\n"
+    assert problems(tmp_path, text) == ["3: The key 'user' occurs twice. | Keep one of them."]
+
+
+def test_anchors_and_merge_keys_save_repetition(tmp_path: Path) -> None:
+    """What several features share is written once."""
+    text = """\
+- &week {name: a, entity: user, source: visit, function: count, window: 7d, type: int64}
+- {<<: *week, name: b, window: 30d}
+"""
+    views = [item for item in load(tmp_path, text) if isinstance(item, graph.FeatureView)]
+    windows = {view.name: view.features[0].aggregate.window.length for view in views}
+    assert windows == {"a": 7 * DAY, "b": 30 * DAY}
+
+
 def test_a_file_that_is_not_yaml_says_its_line(tmp_path: Path) -> None:
     """The parser's word, at its line."""
     with pytest.raises(DefinitionError, match="This is not YAML") as caught:

@@ -37,55 +37,56 @@ _CONSTANTS: dict[str, Callable[[str], object]] = {
     "TIMESTAMPTZ": datetime.fromisoformat,
 }
 
-_BINARY: dict[type[Expression], str] = {
-    exp.EQ: "eq",
-    exp.NEQ: "ne",
-    exp.LT: "lt",
-    exp.LTE: "le",
-    exp.GT: "gt",
-    exp.GTE: "ge",
-    exp.Add: "add",
-    exp.Sub: "sub",
-    exp.Mul: "mul",
-    exp.Div: "div",
-    exp.IntDiv: "floordiv",
-    exp.Mod: "mod",
-    exp.And: "and",
-    exp.Or: "or",
-    exp.DPipe: "concat",
-    exp.StartsWith: "starts_with",
-    exp.EndsWith: "ends_with",
-    exp.Contains: "contains",
+# Nodes by sqlglot's `key`, the class name in lower case; not every version has every class.
+_BINARY: dict[str, str] = {
+    "eq": "eq",
+    "neq": "ne",
+    "lt": "lt",
+    "lte": "le",
+    "gt": "gt",
+    "gte": "ge",
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "div": "div",
+    "intdiv": "floordiv",
+    "mod": "mod",
+    "and": "and",
+    "or": "or",
+    "dpipe": "concat",
+    "startswith": "starts_with",
+    "endswith": "ends_with",
+    "contains": "contains",
 }
 
-_UNARY: dict[type[Expression], str] = {
-    exp.Not: "not",
-    exp.Neg: "neg",
-    exp.Abs: "abs",
-    exp.Sqrt: "sqrt",
-    exp.Ln: "ln",
-    exp.Exp: "exp",
-    exp.Lower: "lower",
-    exp.Upper: "upper",
-    exp.Length: "length",
-    exp.IsNan: "is_nan",
-    exp.Round: "round",
-    exp.Floor: "floor",
-    exp.Ceil: "ceil",
-    exp.Year: "year",
-    exp.Month: "month",
-    exp.Day: "day",
-    exp.Hour: "hour",
-    exp.Minute: "minute",
-    exp.DayOfWeekIso: "weekday",
-    exp.DayOfYear: "day_of_year",
-    exp.Trim: "trim",
+_UNARY: dict[str, str] = {
+    "not": "not",
+    "neg": "neg",
+    "abs": "abs",
+    "sqrt": "sqrt",
+    "ln": "ln",
+    "exp": "exp",
+    "lower": "lower",
+    "upper": "upper",
+    "length": "length",
+    "isnan": "is_nan",
+    "round": "round",
+    "floor": "floor",
+    "ceil": "ceil",
+    "year": "year",
+    "month": "month",
+    "day": "day",
+    "hour": "hour",
+    "minute": "minute",
+    "dayofweekiso": "weekday",
+    "dayofyear": "day_of_year",
+    "trim": "trim",
 }
 
-_VARIADIC: dict[type[Expression], str] = {
-    exp.Coalesce: "coalesce",
-    exp.Least: "least",
-    exp.Greatest: "greatest",
+_VARIADIC: dict[str, str] = {
+    "coalesce": "coalesce",
+    "least": "least",
+    "greatest": "greatest",
 }
 
 _REFUSED = (exp.Subquery, exp.Select, exp.AggFunc, exp.Window, exp.Star, exp.Command)
@@ -150,10 +151,10 @@ def _parse(text: str) -> Expression:
 
 
 def _node(tree: Expression) -> Expr:
-    kind = type(tree)
+    kind = tree.key
     if kind in _BINARY:
         return flat_call(_BINARY[kind], (_node(tree.this), _node(tree.expression)))
-    if kind is exp.Not and isinstance(tree.this, exp.Is):
+    if isinstance(tree, exp.Not) and isinstance(tree.this, exp.Is):
         return Call("is_not_null", _is(tree.this).args)
     if kind in _UNARY and not any(value for key, value in tree.args.items() if key != "this"):
         return _unary(_UNARY[kind], tree.this)
@@ -248,16 +249,16 @@ def _parts(function: str, parts: Sequence[Expression | None]) -> Expr:
     return Call(function, tuple(_node(part) for part in parts if part is not None))
 
 
-_SPECIAL: dict[type[Expression], Callable[[Expression], Expr]] = {
-    exp.Column: _column,
-    exp.Literal: _literal,
-    exp.Boolean: _boolean,
-    exp.Paren: _paren,
-    exp.Is: _is,
-    exp.In: _in,
-    exp.Between: _between,
-    exp.Case: _case,
-    exp.Cast: _cast,
-    exp.Replace: _replace,
-    exp.Substring: _substring,
+_SPECIAL: dict[str, Callable[[Expression], Expr]] = {
+    "column": _column,
+    "literal": _literal,
+    "boolean": _boolean,
+    "paren": _paren,
+    "is": _is,
+    "in": _in,
+    "between": _between,
+    "case": _case,
+    "cast": _cast,
+    "replace": _replace,
+    "substring": _substring,
 }

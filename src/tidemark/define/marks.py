@@ -97,22 +97,36 @@ def read_yaml(path: Path) -> list[Marked]:
         where = str(Place(str(path), mark.line + 1)) if mark else str(path)
         problem = getattr(error, "problem", None) or error
         raise DefinitionError(f"This is not YAML: {problem}.", where=where) from None
-    marked: list[Marked] = []
-    for node in nodes:
-        lines: dict[Path_, int] = {}
-        marked.append(Marked(_value(node, (), lines), str(path), lines))
-    return marked
+    return [_Composed(str(path)).marked(node) for node in nodes]
 
 
-def _value(node: yaml.Node, path: Path_, lines: dict[Path_, int]) -> Any:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
+class _Composed:
+    """Turns the nodes of one document into plain data; merge keys (`<<`) are followed."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.loader = yaml.SafeLoader("")
+        self.lines: dict[Path_, int] = {}
+        self.twice: list[Path_] = []
+
+    def marked(self, node: yaml.Node) -> Marked:
+        document = Marked(self.value(node, ()), self.file, self.lines)
+        for path in self.twice:
+            document.say(path, f"The key {path[-1]!r} occurs twice.", "Keep one of them.")
+        return document
+
+    def value(self, node: yaml.Node, path: Path_) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return self.loader.construct_object(node)
+        keys = [str(key.value) for key, _ in node.value]
+        self.twice += [(*path, key) for key in dict.fromkeys(keys) if keys.count(key) > 1]
+        self.loader.flatten_mapping(node)
         found: dict[str, Any] = {}
         for key, value in node.value:
             at = (*path, str(key.value))
-            lines[at] = key.start_mark.line + 1
-            found[str(key.value)] = _value(value, at, lines)
+            self.lines[at] = key.start_mark.line + 1
+            found[str(key.value)] = self.value(value, at)
         return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, i), lines) for i, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)

@@ -31,7 +31,8 @@ class FeatureView(Declaration):
     """Features of one entity over one source.
 
     `by`         the source's columns that hold the entity's keys, where they are named otherwise
-    `columns`    columns whose `latest` value is a feature
+    `columns`    columns whose `latest` value is a feature; `segment: tm.Feature[str]` in the body
+                 says so to a type checker
     `max_age`    stored values older than this are null
     `freshness`  how old the newest event may be; a promise that is checked and reported
     `bound`      "before" leaves out events at the very moment asked for
