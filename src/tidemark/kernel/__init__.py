@@ -140,7 +140,7 @@ def evaluate(
 
 def warm() -> None:
     """Compile what is not in the cache yet; says so on stderr when it takes a moment."""
-    from tidemark.kernel import compiled, rows, sweep  # noqa: F401 - their entries
+    from tidemark.kernel import compiled
 
     compiled.ready()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 import threading
 from collections.abc import Callable
@@ -70,28 +71,34 @@ def entry(*arguments: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         dispatcher = compiled(function)
-        _pending.append((dispatcher, arguments))
+        _entries.append((dispatcher, arguments))
         return dispatcher
 
     return decorate
 
 
 def ready() -> None:
-    """Compile all entries that are imported, or load them; says so on stderr if it takes a moment."""
-    if not _pending:
+    """Compile all entries, or load them; says so on stderr if it takes a moment.
+
+    All at once, since entries share most of what they call.
+    """
+    if _done:
         return
     with _compiling:
+        for name in MODULES_WITH_ENTRIES:
+            importlib.import_module(f"tidemark.kernel.{name}")
         notice = threading.Timer(NOTICE_AFTER, _announce)
         notice.daemon = True
         notice.start()
         try:
-            while _pending:
-                dispatcher, arguments = _pending[-1]
-                cast("Any", dispatcher).compile(arguments)
-                cast("Any", dispatcher).disable_compile()
-                _pending.pop()
+            while _entries:
+                dispatcher, arguments = _entries[-1]
+                dispatcher.compile(arguments)
+                dispatcher.disable_compile()
+                _entries.pop()
         finally:
             notice.cancel()
+        _done.append(True)
 
 
 def _announce() -> None:
@@ -99,8 +106,10 @@ def _announce() -> None:
     sys.stderr.flush()
 
 
+MODULES_WITH_ENTRIES = ("sweep", "rows", "hashing")
 NOTICE_AFTER, SECONDS = 1.5, 15
-_pending: list[tuple[Any, tuple[Any, ...]]] = []
+_entries: list[tuple[Any, tuple[Any, ...]]] = []
+_done: list[bool] = []
 _compiling = threading.Lock()
 
 

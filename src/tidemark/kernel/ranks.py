@@ -157,7 +157,9 @@ def sweep_ranks(
                 word = 0
             elif function == QUANTILE or function == APPROX_QUANTILE:
                 q = bits_float(group[f, Q])
-                word = float_bits(np.nan if odd else _quantile(function, q, count, kind, values, sums))
+                found = np.nan if odd else _quantile(function, q, count, kind, values, sums)
+                # Infinities differ by a NaN with a sign; there is only one NaN here.
+                word = NAN_KEY if np.isnan(found) else float_bits(found)
             elif function == MODE:
                 word = word_of(values[best[1]], kind)
             elif function == TOP_N:

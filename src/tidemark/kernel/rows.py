@@ -38,6 +38,7 @@ from tidemark.kernel.encoding import (
     FLOAT,
     FUNCTION,
     HASH,
+    I64_MAX,
     I64_MIN,
     INT,
     LAST_N,
@@ -56,7 +57,7 @@ from tidemark.kernel.encoding import (
 )
 from tidemark.kernel.group import sweep_group
 from tidemark.kernel.ranks import rank_segment
-from tidemark.kernel.steps import ACTIVE, ADD_END, Steps, make_steps, position
+from tidemark.kernel.steps import ACTIVE, ADD_END, Steps, make_steps, position, seek
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -230,40 +231,72 @@ def _call(
     for k in range(row_at.shape[1]):
         for v in range(row_at.shape[0]):
             out_known[v, k] = I64_MIN
-        ranked = ranked_view = -1
         for g in range(len(groups)):
             group = groups[g]
             view = group[VIEW]
             events = _events(words, flags, row_at[view, k], group)
             if g == 0 or groups[g - 1, VIEW] != view:
                 out_known[view, k] = _newest_visible(events, t, group[BEFORE])
+            events = _within(events, *_bounds(t, lows, group))
             size = len(events.time)
             ranks, values, rest = memory[:size], memory[size : 2 * size], memory[2 * size :]
-            if group[RANKS_NEEDED] and (ranked != group[WORD] or ranked_view != view):
-                ranked, ranked_view = group[WORD], view
+            if group[RANKS_NEEDED]:
                 kind, scale = group[KIND], group[SCALE]
                 rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
             table = aggregates[group[START] : group[STOP]]
             steps = _steps(events, t, lows, group, group[MAX_AGE], moment, rest)
-            _answer(events, group, table, ranks, values, steps, out, out_time, k, zeros)
+            newest = I64_MIN
+            if steps.table[0, ACTIVE] > 0:
+                newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
+            sweep_group(
+                events, group[KIND], group[SCALE], ranks, values, steps, table, out, k, 0, zeros
+            )
+            _read_positions(events, table, out, k)
+            for f in range(len(table)):
+                out_time[table[f, ROW], k] = newest
             if group[MAX_AGE] > 0 and steps.table[0, ACTIVE] == 0:
                 steps = _steps(events, t, lows, group, 0, moment, rest)
-                for f in range(len(table)):
-                    if steps.table[0, ACTIVE] > 0:
+                if steps.table[0, ACTIVE] > 0:
+                    newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
+                    for f in range(len(table)):
                         out_state[table[f, ROW], k] = EXPIRED
+                        out_time[table[f, ROW], k] = newest
 
 
 @nested
-def _steps(
-    events: Events, t: int, lows: Words, group: Words, max_age: int, moment: Words, memory: Words
-) -> Steps:
-    """The steps of a group through its only moment; its bounds are those of `window_bounds`."""
+def _bounds(t: int, lows: Words, group: Words) -> tuple[int, int]:
+    """The bounds of a group's window, as `window_bounds` says, without `max_age`."""
     high = earlier(t, group[OFFSET] + group[BEFORE])
     low = I64_MIN
     if group[LOW] >= 0:
         low = lows[group[LOW]]
     elif group[LENGTH] > 0:
         low = earlier(high, group[LENGTH] - 1)
+    return low, high
+
+
+@nested
+def _within(events: Events, low: int, high: int) -> Events:
+    """The events of a window: the cost of a read is that of its window, not of all history."""
+    a = seek(events.time, 0, low)
+    b = seek(events.time, a, high + 1) if high < I64_MAX else len(events.time)
+    return Events(
+        events.time[a:b],
+        events.known[a:b],
+        events.until[a:b],
+        events.words[a:b],
+        events.high[a:b],
+        events.valid[a:b],
+        events.where[a:b],
+    )
+
+
+@nested
+def _steps(
+    events: Events, t: int, lows: Words, group: Words, max_age: int, moment: Words, memory: Words
+) -> Steps:
+    """The steps of a group through its only moment."""
+    low, high = _bounds(t, lows, group)
     if max_age > 0:
         low = max(low, earlier(t, max_age))
     moment[0], moment[1], moment[2] = t, low, high
@@ -279,28 +312,10 @@ def _steps(
 
 
 @nested
-def _answer(
-    events: Events,
-    group: Words,
-    table: NDArray[np.int64],
-    ranks: Words,
-    values: Words,
-    steps: Steps,
-    out: Out,
-    out_time: NDArray[np.int64],
-    k: int,
-    zeros: NDArray[np.int32],
-) -> None:
-    """Write the results of a group, with values in the place of positions."""
-    newest = I64_MIN
-    if steps.table[0, ACTIVE] > 0:
-        newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
-    sweep_group(
-        events, group[KIND], group[SCALE], ranks, values, steps, table, out, k, 0, zeros
-    )
+def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) -> None:
+    """Replace positions of events by their values."""
     for f in range(len(table)):
         function, row = table[f, FUNCTION], table[f, ROW]
-        out_time[row, k] = newest
         if function < FIRST or function > LAST_N or out.state[row, k] != VALUE:
             continue
         if function <= LATEST:

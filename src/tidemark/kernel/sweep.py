@@ -134,7 +134,7 @@ def evaluate(
 ) -> list[Result]:
     """See `tidemark.kernel.evaluate`."""
     ready()
-    asked = Moments(_as_words(moments.starts), _as_words(moments.t))
+    asked = Moments(_as_words(moments.starts), np.require(moments.t, np.int64, ["C", "W"]))
     sweep = _Sweep(Input.of(timeline, column), asked, column, bound, threads or os.cpu_count() or 1)
     return sweep.evaluate(aggregates, _groups(aggregates, max_age))
 
@@ -300,7 +300,8 @@ def _rank(
 @entry(
     *(WORDS,) * 6,
     *(BYTES,) * 2,
-    *(WORDS,) * 6,
+    WORDS,
+    *(NEW_WORDS,) * 5,
     *(INTEGER,) * 6,
     *(WORD_ROWS,) * 3,
     BYTE_ROWS,
