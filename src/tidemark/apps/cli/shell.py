@@ -103,7 +103,7 @@ def show(value: Any, facts: Any) -> None:
 
     # Text that is piped is not wrapped: whoever reads it has a width of their own.
     width = None if sys.stdout.isatty() else 10_000
-    Console(highlight=False, markup=False, width=width).print(value, end="\n")
+    Console(highlight=False, markup=False, emoji=False, width=width).print(value, end="\n")
 
 
 def _echo_json(facts: Any, *, to_stderr: bool = False) -> None:
