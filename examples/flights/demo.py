@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PROJECT = Path(__file__).parent
-PAIRS = 5_000
-BATCH = 100
+PAIRS, BATCHES, BATCH = 5_000, 25, 100
+"""How many vectors are read and compared, and how many batches of how many are timed."""
 
 console = Console(highlight=False)
 
@@ -138,14 +138,16 @@ def materialize(store: tm.Store) -> None:
     )
 
 
-def serve(store: tm.Store, training: TrainingSet, pairs: int = PAIRS) -> bool:
+def serve(
+    store: tm.Store, training: TrainingSet, pairs: int = PAIRS, batches: int = BATCHES
+) -> bool:
     """Read vectors as they stood at training moments; whether every value is the training row's."""
     from examples.flights.serving import ask_many, compare, sample
 
     heading("6", "Serving", "one flight's vector: 5 entities, 8 views, 3 functions")
     found = compare(store, training.to_arrow(), training.features, pairs)
     batch = sample(training.to_arrow(), BATCH).to_pylist()
-    many = ask_many(store, batch, max(row["predict_at"] for row in batch), 30)
+    many = ask_many(store, batch, max(row["predict_at"] for row in batch), batches)
     facts(
         ("one vector", f"{percentiles(found.seconds)}, over {found.rows:,} reads"),
         (f"{len(batch)} vectors", f"{percentiles(many)}, over {len(many)} reads"),

@@ -78,8 +78,8 @@ KNOWN, UNTIL = 1, 2  # flags in the upper 16 bits of the first word
 """Columns of the table of groups.
 
 `WORD` and `HIGH` are word columns of the row, `VALID` and `WHERE` byte columns, -1 where there is
-none; `LENGTH` 0 is a window without length; `LOW` is an index into the bounds that are passed in, or
--1; the aggregates are `[START, STOP)`.
+none; `LENGTH` 0 is a window without length; `LOW` is an index into the bounds that are passed in,
+or -1; the aggregates are `[START, STOP)`.
 """
 
 
@@ -269,7 +269,7 @@ def _bounds(t: int, lows: Words, group: Words) -> tuple[int, int]:
     high = earlier(t, group[OFFSET] + group[BEFORE])
     low = I64_MIN
     if group[LOW] >= 0:
-        low = lows[group[LOW]]
+        low = lows[int(group[LOW])]
     elif group[LENGTH] > 0:
         low = earlier(high, group[LENGTH] - 1)
     return low, high
@@ -330,9 +330,7 @@ def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) 
 def _events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
     """The events of a row as a group sees them; none where there is no row."""
     if at < 0:
-        return Events(
-            words[:0], words[:0], words[:0], words[:0], words[:0], flags[:0], flags[:0]
-        )
+        return Events(words[:0], words[:0], words[:0], words[:0], words[:0], flags[:0], flags[:0])
     size = words[at + 1]
     options = words[at] >> 48
     start = at + HEADER
@@ -401,7 +399,9 @@ class _Builder:
             aggregates, outputs = zip(*members, strict=True)
             tables.append(encode(aggregates, outputs, [self.second[i] for i in outputs]))
             ranked = int(any(a.function in RANKED for a in aggregates))
-            groups.append((*key[:RANKS_NEEDED], ranked, *key[RANKS_NEEDED:], start, start + len(members)))
+            groups.append(
+                (*key[:RANKS_NEEDED], ranked, *key[RANKS_NEEDED:], start, start + len(members))
+            )
             start += len(members)
         return Program(
             tuple(self.views),

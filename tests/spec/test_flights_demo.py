@@ -1,0 +1,111 @@
+"""The demo, on few of its flights: it may claim only what holds."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from examples.flights import demo, judgement, serving
+from rich.console import Console
+
+import tidemark as tm
+
+LABELS = 12_000
+PAIRS = 300
+
+
+class World(NamedTuple):
+    store: tm.Store
+    labels: pa.Table
+    arrivals: pa.Table
+    training: Any
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The demo's project in another folder, with a training set of some of its labels."""
+    project = tmp_path_factory.mktemp("flights")
+    for name in ("features.py", "tidemark.toml"):
+        shutil.copy(demo.PROJECT / name, project)
+    paths = demo.prepare(project)
+    labels = serving.sample(pq.read_table(paths["labels"]), LABELS)
+    with tm.connect(project) as store:
+        demo.define(store)
+        training = demo.train(store, labels)
+        demo.materialize(store)
+        yield World(store, labels, pq.read_table(paths["arrivals"]), training)
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(demo, "console", Console(file=text, width=200, highlight=False))
+    return text
+
+
+def test_every_label_keeps_its_place_in_the_training_set(world: World) -> None:
+    table = world.training.to_arrow()
+    assert table.select(world.labels.column_names).equals(world.labels)
+
+
+def test_only_landings_before_the_prediction_count(world: World) -> None:
+    """The aircraft's flights of the last day, counted by hand; the flight itself is never one."""
+    for row in serving.sample(world.training.to_arrow(), 50).to_pylist():
+        mine = world.arrivals.filter(pc.equal(world.arrivals["tailnum"], row["tailnum"]))
+        ages = [row["predict_at"] - landed for landed in mine["arrived_at"].to_pylist()]
+        within = [age for age in ages if timedelta(0) <= age < timedelta(days=1)]
+        assert row["aircraft_flights_1d"] == len(within)
+
+
+def test_the_naive_join_promises_more_than_it_delivers(world: World) -> None:
+    """And what it delivers is less than what features as they stood give."""
+    table, features = world.training.to_arrow(), world.training.features
+    scores = judgement.judge(table, features, world.arrivals)
+    assert scores.promised > scores.honest > scores.delivered
+
+
+def test_the_naive_table_counts_the_flight_itself(world: World) -> None:
+    """On a date with one flight to a place, the day's figure is that flight's own delay."""
+    table = judgement.naive_join(world.training.to_arrow(), world.arrivals)
+    assert table.num_rows == LABELS
+    only = [row for row in table.to_pylist() if row["dest_late_1d"] in {0.0, 1.0}]
+    assert only
+    assert all(row["late"] == bool(row["dest_late_1d"]) for row in only)
+
+
+def test_served_vectors_are_the_training_rows(world: World, printed: io.StringIO) -> None:
+    assert demo.serve(world.store, world.training, PAIRS, batches=1)
+    assert f"{PAIRS * len(world.training.features):,} values" in printed.getvalue()
+
+
+def test_one_value_that_differs_is_found(world: World, printed: io.StringIO) -> None:
+    """The demo says which, and fails."""
+    name = "carrier_landed_1d"
+    table = world.training.to_arrow()
+    column = table.column_names.index(name)
+    wrong = table.set_column(column, name, pc.add(table[name], 1))
+    assert not demo.serve(world.store, replace(world.training, table=wrong), 2, batches=1)
+    assert f"{name} trained" in printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("trained", "served", "one"),
+    [
+        (1.5, 1.5, True),
+        (float("nan"), float("nan"), True),
+        (None, None, True),
+        (1, 1.0, False),
+        (0, None, False),
+        (0.1 + 0.2, 0.3, False),
+    ],
+)
+def test_same_means_equal_and_of_one_type(trained: Any, served: Any, one: bool) -> None:
+    assert serving.same(trained, served) is one
