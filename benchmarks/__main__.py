@@ -9,6 +9,7 @@ SHORT = [
     ["benchmarks.windows"],
     ["benchmarks.windows", "--hot"],
     ["benchmarks.online"],
+    ["benchmarks.registry"],
 ]
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ class LineageIndex:
 
     def _name(self, definitions: Definitions) -> None:
         nodes = {node for key in self._edges for node in key}
-        nodes |= {Node("source", item.name, item.owner) for item in definitions.sources}
+        nodes |= {_source(item) for item in definitions.sources}
         nodes |= {_service(item) for item in definitions.services}
         for node in sorted(nodes, key=_likely):
             self._named.setdefault(node.name, [node])
@@ -219,10 +219,17 @@ def _declared(definitions: Definitions) -> Iterator[Edge]:
     """Every edge that the definitions say."""
     sources = {item.name: item for item in definitions.sources}
     known: dict[str, Node] = {}
+    columns: dict[str, Node] = {}
     for view in definitions.views:
+        source = sources[view.source]
         for feature in view.features:
             node = known[feature_name(view, feature)] = _feature(view, feature)
-            yield from _columns(sources[view.source], view, feature, node)
+            for column, role in columns_used(source, view, feature).items():
+                name = f"{source.name}.{column}"
+                if name not in columns:
+                    columns[name] = Node("column", name, source.owner)
+                    yield Edge(_source(source), columns[name])
+                yield Edge(columns[name], node, role)
     for item in definitions.on_demand:
         known[f"{item.name}@{item.version}"] = Node(
             "on-demand feature", f"{item.name}@{item.version}", item.owner
@@ -265,12 +272,8 @@ def columns_used(source: Source, view: FeatureView, feature: Feature) -> dict[st
     return {name: ", ".join(used) for name, used in sorted(roles.items())}
 
 
-def _columns(source: Source, view: FeatureView, feature: Feature, node: Node) -> Iterator[Edge]:
-    origin = Node("source", source.name, source.owner)
-    for name, role in columns_used(source, view, feature).items():
-        column = Node("column", f"{source.name}.{name}", source.owner)
-        yield Edge(origin, column)
-        yield Edge(column, node, role)
+def _source(source: Source) -> Node:
+    return Node("source", source.name, source.owner)
 
 
 def _feature(view: FeatureView, feature: Feature) -> Node:
