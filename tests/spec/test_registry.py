@@ -174,7 +174,7 @@ def test_a_changed_meaning_under_the_same_version_is_refused(applied: Registry) 
         ("where", None, "status = 'settled'")
     ]
     assert change.affects == ("ratio@1", "service fraud")
-    with pytest.raises(PlanConflict, match="cannot change what it computes.*spend@1") as caught:
+    with pytest.raises(PlanConflict, match=r"cannot change what it computes.*spend@1") as caught:
         applied.apply(plan)
     assert "version=2" in caught.value.remedy
     assert applied.snapshot().definitions == ALL
