@@ -380,11 +380,6 @@ def quantile_of(values: Values, a: Aggregate, type_: Type) -> float | None:
         return None
     if any(order(v) == (2,) for v in values):
         return math.nan
-    if isinstance(values[0], Decimal):
-        exact = sorted(map(Fraction, values))
-        rank = (len(values) - 1) * Fraction(a.q)
-        below, above = exact[math.floor(rank)], exact[math.ceil(rank)]
-        return rounded(below + (above - below) * (rank - math.floor(rank)))
     place = (len(values) - 1) * a.q
     doubles = sorted(map(as_double, values))
     if place >= len(values) - 1:

@@ -258,3 +258,36 @@ def test_zeros_are_one_value_but_a_stored_zero_keeps_its_sign() -> None:
     each = [Aggregate(name, value=col("x")) for name in functions]
     found = answers(world(rows, *each, asked=ada(1)))
     assert [bits(v) for v in found[0]] == [bits(v) for v in (1, 0.0, 0.0, 0.0, -0.0, 0.0, 0.0, 0.0)]
+
+
+def test_lists_and_vectors_are_counted_and_kept() -> None:
+    """Alone in their view, so that nothing else brings their column along."""
+    for name, value in (("tags", ["a", None]), ("spot", [0.5, float("nan")])):
+        rows = [{"at": 0, name: None}, {"at": 1, name: value}]
+        for function, wanted in (("count", 1), ("last", value)):
+            aggregate = Aggregate(function, value=col(name))
+            assert bits(answers(world(rows, aggregate, asked=ada(1)))[0]) == bits([wanted])
+
+
+def test_a_text_may_hold_any_character() -> None:
+    """Also the one that ends a text elsewhere, in keys too."""
+    rows = [
+        {"at": 0, "text": "a\0c", "user": "a\0b"},
+        {"at": 0, "text": "a\0b", "user": "a\0b"},
+        {"at": 0, "text": "a", "user": "a"},
+    ]
+    least = Aggregate("min", value=col("text"))
+    asked = [(("a\0b",), 0), (("a",), 0), (("a\0",), 0)]
+    assert answers(world(rows, least, asked=asked)) == [["a\0b"], ["a"], [None]]
+
+
+def test_identities_are_compared_by_value() -> None:
+    """NaN is one value and the zeros are one, in identities as everywhere."""
+    rows = [
+        {"at": 0, "odd": float("nan"), "n": 1},
+        {"at": 1, "odd": float("nan"), "n": 2},
+        {"at": 0, "odd": 0.0, "n": 3},
+        {"at": 2, "odd": -0.0, "n": 4},
+    ]
+    found = answers(world(rows, COUNT, LAST_N, asked=ada(0, 1, 2), unique=("odd",)))
+    assert found == [[2, 1], [2, 2], [2, 4]]

@@ -76,7 +76,8 @@ def form_of(function: str, type_: Type) -> Form:
         return "word"
     if type_.name == "decimal" and function in _SUMS:
         return "decimal"
-    return "hash" if function in {"approx_count_distinct", "count"} else "code"
+    hashed = function in {"approx_count_distinct", "count"} and type_.scalar
+    return "hash" if hashed else "code"
 
 
 @lru_cache(maxsize=1024)
