@@ -103,6 +103,11 @@ class Events:
     scanned: int
     unattributed: int
 
+    def known(self) -> Words:
+        """The moment from which each event counts."""
+        known = self.timeline.known
+        return self.timeline.time if known is None else known
+
     def slots(self) -> NDArray[Any]:
         """The place of each row of the scan in the timeline, -1 for a row that is not in it."""
         slots = np.full(self.scanned, -1, self.rows.dtype)
@@ -229,7 +234,8 @@ def _first_pass(
             until = batch.column("until").fill_null(NEVER).to_numpy()
             kept["until"].append(until[keep])
         kept["codes"].append(codes[keep])
-        kept["rows"].append(np.flatnonzero(keep) + first)
+        rows = np.flatnonzero(keep) + first
+        kept["rows"].append(rows.astype(np.int32) if scanned < 2**31 else rows)
         kept["time"].append(time[keep])
         if has_seen:
             kept["seen"].append(seen[keep])

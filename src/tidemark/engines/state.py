@@ -103,6 +103,10 @@ def _partition(
     starts = events.timeline.starts
     occupied = np.flatnonzero(np.diff(starts) > 0)
     timeline = replace(events.timeline, starts=np.append(starts[occupied], starts[-1]))
+    if relation.source.seen is not None or relation.source.delay:
+        # Whether a row says when its events became known depends on the source alone, so that the
+        # partition that an entity happens to be in does not show in its bytes.
+        timeline = replace(timeline, known=events.known())
     n = len(timeline.time)
     loaded = load(events, needs) if needs else []
     columns = tuple(
