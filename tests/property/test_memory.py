@@ -91,10 +91,10 @@ def _history(part: Partition, entity: int) -> list[Any]:
     columns: list[Any] = [line.time[mine].tolist()]
     columns += [each[mine].tolist() for each in (line.known, line.until) if each is not None]
     for column in part.columns:
-        words = column.words[mine].tolist()
+        values = column.words[mine].tolist()
         if column.dictionary is not None:
-            words = [column.dictionary[word].as_py() for word in words if len(column.dictionary)]
-        columns.append(
-            [bits(w) if ok else None for w, ok in zip(words, column.valid[mine], strict=False)]
-        )
+            known = column.dictionary.to_pylist() or [None]  # nulls only: there is no value
+            values = [known[word] for word in values]
+        flags = column.valid[mine]
+        columns.append([bits(v) if ok else None for v, ok in zip(values, flags, strict=True)])
     return columns + [each[mine].tolist() for each in part.filters]
