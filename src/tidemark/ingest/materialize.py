@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
-from tidemark.ingest.progress import Tell, shown
 from tidemark.ingest.retention import retained
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import state_id
@@ -87,23 +87,22 @@ def materialize(
     views: Sequence[str] | None = None,
     until: datetime | str | None = None,
     retain: str | timedelta | None = None,
-    progress: bool | None = None,
 ) -> Materialized:
     """Write the online rows of views (None: all) from their history as known at `until`.
 
     `until` None is now.  `retain` drops events that no window needs at moments of at least
     `until - retain`, and makes earlier moments an error; without it, every moment can be asked for.
-    `progress` shows a bar (None: on a terminal, for what takes over a second).  Raises
-    `StoreUnavailable` if another process materializes into the same store.
+    What takes longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if
+    another process materializes into the same store.
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
     floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
     chosen = definitions.views if views is None else [definitions.view(name) for name in views]
     done: list[MaterializedView] = []
-    with online.lock("materialize"), shown(progress) as tell:
+    with online.lock("materialize"), Progress() as progress:
         for view in chosen:
             work = _Work(engine, online, definitions, view, project, moment, floor)
-            done.append(work.run(tell))
+            done.append(work.run(progress))
     return Materialized(instant(moment), tuple(done))
 
 
@@ -119,10 +118,10 @@ class _Work:
     until: int
     floor: int
 
-    def run(self, tell: Tell) -> MaterializedView:
+    def run(self, progress: Progress) -> MaterializedView:
         """Write a generation, make it current, and delete the one before."""
         started = time.perf_counter()
-        tell(self.view.name, 0)
+        progress.begin(f"materialize {self.view.name}")
         state = state_id(self.view, self.definitions.source(self.view.source))
         place = record_key(self.project, self.view.name, state)
         (stored,) = self.online.get_many([place])
@@ -134,13 +133,13 @@ class _Work:
         # A run that was interrupted may have left the generation before, or half of the next one.
         self.online.delete(prefixes[0])
         self.online.delete(prefixes[2])
-        rows, events = self._write(prefixes[2], tell)
+        rows, events = self._write(prefixes[2], progress)
         record = Record(codec.FORMAT, serving + 1, self.until, self.floor, rows, events)
         self.online.put_many([(place, msgspec.msgpack.encode(record))])
         self.online.delete(prefixes[1])
         return MaterializedView(self.view.name, rows, events, time.perf_counter() - started)
 
-    def _write(self, prefix: bytes, tell: Tell) -> tuple[int, int]:
+    def _write(self, prefix: bytes, progress: Progress) -> tuple[int, int]:
         """Write all rows; gives how many, and the events in them."""
         source = self.definitions.source(self.view.source)
         encode = key_encoder(self.definitions.entity(self.view.entity))
@@ -169,6 +168,6 @@ class _Work:
                     [(prefix + key, row) for key, row in zip(keys[part], packed[part], strict=True)]
                 )
                 rows += len(keys[part])
-                tell(self.view.name, rows)
+                progress.rows(len(keys[part]))
             events += len(kept.timeline.time)
         return rows, events

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 import numpy as np
@@ -74,7 +74,7 @@ def pack(
     *,
     until: int,
     floor: int,
-) -> list[memoryview]:
+) -> list[bytes]:
     """One row for each segment of the timeline.
 
     `columns` and `filters` follow the layout; `until` and `floor` are the moments (microseconds) up
@@ -130,8 +130,8 @@ def pack(
         narrow[at] = flag
         at += step
     narrow[_spread(row * 8 + heap_at, heap_size)] = heap
-    buffer = memoryview(cast("bytes", narrow)).toreadonly()
-    return [buffer[a:b] for a, b in zip((row * 8).tolist(), (ends * 8).tolist(), strict=True)]
+    packed = out.tobytes()
+    return [packed[a:b] for a, b in zip((row * 8).tolist(), (ends * 8).tolist(), strict=True)]
 
 
 def _differing(values: Words | None, usual: Words | int, starts: Words) -> Words:

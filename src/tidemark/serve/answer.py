@@ -47,7 +47,7 @@ class Answer:
     ) -> None:
         self.program = program
         self.names = program.names
-        self.rows = stored.count
+        self.rows = stored.entities
         self.at = at
         self._found = found
         self._stored = stored

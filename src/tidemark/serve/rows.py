@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.model.window import format_moment
 from tidemark.online import codec
-from tidemark.online.keys import Record, generation_prefix, read_record
+from tidemark.online.keys import generation_prefix, read_record
 from tidemark.online.protocol import OnlineStore
 from tidemark.serve.program import Program, View
 
@@ -23,15 +22,14 @@ _ATTEMPTS = 20
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """The rows of V views and K sets of keys in one buffer.
 
-    `at[v, k]` is where in `words` a row begins, -1 where there is none.  `keys` has one column for
-    each key.
+    `entities` is K.  `at[v, k]` is where in `words` a row begins, -1 where there is none.  `keys`
+    has one column for each key.
     """
 
-    count: int
+    entities: int
     keys: Sequence[Sequence[Any]]
     words: NDArray[np.int64]
     at: NDArray[np.int64]
@@ -44,11 +42,18 @@ class Stored:
 
 
 class _Current(NamedTuple):
-    """The generation of a view that serves: its record as stored and read, and its rows' keys."""
+    """The generation of a view that serves.
+
+    `stored` is its record, `floor` the earliest moment that it answers, `prefix` what the keys of
+    its rows begin with.
+    """
 
     stored: bytes
-    record: Record
+    floor: int
     prefix: bytes
+
+
+_UNKNOWN = _Current(b"", 0, b"")
 
 
 class RowReader:
@@ -72,7 +77,7 @@ class RowReader:
             rows = self._try(program, of_entity)
             if rows is not None:
                 for view in program.views:
-                    floor = self._current[view.record].record.floor
+                    floor = self._current[view.record].floor
                     if at < floor:
                         raise _forgotten(view, at, floor)
                 words, starts = _joined(rows)
@@ -85,41 +90,39 @@ class RowReader:
 
     def _try(self, program: Program, of_entity: list[list[bytes]]) -> list[bytes | None] | None:
         """The rows of the generations that are known here; None if others are current by now."""
-        records = [view.record for view in program.views]
-        known = [self._current.get(record) for record in records]
-        wanted = list(records)
+        known = [self._current.get(view.record, _UNKNOWN) for view in program.views]
+        wanted = [view.record for view in program.views]
         for view, current in zip(program.views, known, strict=True):
-            if current is not None:
-                prefix = current.prefix
-                wanted += [prefix + key for key in of_entity[view.entity]]
-        found = self._values(wanted)
+            prefix = current.prefix
+            wanted += [prefix + key for key in of_entity[view.entity]]
+        found = self.online.get_many(wanted) if len(of_entity[0]) == 1 else self._shared(wanted)
+        rows = found[len(known) :]
         changed = False
         for view, current, stored in zip(program.views, known, found, strict=False):
             if stored is None:
                 raise _absent(view, self.online)
-            if current is None or current.stored != stored:
+            if current.stored != stored:
                 changed = True
-                record = read_record(stored)
-                prefix = generation_prefix(
-                    self.project, view.view.name, view.state, record.generation
-                )
-                self._current[view.record] = _Current(stored, record, prefix)
-        return None if changed else found[len(records) :]
+                self._current[view.record] = self._read(view, stored)
+        return None if changed else rows
 
-    def _values(self, keys: list[bytes]) -> list[bytes | None]:
-        """The values of keys; one that several sets of keys share is read once."""
-        distinct = dict.fromkeys(keys)
-        if len(distinct) == len(keys):
-            return self.online.get_many(keys)
-        values = dict(zip(distinct, self.online.get_many(list(distinct)), strict=True))
+    def _shared(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of keys; one that occurs often (all flights of an airline) is read once."""
+        distinct = list(dict.fromkeys(keys))
+        values = dict(zip(distinct, self.online.get_many(distinct), strict=True))
         return [values[key] for key in keys]
+
+    def _read(self, view: View, stored: bytes) -> _Current:
+        record = read_record(stored)
+        prefix = generation_prefix(self.project, view.view.name, view.state, record.generation)
+        return _Current(stored, record.floor, prefix)
 
 
 _NO_WORDS = np.zeros(codec.HEADER, np.int64)
 
 
 def _joined(rows: list[bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows as one buffer of words, and where in it each begins (-1: there is none)."""
+    """Rows as one buffer of words, each once, and where in it each begins (-1: there is none)."""
     present: list[bytes] = []
     starts: list[int] = []
     known: dict[int, int] = {}
