@@ -17,7 +17,7 @@ from tidemark.model.window import Window
 Input = Literal["rows", "any", "scalar", "ordered", "number", "bool"]
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):
     """What holds for one aggregate function.
 
     `needs` is the input it takes: `rows` an optional value of any type, else a value of that kind.
@@ -60,7 +60,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-class Aggregate(msgspec.Struct, frozen=True, omit_defaults=True):
+class Aggregate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One aggregate over one window of the events of an entity.
 
     `value` and `where` are expressions of the source's columns; `where` keeps rows for which it is

@@ -23,13 +23,13 @@ from tidemark.model.types import (
 )
 
 
-class Column(msgspec.Struct, frozen=True, tag_field="node", tag="column"):
+class Column(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="column"):
     """A column of the source."""
 
     name: str
 
 
-class Literal(msgspec.Struct, frozen=True, tag_field="node", tag="literal"):
+class Literal(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="literal"):
     """A constant.
 
     `value` is what JSON can hold: decimals, dates (ISO), timestamps (ISO with zone) and bytes
@@ -41,21 +41,21 @@ class Literal(msgspec.Struct, frozen=True, tag_field="node", tag="literal"):
     type: Type
 
 
-class Call(msgspec.Struct, frozen=True, tag_field="node", tag="call"):
+class Call(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="call"):
     """A function of the table below; `when` alternates conditions and values, then the rest."""
 
     function: str
     args: tuple[Column | Literal | Call | Cast | Sql, ...]
 
 
-class Cast(msgspec.Struct, frozen=True, tag_field="node", tag="cast"):
+class Cast(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="cast"):
     """A value as another type; text that does not read as the type is an error, not null."""
 
     value: Column | Literal | Call | Cast | Sql
     type: Type
 
 
-class Sql(msgspec.Struct, frozen=True, tag_field="node", tag="sql"):
+class Sql(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="sql"):
     """A fragment of DuckDB's SQL that was parsed for its columns and declared to give `type`."""
 
     text: str
@@ -144,7 +144,7 @@ def _part(*types: Type) -> Type | None:
     return None
 
 
-class Function(msgspec.Struct, frozen=True):
+class Function(msgspec.Struct, frozen=True, gc=False):
     """How many arguments a function takes and which type it gives (None: not these types)."""
 
     least: int

@@ -45,7 +45,7 @@ _SHAPES = {
 }
 
 
-class Node(msgspec.Struct, frozen=True, order=True):
+class Node(msgspec.Struct, frozen=True, gc=False, order=True):
     """One thing that values come from or go to; `name` is how a reference spells it."""
 
     kind: NodeKind
@@ -56,7 +56,7 @@ class Node(msgspec.Struct, frozen=True, order=True):
         return f"{self.kind} {self.name}"
 
 
-class Edge(msgspec.Struct, frozen=True, order=True):
+class Edge(msgspec.Struct, frozen=True, gc=False, order=True):
     """Values of `start` go into `end`; `role` says as what, where there is something to say."""
 
     start: Node

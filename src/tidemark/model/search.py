@@ -118,7 +118,7 @@ class Results(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     """A definition as it is found, before its sentence is written."""
 
     reference: str

@@ -54,7 +54,7 @@ class Twin(msgspec.Struct, frozen=True):
         return self.second if reference == self.first else self.first
 
 
-class _Candidate(msgspec.Struct, frozen=True):
+class _Candidate(msgspec.Struct, frozen=True, gc=False):
     reference: str
     view: FeatureView
     feature: Feature

@@ -29,7 +29,7 @@ TypeName = Literal[
 ]
 
 
-class Type(msgspec.Struct, frozen=True, omit_defaults=True):
+class Type(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The type of a column, an expression or a feature.
 
     `precision` and `scale` belong to decimals, `item` to lists, `size` to vectors.

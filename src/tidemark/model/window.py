@@ -27,7 +27,7 @@ Unit = Literal["day", "week", "month", "quarter", "year"]
 Bound = Literal["at", "before"]
 
 
-class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+class Window(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Which visible events count at a moment t, with u = t - offset.
 
     `sliding`  times in (u - length, u]; [u - length, u) under `bound="before"`
