@@ -174,6 +174,24 @@ def test_a_row_does_not_depend_on_its_neighbours(entities):
         assert codec.unpack(shape, row).filters[0] == [ord(letter) % 2 == 0 for letter in events]
 
 
+def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
+    """Whether others have values does not show in a row."""
+    shape = layout((STRING, "code"))
+    rows = [
+        codec.pack(
+            shape,
+            Timeline(ints(0, 1), ints(1)),
+            [Events(ints(0), flags(False), dictionary=dictionary)],
+            [],
+            until=1,
+            floor=0,
+        )
+        for dictionary in (None, pa.array(["somebody else's"]))
+    ]
+    assert rows[0] == rows[1]
+    assert codec.unpack(shape, rows[0][0]).columns == [[None]]
+
+
 def test_a_row_of_a_later_format_is_refused():
     """A later layout is not guessed at."""
     row = bytearray(amounts()[0])

@@ -131,6 +131,12 @@ class Fraud(tm.FeatureService):
     merchant = Spending.last_merchant
 
 
+@tm.on_demand(amount=Checkout.amount)
+def doubled(amount: float) -> float:
+    """What needs no history at all."""
+    return 2 * amount
+
+
 def history(rows: list[dict[str, Any]]) -> pa.Table:
     """Purchases as a table; each is an order of its own unless said otherwise."""
     numbered = [row | {"order_id": row["order_id"] or str(i)} for i, row in enumerate(rows)]
@@ -140,7 +146,7 @@ def history(rows: list[dict[str, Any]]) -> pa.Table:
 @contextmanager
 def shop(*rows: dict[str, Any], until: datetime | None = NOON, **options: Any):
     """A store whose purchases are these rows, materialized as known at `until` (None: not)."""
-    lowered = lower([Spending, Habits, Totals, Fraud, Fragile])
+    lowered = lower([Spending, Habits, Totals, Fraud, Fragile, doubled])
     with tm.connect(":memory:") as store:
         frames = {"purchase": history(list(rows))}
         store.apply(store.plan(replace(lowered, frames=frames)))

@@ -181,6 +181,15 @@ def test_on_demand_functions_see_none_for_null():
     assert dict(vector) == {"purchases": 0, "odd": False, "share": None, "merchant": None}
 
 
+def test_what_needs_no_history_needs_no_keys():
+    """On-demand features of request values alone, for one and for many."""
+    with shop(until=None) as store:
+        assert store.online(["doubled"], {}, request={"amount": 1.5}) == {"doubled": 3.0}
+        many = store.online_many(["doubled"], [{}, {}], request={"amount": [1.0, 2.0]})
+    assert many.values("doubled") == [2.0, 4.0]
+    assert many.to_arrow().to_pylist() == [{"doubled": 2.0}, {"doubled": 4.0}]
+
+
 def test_an_integer_is_taken_for_a_float():
     """As JSON writes 3.0 as 3."""
     with shop(bought("u1", NOON, amount=2.0)) as store:

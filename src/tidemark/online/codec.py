@@ -61,7 +61,7 @@ class EventColumn(Protocol):
     def dictionary(self) -> Any:
         """Of a column of codes: the Arrow array of distinct values that words are indices of.
 
-        It is sorted by value.
+        It is sorted by value; None where all values are null.
         """
         ...
 
@@ -85,7 +85,8 @@ def pack(
     known = _differing(timeline.known, timeline.time, starts)
     ended = _differing(timeline.until, NEVER, starts)
     codes = [
-        _recode(column, starts) if column.dictionary is not None else None for column in columns
+        _recode(column, starts) if each.form == "code" else None
+        for each, column in zip(layout.columns, columns, strict=True)
     ]
     heap, heap_size = _heaps(layout, columns, codes, len(n))
 
@@ -156,7 +157,7 @@ class _Codes:
 
 def _recode(column: EventColumn, starts: Words) -> _Codes:
     segments = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    distinct = max(len(column.dictionary), 1)
+    distinct = 1 if column.dictionary is None else max(len(column.dictionary), 1)
     pairs, inverse = np.unique(
         segments[column.valid] * distinct + column.words[column.valid], return_inverse=True
     )
@@ -192,7 +193,8 @@ def _heaps(
         pieces += [_array_head(size) for size in distinct.tolist()]
         at += 1
         order[_spread(at, sizes)] = len(pieces) + code.used
-        pieces += _encoded(column.dictionary, stored(input_column.type))
+        if column.dictionary is not None:
+            pieces += _encoded(column.dictionary, stored(input_column.type))
         at += sizes
     lengths = np.array([len(piece) for piece in pieces], np.int64)
     offsets = np.cumsum(lengths) - lengths
