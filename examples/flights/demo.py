@@ -102,7 +102,7 @@ def train(store: tm.Store, labels: pa.Table) -> TrainingSet:
         ("coincident", f"{coincident:,} labels in the very minute of an event of {view}"),
     )
     definitions = store.registry.snapshot().definitions
-    show(training.to_arrow().slice(len(training) // 2, 1).to_pylist()[0], definitions)
+    show(example(training), definitions)
     return training
 
 
@@ -118,7 +118,10 @@ def weigh(training: TrainingSet, arrivals: pa.Table) -> None:
             "",
             f"AUC [bold]{scores.delivered:.3f}[/]  the same model on what existed when it is asked",
         ),
-        ("Tidemark", f"AUC [bold]{scores.honest:.3f}[/]  measured, and what serving will see"),
+        (
+            "Tidemark",
+            f"AUC [bold]{scores.honest:.3f}[/]  on features as they stood, as they will be served",
+        ),
         ("took", f"{seconds:.1f} s"),
     )
     note(
@@ -144,7 +147,7 @@ def serve(
     """Read vectors as they stood at training moments; whether every value is the training row's."""
     from examples.flights.serving import ask_many, compare, sample
 
-    heading("6", "Serving", "one flight's vector: 5 entities, 8 views, 3 functions")
+    heading("6", "Serving", f"{len(training.features)} features of one flight in one call")
     found = compare(store, training.to_arrow(), training.features, pairs)
     batch = sample(training.to_arrow(), BATCH).to_pylist()
     many = ask_many(store, batch, max(row["predict_at"] for row in batch), batches)
@@ -189,12 +192,19 @@ def facts(*rows: tuple[str, str]) -> None:
     table.add_column(min_width=12)
     for name, value in rows:
         table.add_row(name, value)
-    console.print(Padding(table, (0, 0, 0, 3)))
+    console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
 
 def note(text: str) -> None:
     """Print a remark."""
-    console.print(Padding(Text(text, style="italic"), (0, 0, 0, 3)))
+    console.print(Padding(Text(text, style="italic"), (0, 0, 0, 3), expand=False))
+
+
+def example(training: TrainingSet) -> dict[str, Any]:
+    """A row from the middle of the year in which nothing is null, if there is one."""
+    rows = training.to_arrow().slice(len(training) // 2, 1_000).to_pylist()
+    full = (row for row in rows if all(row[name] is not None for name in training.features))
+    return next(full, rows[0])
 
 
 def show(row: dict[str, Any], definitions: Definitions) -> None:

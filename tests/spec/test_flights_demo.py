@@ -86,6 +86,20 @@ def test_served_vectors_are_the_training_rows(world: World, printed: io.StringIO
     assert f"{PAIRS * len(world.training.features):,} values" in printed.getvalue()
 
 
+def test_flights_asked_about_together_share_airlines_and_airports(world: World) -> None:
+    """One call for many flights says of each what a call of its own says."""
+    rows = serving.sample(world.training.to_arrow(), 40).to_pylist()
+    moment = max(row["predict_at"] for row in rows)
+    rows = [{**row, "predict_at": moment} for row in rows]
+    together = world.store.online_many(
+        serving.SERVICE,
+        [{name: row[name] for name in serving.KEYS} for row in rows],
+        request=[{name: row[name] for name in serving.REQUEST} for row in rows],
+        at=moment,
+    )
+    assert together.to_dicts() == [dict(serving.ask(world.store, row)) for row in rows]
+
+
 def test_one_value_that_differs_is_found(world: World, printed: io.StringIO) -> None:
     """The demo says which, and fails."""
     name = "carrier_landed_1d"
