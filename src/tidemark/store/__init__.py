@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.result import TrainingSet
     from tidemark.ingest.materialize import Materialized
+    from tidemark.monitor.agreement import ValueTwin
     from tidemark.serve import Reader, Vector, Vectors
 
 __all__ = ["Config", "Store", "connect"]
@@ -157,6 +158,17 @@ class Store:
             return _describe.overview(snapshot, self.config.name)
         definitions = self._project.beside(snapshot.definitions, ref)
         return _describe.describe(definitions, name_of(ref))
+
+    def value_twins(self, *, entities: int = 200, least: float = 0.95) -> tuple[ValueTwin, ...]:
+        """Features of different views that give the same values, whatever their definitions say.
+
+        Computed for up to `entities` entities of each kind, the same ones at every call, at three
+        moments; pairs that agree on at least `least` of the rows are told.
+        """
+        from tidemark.monitor.agreement import value_twins
+
+        with self._engine() as engine:
+            return value_twins(engine, self._applied().definitions, entities=entities, least=least)
 
     def close(self) -> None:
         """Close the registry and the online store."""
