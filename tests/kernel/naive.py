@@ -75,7 +75,7 @@ def compute(aggregate: Aggregate, events: list[Event], positions: list[int], sca
         case "all":
             return all(values)
         case "min" | "max":
-            if any(v != v for v in values):
+            if any(isinstance(v, float) and math.isnan(v) for v in values):
                 return math.nan
             return normal(min(values) if function == "min" else max(values))
         case "mode":
@@ -141,13 +141,13 @@ def frequent(values: list) -> list:
     """The different values, the most frequent first, smaller ones first, NaN as the largest."""
     plain = {bits(normal(v)): normal(v) for v in values}
     counts = Counter(bits(normal(v)) for v in values)
-    return sorted(plain.values(), key=lambda v: (-counts[bits(v)], v != v, v if v == v else 0))
+    return sorted(plain.values(), key=lambda v: (-counts[bits(v)], key(v)))
 
 
 def normal(value):
     """NaN as the only NaN, -0.0 as 0.0."""
     if isinstance(value, float):
-        return math.nan if value != value else value + 0.0
+        return math.nan if math.isnan(value) else value + 0.0
     return value
 
 

@@ -1,8 +1,8 @@
 """How aggregates are computed: one implementation of each, for training, serving and audit.
 
-numpy in, numpy out.  `evaluate` answers many moments of many entities, `evaluate_rows` one moment of
-stored rows; both call `tidemark.kernel.group`.  `Layout` says which columns a view needs.  numba
-loads with the first value that is computed.
+numpy in, numpy out.  `evaluate` answers many moments of many entities, `rows.evaluate_rows` one
+moment of stored rows; both call `group.sweep_group`.  `Layout` says which columns a view needs.
+numba loads with the first value that is computed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Kind = Literal["float", "int", "decimal", "code", "hash", "none"]
 class Timeline:
     """Events, sorted by segment (an entity) and within it by their total order.
 
-    Segment `s` is `[starts[s], starts[s + 1])`.  An event counts from `known` (None: its time) up to,
-    and without, `until` (None: for ever).  Times are microseconds.
+    Segment `s` is `[starts[s], starts[s + 1])`.  An event counts from `known` (None: its time) up
+    to, and without, `until` (None: for ever).  Times are microseconds.
     """
 
     starts: Words
@@ -74,8 +74,8 @@ class Column:
 class Numbers:
     """One number for each moment; where `valid` is False, the aggregate found nothing.
 
-    `values` is float64 or int64: a double, an integer, 0 or 1 for a bool, a code, or the low word of
-    a decimal, whose high word is in `high`.
+    `values` is float64 or int64: a double, an integer, 0 or 1 for a bool, a code, or the low word
+    of a decimal, whose high word is in `high`.
     """
 
     values: NDArray[np.int64] | NDArray[np.float64]

@@ -72,7 +72,8 @@ def below(levels: Levels, bits: Bits, i: int) -> int:
     """The largest member smaller than `i`, or -1."""
     for level in range(len(levels)):
         if i & 63:
-            word = bits[levels[level] + (i >> 6)] & ((U1 << np.uint64(i & 63)) - U1)
+            at: int = levels[level] + (i >> 6)
+            word = bits[at] & ((U1 << np.uint64(i & 63)) - U1)
             if word != U0:
                 return _largest_under(levels, bits, level, ((i >> 6) << 6) + _highest(word))
         i >>= 6
@@ -84,7 +85,8 @@ def above(levels: Levels, bits: Bits, i: int, otherwise: int) -> int:
     """The smallest member larger than `i`, or `otherwise`."""
     for level in range(len(levels)):
         if i & 63 != 63:
-            word = bits[levels[level] + (i >> 6)] >> np.uint64((i & 63) + 1)
+            at: int = levels[level] + (i >> 6)
+            word = bits[at] >> np.uint64((i & 63) + 1)
             if word != U0:
                 return _smallest_under(levels, bits, level, i + 1 + _lowest(word))
         i >>= 6
@@ -95,21 +97,24 @@ def above(levels: Levels, bits: Bits, i: int, otherwise: int) -> int:
 def smallest(levels: Levels, bits: Bits) -> int:
     """The smallest member of a set that is not empty."""
     top = len(levels) - 1
-    return _smallest_under(levels, bits, top, _lowest(bits[levels[top]]))
+    at: int = levels[top]
+    return _smallest_under(levels, bits, top, _lowest(bits[at]))
 
 
 @nested
 def largest(levels: Levels, bits: Bits) -> int:
     """The largest member of a set that is not empty."""
     top = len(levels) - 1
-    return _largest_under(levels, bits, top, _highest(bits[levels[top]]))
+    at: int = levels[top]
+    return _largest_under(levels, bits, top, _highest(bits[at]))
 
 
 @nested
 def _smallest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     while level > 0:
         level -= 1
-        i = (i << 6) + _lowest(bits[levels[level] + i])
+        at: int = levels[level] + i
+        i = (i << 6) + _lowest(bits[at])
     return i
 
 
@@ -117,7 +122,8 @@ def _smallest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
 def _largest_under(levels: Levels, bits: Bits, level: int, i: int) -> int:
     while level > 0:
         level -= 1
-        i = (i << 6) + _highest(bits[levels[level] + i])
+        at: int = levels[level] + i
+        i = (i << 6) + _highest(bits[at])
     return i
 
 

@@ -7,6 +7,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -27,9 +28,9 @@ SOURCES = hashlib.sha256(
 ).hexdigest()
 
 
-# Compiled code works in memory that its callers own.  Without numba's runtime it cannot allocate, and
-# does not count references to arrays, which costs more than what most loops here do.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+# Compiled code works in memory that its callers own. Without numba's runtime it cannot allocate
+# and does not count references to arrays, which would cost more than what most loops here do.
+_njit = partial(cast("Any", numba.njit), nogil=True, error_model="numpy", _nrt=False)
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -40,9 +41,9 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     while no file of this layer has changed. Where no directory can be written, nothing is cached.
     """
     try:
-        dispatcher: Any = numba.njit(cache=True, **_OPTIONS)(function)
+        dispatcher = _njit(cache=True)(function)
     except RuntimeError:
-        dispatcher = numba.njit(**_OPTIONS)(function)
+        dispatcher = _njit()(function)
     else:
         dispatcher._cache._cache_file._source_stamp = SOURCES  # noqa: SLF001
     return cast("Callable[P, R]", _one_version(dispatcher))
@@ -50,16 +51,18 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 def nested(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled functions call; it takes less time than `compiled`."""
-    dispatcher = numba.njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    dispatcher = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return cast("Callable[P, R]", _one_version(dispatcher))
 
 
 def _one_version(dispatcher: Any) -> Any:
     """Have numba compile a function for integers, not once more for each literal passed to it."""
-    resolve = dispatcher.get_call_template
-    dispatcher.get_call_template = lambda args, kws: resolve(
-        tuple(types.unliteral(arg) for arg in args), kws
-    )
+    resolve, unliteral = dispatcher.get_call_template, cast("Any", types).unliteral
+
+    def without_literals(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        return resolve(tuple(unliteral(arg) for arg in args), kws)
+
+    dispatcher.get_call_template = without_literals
     return dispatcher
 
 
@@ -145,8 +148,9 @@ def _multiply(_context: Any, _a: Any, _b: Any) -> Any:
     return pair(types.uint64, types.uint64), generate
 
 
-WORDS = types.Array(types.int64, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
-BYTES = types.Array(types.uint8, 1, "C", readonly=True)  # type: ignore[no-untyped-call]
+_Array = cast("Any", types.Array)
+WORDS = _Array(types.int64, 1, "C", readonly=True)
+BYTES = _Array(types.uint8, 1, "C", readonly=True)
 NEW_WORDS, WORD_ROWS = types.int64[::1], types.int64[:, ::1]
 BYTE_ROWS, NEW_INTS, INTEGER = types.uint8[:, ::1], types.int32[::1], types.int64
 

@@ -1,10 +1,10 @@
 """HyperLogLog over a sliding set of events: approx_count_distinct.
 
-A value's hash names one of 2^12 registers and a rank, which is how many zeros the rest of the hash
-begins with, plus one; the estimate depends on the highest rank in each register only.  A register
-that forgets all but the highest cannot let an event go.  Here it counts its events of each rank, and
-a word of bits says which ranks it has: what leaves is subtracted.  The registers are those that any
-other HyperLogLog would have, so the estimate is the same whichever way a set came about.
+A value's hash names one of 2^12 registers and a rank, one more than the zeros with which the rest
+of the hash begins; the estimate depends on the highest rank in each register only.  A register
+that forgets all but the highest cannot let an event go.  Here it counts its events of each rank,
+and a word of bits says which ranks it has: what leaves is subtracted.  The registers are those that
+any other HyperLogLog would have, so the estimate is the same whichever way a set came about.
 
 The estimate is the improved one of Otmar Ertl ("New cardinality estimation algorithms for
 HyperLogLog sketches", 2017), from the histogram of ranks; its error is about 1.6 %.
@@ -37,7 +37,13 @@ ALPHA = 0.7213475204444817  # 1 / (2 ln 2)
 
 @nested
 def sweep_distinct(
-    events: Events, kind: int, steps: Steps, group: Words, out: Out, at: int, zeros: NDArray[np.int32]
+    events: Events,
+    kind: int,
+    steps: Steps,
+    group: Words,
+    out: Out,
+    at: int,
+    zeros: NDArray[np.int32],
 ) -> None:
     """Write the estimate at each moment, from column `at` of the results on.
 
@@ -50,14 +56,14 @@ def sweep_distinct(
     present[:] = U0
     histogram[:] = 0
     histogram[0] = REGISTERS
-    estimate = 0
+    estimate = np.int64(0)
     for r in range(len(table)):
         for k in range(table[r, DROP], table[r, DROP_END]):
             _drop(key_of(words[position(drops, k)], kind), present, histogram, zeros)
         for k in range(table[r, ADD], table[r, ADD_END]):
             _add(key_of(words[position(adds, k)], kind), present, histogram, zeros)
         if r == 0 or table[r, DROP] < table[r, DROP_END] or table[r, ADD] < table[r, ADD_END]:
-            estimate = _estimate(histogram) if table[r, ACTIVE] else 0
+            estimate = _estimate(histogram) if table[r, ACTIVE] else np.int64(0)
         for f in range(len(group)):
             out.words[group[f, ROW], at + r] = estimate
             out.state[group[f, ROW], at + r] = VALUE
@@ -68,7 +74,7 @@ def sweep_distinct(
 
 
 @nested
-def _place(key: int) -> tuple[int, int]:
+def _place(key: int) -> tuple[np.int64, int]:
     """The register and the rank of a value."""
     hashed = mix(np.uint64(key))
     rest = (hashed << np.uint64(PRECISION)) | (U1 << np.uint64(PRECISION - 1))
@@ -110,7 +116,7 @@ def _drop(
 
 
 @nested
-def _estimate(histogram: Words) -> int:
+def _estimate(histogram: Words) -> np.int64:
     z = REGISTERS * _tau(1.0 - histogram[RANKS - 1] / REGISTERS)
     for rank in range(RANKS - 2, 0, -1):
         z = 0.5 * (z + histogram[rank])

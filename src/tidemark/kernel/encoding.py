@@ -30,15 +30,16 @@ NONE, INT, FLOAT, DECIMAL, CODE, HASH = range(6)
 KINDS = {"none": NONE, "int": INT, "float": FLOAT, "decimal": DECIMAL, "code": CODE, "hash": HASH}
 
 FUNCTIONS = (
-    *("count",),
-    *("sum", "mean", "variance", "stddev", "any", "all"),
-    *("first", "last", "latest", "first_n", "last_n"),
-    *("min", "max"),
-    *("count_distinct", "quantile", "approx_quantile", "mode", "top_n"),
-    *("approx_count_distinct",),
+    *("count",),  # answered by the steps themselves
+    *("sum", "mean", "variance", "stddev", "any", "all"),  # sums.py
+    *("first", "last", "latest", "first_n", "last_n"),  # positions.py
+    *("min", "max"),  # extremes.py
+    *("count_distinct", "quantile", "approx_quantile", "mode", "top_n"),  # ranks.py
+    *("approx_count_distinct",),  # distinct.py
 )
 (COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, FIRST, LAST, LATEST, FIRST_N, LAST_N, MIN, MAX,
- COUNT_DISTINCT, QUANTILE, APPROX_QUANTILE, MODE, TOP_N, APPROX_COUNT_DISTINCT) = range(20)  # fmt: skip
+ COUNT_DISTINCT, QUANTILE, APPROX_QUANTILE, MODE, TOP_N,
+ APPROX_COUNT_DISTINCT) = range(20)  # fmt: skip
 
 FUNCTION, ROW, SECOND, N, Q, DDOF = range(6)
 """Columns of the table of a group's aggregates.

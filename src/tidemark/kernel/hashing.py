@@ -24,7 +24,7 @@ _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def hash_bytes(value: bytes) -> int:
-    """The hash of bytes; of text, in UTF-8; of a decimal, of its 16 bytes as `hash_decimals` says."""
+    """The hash of bytes; of text in UTF-8; of a decimal as the bytes that `hash_decimals` names."""
     data = np.frombuffer(value, np.uint8)
     return int(hash_all(np.array([0, len(value)], np.int64), data)[0])
 

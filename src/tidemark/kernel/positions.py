@@ -79,9 +79,7 @@ def _from_range(
 
 
 @nested
-def _from_bits(
-    events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int
-) -> None:
+def _from_bits(events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int) -> None:
     size = len(events.time)
     levels, bits = make_levels(size, steps.free)
     for r in range(len(steps.table)):

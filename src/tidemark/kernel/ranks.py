@@ -112,11 +112,11 @@ def _merge(
             j += 1
 
 
-# --- sliding over the steps ------------------------------------------------------------------------
+# --- sliding over the steps -----------------------------------------------------------------------
 
 
 class Counts(NamedTuple):
-    """How many events have each rank, and the indexes of these counts; those not needed are empty."""
+    """How many events have each rank, and the indexes of these counts; empty if not needed."""
 
     counts: Words
     sums: Words
@@ -161,7 +161,8 @@ def sweep_ranks(
                 # Infinities differ by a NaN with a sign; there is only one NaN here.
                 word = NAN_KEY if np.isnan(found) else float_bits(found)
             elif function == MODE:
-                word = word_of(values[best[1]], kind)
+                winner: int = best[1]
+                word = word_of(values[winner], kind)
             elif function == TOP_N:
                 place = out.second[group[f, SECOND], at + r]
                 word = min(group[f, N], different)
@@ -178,7 +179,7 @@ def sweep_ranks(
 
 @nested
 def _make_counts(group: Words, ranks: int, memory: Words) -> tuple[Counts, Words]:
-    """Counts of zero, with the indexes that the functions of `group` need; the memory that is left."""
+    """Counts of zero, with the indexes that the functions of `group` need; the memory left."""
     size = 1
     while size < ranks:
         size *= 2
@@ -202,7 +203,11 @@ def _make_counts(group: Words, ranks: int, memory: Words) -> tuple[Counts, Words
     levels, present = make_levels(bits, rest)
     rest = rest[MOST_LEVELS + len(present) :]
     index = Counts(
-        memory[:size], memory[size : size + sums], tournament, levels, present if bits else present[:0]
+        memory[:size],
+        memory[size : size + sums],
+        tournament,
+        levels,
+        present if bits else present[:0],
     )
     return index, rest
 
@@ -277,7 +282,7 @@ def _most_frequent(
     """Write the most frequent values: take each winner out, and put them back in the end."""
     taken = memory[: 2 * len(items)]
     for i in range(len(items)):
-        rank = best[1]
+        rank: int = best[1]
         items[i] = word_of(values[rank], kind)
         taken[2 * i], taken[2 * i + 1] = rank, counts[rank]
         counts[rank] = 0

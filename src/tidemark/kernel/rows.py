@@ -192,7 +192,8 @@ def _most_events(words: Words, row_at: NDArray[np.int64]) -> int:
     for v in range(row_at.shape[0]):
         for k in range(row_at.shape[1]):
             if row_at[v, k] >= 0:
-                most = max(most, words[row_at[v, k] + 1])
+                at: int = row_at[v, k]
+                most = max(most, words[at + 1])
     return most
 
 
@@ -358,14 +359,13 @@ def _events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
 @nested
 def _newest_visible(events: Events, t: int, before: int) -> int:
     """The time of the newest event that is visible at all."""
-    for p in range(len(events.time) - 1, -1, -1):
-        if events.time[p] > t - before:
-            continue
+    for p in range(seek(events.time, 0, t - before + 1) - 1, -1, -1):
         if len(events.known) and events.known[p] > t:
             continue
         if len(events.until) and events.until[p] <= t:
             continue
-        return events.time[p]
+        newest: int = events.time[p]
+        return newest
     return I64_MIN
 
 
@@ -396,7 +396,8 @@ class _Builder:
         tables = [np.empty((0, DDOF + 1), np.int64)]
         start = 0
         for key, members in sorted(self.groups.items(), key=lambda item: item[0]):
-            aggregates, outputs = zip(*members, strict=True)
+            outputs = [output for _, output in members]
+            aggregates = [aggregate for aggregate, _ in members]
             tables.append(encode(aggregates, outputs, [self.second[i] for i in outputs]))
             ranked = int(any(a.function in RANKED for a in aggregates))
             groups.append(

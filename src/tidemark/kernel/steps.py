@@ -8,8 +8,8 @@ these numbers gives the order of entering and the order of leaving.  Either way,
 lists of events to drop and to add.
 
 Filters and nulls are resolved here: an event that cannot count is never listed.  `rows=n` lets the
-newest n count: it raises the low end of a range, and without a range it lets an older event in again
-when a newer one leaves.
+newest n count: it raises the low end of a range, and without a range it lets an older event in
+again when a newer one leaves.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Steps(NamedTuple):
     Row r of `table`: drop `drops[DROP:DROP_END]`, add `adds[ADD:ADD_END]`; then `ACTIVE` events
     count.  Where `adds` is empty, the numbers in the table are positions of events themselves.
     If `range`, the events that count are `adds[ADD_END - ACTIVE:ADD_END]`.  In any case, dropping
-    `drops[ADD_END - ACTIVE:ADD_END]` after the last moment leaves nothing.  `free` is the memory that
-    remains.
+    `drops[ADD_END - ACTIVE:ADD_END]` after the last moment leaves nothing.  `free` is the memory
+    that remains.
     """
 
     adds: Words
@@ -57,7 +57,7 @@ def position(order: Words, k: int) -> int:
 
 @nested
 def starts_anew(table: NDArray[np.int64], is_range: bool, r: int) -> bool:
-    """Whether to forget everything and add `[ADD_END - ACTIVE, ADD_END)`, since that is less work."""
+    """Whether it is less work to forget everything and add `[ADD_END - ACTIVE, ADD_END)`."""
     added = table[r, ADD_END] - table[r, ADD]
     if table[r, ACTIVE] == added:
         return True
@@ -273,9 +273,16 @@ def _newest_rows(
     event may be let in and pushed out again by the changes of one moment.
     """
     size, total = len(events.time), len(adds)
-    new_adds, new_drops, rest = memory[: 2 * total], memory[2 * total : 4 * total], memory[4 * total :]
+    new_adds, new_drops, rest = (
+        memory[: 2 * total],
+        memory[2 * total : 4 * total],
+        memory[4 * total :],
+    )
     changed, memory = rest[: 4 * total], rest[4 * total :]
-    kept, listed = memory[:size].view(np.uint8)[:size], memory[size : 2 * size].view(np.uint8)[:size]
+    kept, listed = (
+        memory[:size].view(np.uint8)[:size],
+        memory[size : 2 * size].view(np.uint8)[:size],
+    )
     kept[:] = 0
     listed[:] = 0
     levels, bits = make_levels(size, memory[2 * size :])

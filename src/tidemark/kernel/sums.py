@@ -73,7 +73,13 @@ def sweep_sums(
         squares = squares or group[f, FUNCTION] == VARIANCE or group[f, FUNCTION] == STDDEV
     total = _make_total(events, kind, squares, steps.free)
     acc, square_acc, base, square_base, special = total
-    words, high, adds, drops, table = events.words, events.high, steps.adds, steps.drops, steps.table
+    words, high, adds, drops, table = (
+        events.words,
+        events.high,
+        steps.adds,
+        steps.drops,
+        steps.table,
+    )
     digits = steps.free[4 * MAX_LIMBS : 12 * MAX_LIMBS].view(np.uint64)
     for r in range(len(table)):
         if r > 0 and table[r, DROP] == table[r, DROP_END] and table[r, ADD] == table[r, ADD_END]:

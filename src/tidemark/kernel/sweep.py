@@ -145,7 +145,8 @@ class _Sweep:
     def __init__(
         self, events: Input, moments: Moments, column: Column, bound: Bound, threads: int
     ) -> None:
-        self.events, self.moments, self.bound, self.threads = events, moments, bound, threads
+        self.events, self.moments, self.threads = events, moments, threads
+        self.bound: Bound = bound
         self.kind, self.scale = KINDS[column.kind], column.scale
         self.runs = list(_runs(events.starts, moments.starts, threads))
         self.ranks, self.values = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -158,10 +159,10 @@ class _Sweep:
         second = list(accumulate(two, initial=0))
         shape = len(aggregates), len(self.moments.t)
         words, state = np.empty(shape, np.int64), np.empty(shape, np.uint8)
-        words2 = np.empty((second[-1], shape[1]), np.int64)
+        others = np.empty((second[-1], shape[1]), np.int64)
         lists = self._place_lists(aggregates, groups)
         for i, starts in lists.items():
-            words2[second[i]] = starts[:-1]
+            others[second[i]] = starts[:-1]
         items = np.empty(max((int(starts[-1]) for starts in lists.values()), default=0), np.int64)
         self._run(
             task
@@ -173,13 +174,13 @@ class _Sweep:
                     group.members,
                     [second[i] for i in group.members],
                 ),
-                Out(words, words2, state, items),
+                Out(words, others, state, items),
             )
         )
         return [
-            _list(starts, words[i], items)
-            if (starts := lists.get(i)) is not None
-            else _result(i, a, self.kind, words[i], words2[second[i]] if two[i] else None, state[i])
+            _list(lists[i], words[i], items)
+            if i in lists
+            else _result(i, a, self.kind, words[i], others[second[i]] if two[i] else None, state[i])
             for i, a in enumerate(aggregates)
         ]
 
@@ -196,7 +197,9 @@ class _Sweep:
 
     def _rank_run(self, run: _Run) -> None:
         cast("Any", _rank)(
-            *self.events,
+            self.events.starts,
+            self.events.words,
+            self.events.high,
             self.moments.starts,
             run.first,
             run.stop,
@@ -271,16 +274,11 @@ class _Sweep:
                 future.result()
 
 
-@entry(*(WORDS,) * 6, *(BYTES,) * 2, WORDS, *(INTEGER,) * 4, *(NEW_WORDS,) * 3)
+@entry(*(WORDS,) * 4, *(INTEGER,) * 4, *(NEW_WORDS,) * 3)
 def _rank(
     starts: Words,
-    time: Words,
-    known: Words,
-    until: Words,
     words: Words,
     high_words: Words,
-    valid: Bytes,
-    where: Bytes,
     moment_starts: Words,
     first: int,
     stop: int,
@@ -353,16 +351,16 @@ def _sweep(
             where[a:b],
         )
         steps = make_steps(events, t[i:j], low[i:j], high[i:j], rows, skip_null != 0, memory)
-        sweep_group(
-            events, kind, scale, ranks[a:b], values[a:b], steps, group, out, i, a, zeros
-        )
+        sweep_group(events, kind, scale, ranks[a:b], values[a:b], steps, group, out, i, a, zeros)
 
 
 def _as_words(values: NDArray[Any] | None) -> Words:
     if values is None:
         return np.empty(0, np.int64)
     values = np.ascontiguousarray(values)
-    return values.view(np.int64) if values.dtype == np.float64 else values.astype(np.int64, copy=False)
+    return (
+        values.view(np.int64) if values.dtype == np.float64 else values.astype(np.int64, copy=False)
+    )
 
 
 def _as_bytes(values: NDArray[np.bool_] | None) -> Bytes:
@@ -389,9 +387,10 @@ def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[_Run]:
     if not len(total) or not total[-1]:
         return
     count = 1 if threads == 1 else min(threads * RUNS_PER_THREAD, 1 + total[-1] // LEAST_WORK)
-    ends = np.searchsorted(total, total[-1] * np.arange(1, count + 1) / count) + 1
+    shares = total[-1] * np.arange(1, count + 1) / count
+    ends: Words = np.minimum(np.searchsorted(total, shares) + 1, len(total))
     first = 0
-    for end in np.minimum(ends, len(total)).tolist():
+    for end in ends.tolist():
         if end > first:
             most = events[first:end].max(), moments[first:end].max()
             yield _Run(first, end, int(most[0]), int(most[1]))
@@ -400,7 +399,8 @@ def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[_Run]:
 
 def _list(starts: Words, lengths: Words, items: Words) -> Lists:
     """Lists whose items begin at `starts` but may be fewer than there is room for."""
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.zeros(len(starts), np.int64)
+    np.cumsum(lengths, out=ends[1:])
     if ends[-1] == starts[-1] - starts[0]:
         return Lists(ends, items[starts[0] : starts[-1]])
     return Lists(ends, items[np.arange(ends[-1]) + np.repeat(starts[:-1] - ends[:-1], lengths)])
