@@ -19,6 +19,8 @@ from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from msgspec import structs
+
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Sql
 from tidemark.model.graph import Feature, FeatureView, Source
@@ -472,6 +474,17 @@ class Oracle:
             and (aggregate.where is None or expression(aggregate.where, event.row) is True)
         ]
         return rows[-window.rows :]
+
+    def status(self, feature: Feature, seen: Sequence[Event], t: int) -> str:
+        """What the online store says besides the value of a feature without a default."""
+        if not seen:
+            return "MISSING"
+        if self.value(feature, seen, t) is not None:
+            return "PRESENT"
+        unlimited = Oracle.__new__(Oracle)
+        unlimited.view = structs.replace(self.view, max_age=0)
+        expired = len(unlimited.rows(feature, seen, t)) > len(self.rows(feature, seen, t))
+        return "EXPIRED" if expired and unlimited.value(feature, seen, t) is not None else "NULL"
 
     def value(self, feature: Feature, seen: Sequence[Event], t: int) -> Any:
         """The feature of an entity whose visible events are `seen`, at t."""

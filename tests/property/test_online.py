@@ -1,11 +1,16 @@
 """Vectors against training sets: what is served at t is what is trained on at t, by `==`."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from msgspec import structs
+from tests.oracle import Oracle
 from tests.property import worlds
 from tests.property.worlds import World, bits, moment, store_of
+
+from tidemark.model.window import HOUR
 
 SEEDS = range(2 * worlds.WORLDS_PER_BOUND)
 
@@ -76,3 +81,27 @@ def test_a_state_knows_nothing_seen_after_it_was_made(seed: int) -> None:
             for feature in world.view.features:
                 wanted = worlds.plain_values(trained[feature.name])[place]
                 assert bits(worlds.plain_values(got[feature.name])[0]) == bits(wanted), feature
+
+
+@pytest.mark.parametrize("seed", SEEDS[:4])
+def test_statuses_and_ages_follow_from_the_events(seed: int) -> None:
+    """An expired value is one that would be there without `max_age`; ages are those of events."""
+    world = worlds.make(seed, asked=60)
+    world = replace(world, view=structs.replace(world.view, max_age=HOUR))
+    oracle = Oracle(world.source, world.view, world.rows)
+    with store_of(world) as store:
+        store.materialize(until=moment(max(t for _, t in world.asked)))
+        for key, t in world.asked:
+            keys = dict(zip(world.view.keys, key, strict=True))
+            vector = store.online(world.names, keys, at=moment(t))
+            seen = oracle.visible(key, t)
+            for feature in world.view.features:
+                if feature.aggregate.default is None:
+                    wanted = oracle.status(feature, seen, t)
+                    found = str(vector.status(feature.name))
+                    # A null that expired is a matter of taste: it was a value, and it was null.
+                    assert found == wanted or (found, wanted) == ("EXPIRED", "NULL"), feature
+                if feature.aggregate.function == "count" and feature.aggregate.value is None:
+                    rows = oracle.rows(feature, seen, t)
+                    age = moment(t) - moment(max(row["at"] for row in rows)) if rows else None
+                    assert vector.age(feature.name) == age, feature

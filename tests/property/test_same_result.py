@@ -1,4 +1,4 @@
-"""What must not matter: threads, partitions, the order of rows, the number of files, the format."""
+"""What must not matter: threads, the order of rows, the number of files, the format."""
 
 from pathlib import Path
 from random import Random
@@ -59,8 +59,7 @@ def test_the_number_of_files_does_not_matter(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS[:4])
-def test_threads_and_partitions_do_not_matter(seed: int, tmp_path: Path) -> None:
-    """Under a tiny memory limit the entities are worked through in parts."""
+def test_the_number_of_threads_does_not_matter(seed: int, tmp_path: Path) -> None:
     world = worlds.make(seed, asked=60)
     wanted = trained(world)
     assert trained(world, project=tmp_path, threads=1) == wanted
