@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -13,6 +14,9 @@ import pytest
 from tests.spec.shop import DAY, HOUR, MICRO, NOON, bought, shop
 
 from tidemark.errors import EngineError, NotFound, RequestInvalid, StaleSource
+from tidemark.model.graph import Field
+from tidemark.model.types import INT64, STRING, decimal
+from tidemark.serve.inputs import Inputs
 
 CHECKOUT = {"amount": 3.0, "hurry": False}
 
@@ -239,6 +243,41 @@ def test_request_values_that_do_not_fit_are_refused(request_, message):
     with shop(bought("u1", NOON)) as store, pytest.raises(RequestInvalid) as caught:
         store.online("fraud", {"user_id": "u1"}, request=request_, at=NOON)
     assert caught.value.what == message
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [("1.5", True), ("1.50", True), ("1.500", True), ("1.505", False), ("100", False)],
+)
+def test_a_decimal_is_not_rounded_into_its_type(value, fits):
+    """Equal decimals are equal keys; one with more digits is no key at all."""
+    inputs = Inputs("key", [Field("price", decimal(4, 2))], null=False)
+    if fits:
+        assert repr(inputs.one({"price": Decimal(value)})) == "[Decimal('1.50')]"
+    else:
+        with pytest.raises(RequestInvalid, match=r"it must be decimal\(4,2\)"):
+            inputs.one({"price": Decimal(value)})
+
+
+def test_integers_beyond_64_bits_are_refused():
+    """In one request and in a column."""
+    inputs = Inputs("key", [Field("n", INT64)], null=False)
+    assert inputs.one({"n": -(2**63)}) == [-(2**63)]
+    for given in ({"n": 2**63}, {"n": True}):
+        with pytest.raises(RequestInvalid, match="it must be int64"):
+            inputs.one(given)
+    with pytest.raises(RequestInvalid, match="it must be int64"):
+        inputs.many({"n": [1, 2**63]})
+
+
+def test_values_of_numpy_are_values():
+    """As rows of a data frame give them."""
+    inputs = Inputs("key", [Field("n", INT64), Field("name", STRING)], null=False)
+    assert inputs.one({"n": np.int64(7), "name": np.str_("a")}) == [7, "a"]
+    assert inputs.many({"n": np.array([7, 8]), "name": np.array(["a", "b"])}) == (
+        [[7, 8], ["a", "b"]],
+        2,
+    )
 
 
 def test_columns_of_different_length_are_refused():

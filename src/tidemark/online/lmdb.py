@@ -41,6 +41,7 @@ class LmdbStore:
         self.path = path.resolve()
         self._map_size = map_size
         self._environment: _Environment | None = None
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -104,7 +105,10 @@ class LmdbStore:
     def _opened(self) -> _Environment:
         environment = self._environment
         if environment is None or environment.pid != os.getpid():
-            environment = self._environment = _Environment.of(self.path, self._map_size)
+            with self._opening:
+                environment = self._environment
+                if environment is None or environment.pid != os.getpid():
+                    environment = self._environment = _Environment.of(self.path, self._map_size)
         return environment
 
 

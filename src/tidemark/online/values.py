@@ -39,8 +39,7 @@ def stored(type_: Type) -> Convert | None:
         case "date":
             return lambda value: value.toordinal() - _EPOCH_DAY
         case "decimal":
-            scale = Decimal(1).scaleb(-type_.scale)
-            return lambda value: str(value.quantize(scale, context=_EXACT))
+            return lambda value: str(rescaled(value, type_))
         case "list" | "vector":
             convert = stored(type_.item) if type_.item is not None else None
             if convert is None:
@@ -86,6 +85,11 @@ def instant(micros: int) -> datetime:
 def day(days: int) -> date:
     """The date so many days after 1970."""
     return date.fromordinal(_EPOCH_DAY + days)
+
+
+def rescaled(value: Decimal, type_: Type) -> Decimal:
+    """The decimal with exactly the digits after the point that its type has."""
+    return value.quantize(Decimal(1).scaleb(-type_.scale), context=_EXACT)
 
 
 def decimal_of(low: int, high: int, scale: int) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from tidemark.engines.histories import as_table
 from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Field
 from tidemark.model.types import Type
+from tidemark.online.values import rescaled
 
 _PLAIN: dict[str, type] = {
     "int64": int,
@@ -133,19 +135,28 @@ class Inputs:
             raise RequestInvalid(
                 f"The {self.kind} {name!r} is null.", where=where, remedy=self._expected()
             )
-        if not is_value(value, type_):
+        if not is_value(value, type_) or not _fits(value, type_):
             raise RequestInvalid(
                 f"The {self.kind} {name!r} is {_shown(value)}; it must be {type_}.",
                 where=where,
                 remedy=self._expected(),
             )
-        return stored(value, type_)
+        return rescaled(value, type_) if type_.name == "decimal" else stored(value, type_)
 
     def _expected(self) -> str:
         if not self.fields:
             return f"No {self.kind}s are needed."
         wanted = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
         return f"Expected: {wanted}."
+
+
+def _fits(value: Any, type_: Type) -> bool:
+    """Whether a decimal is one of its type without rounding; other values fit."""
+    if type_.name != "decimal":
+        return True
+    largest = Decimal(10) ** (type_.precision - type_.scale)
+    fits = value.is_finite() and abs(value) < largest and value == rescaled(value, type_)
+    return bool(fits)
 
 
 def _is_word(value: Any) -> bool:
