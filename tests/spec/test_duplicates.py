@@ -169,6 +169,24 @@ class TestNear:
         both = view("growth", count(), count("week", Window("sliding", 7 * DAY)))
         assert twins(define(both)) == ()
 
+    def test_columns_of_another_type(self) -> None:
+        """Two declarations of one file disagree on what is in it."""
+        text = source("payments", columns=(*source().columns[:2], Field("status", INT64)))
+        number = replace(count(), aggregate=Aggregate("count", Column("status"), window=MONTH))
+        views = view("growth", number), view("risk", number, source="payments")
+        (twin,) = twins(define(text, *views))
+        assert [each.field for each in twin.differences] == ["columns"]
+
+    def test_in_a_crowd(self) -> None:
+        """Among many, those with a single difference are still found."""
+        crowd = [
+            view(f"v{number}", count(window=Window("sliding", DAY + number), where=None))
+            for number in range(400)
+        ]
+        told = found(define(GROWTH, *crowd), "near")
+        assert ("v0:purchases_30d@1", "v100:purchases_30d@1") in told
+        assert len(told) <= 3 * 400
+
     def test_only_the_nearest_are_told(self) -> None:
         """Of a family of windows, the one that fits best."""
         weeks = Window("sliding", 7 * DAY)
@@ -206,6 +224,12 @@ class TestPlan:
             "store.apply(plan, allow_duplicates=[...], reason=...)."
         )
         assert "Refused unless allowed" in str(plan)
+
+    def test_the_one_that_is_new_is_the_one_to_allow(self, registry: Registry) -> None:
+        """Whichever name comes first."""
+        plan = registry.plan(define(GROWTH, view("alpha", count("tx"))))
+        with pytest.raises(PlanConflict, match="--allow-duplicate alpha:tx"):
+            plan.check()
 
     def test_it_is_allowed_with_a_reason_that_is_kept(self, registry: Registry) -> None:
         """The history says why, and of which."""

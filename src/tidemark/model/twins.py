@@ -7,11 +7,11 @@ one way are one source.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 from functools import lru_cache
 from heapq import nsmallest
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +23,11 @@ from tidemark.model.window import format_duration
 
 NEAREST = 3
 """How many near twins of one feature are told, of those with the fewest differences."""
+
+LARGE = 100_000
+"""Where there are more pairs of comparable features, only a single difference is looked for."""
+
+_Key = TypeVar("_Key")
 
 
 class Twin(msgspec.Struct, frozen=True):
@@ -48,10 +53,6 @@ class Twin(msgspec.Struct, frozen=True):
             for each in self.differences
         ]
         return "\n".join(lines)
-
-    def other(self, reference: str) -> str:
-        """The twin of one of the two."""
-        return self.second if reference == self.first else self.first
 
 
 class _Candidate(msgspec.Struct, frozen=True, gc=False):
@@ -80,16 +81,18 @@ def twins(definitions: Definitions, among: AbstractSet[str] | None = None) -> tu
     found: list[Twin] = []
     near: dict[str, list[_Near]] = defaultdict(list)
     for group in _groups(definitions).values():
-        named = [each for each in group if among is None or each.reference in among]
-        if not named or len(group) == 1:
+        if len(group) == 1 or not any(_concerns(each, each, among) for each in group):
             continue
         meanings = {each.reference: _meaning(each) for each in group}
         fields = {each.reference: _fields(each) for each in group}
-        for one, other in _pairs(group, among):
-            if meanings[one.reference] == meanings[other.reference]:
-                if _bare(one) != _bare(other):
-                    found.append(_twin("same", one, other))
-            elif one.view.name != other.view.name:
+        for alike in _alike(group, meanings).values():
+            found += [
+                _twin("same", one, other)
+                for one, other in combinations(alike, 2)
+                if _bare(one) != _bare(other) and _concerns(one, other, among)
+            ]
+        for one, other in _comparable(group, among, fields):
+            if meanings[one.reference] != meanings[other.reference]:
                 far = _distance(fields[one.reference], fields[other.reference])
                 near[one.reference].append((far, one, other))
                 near[other.reference].append((far, one, other))
@@ -118,24 +121,48 @@ def _groups(definitions: Definitions) -> dict[object, list[_Candidate]]:
             shared = aggregate.function, aggregate.value, aggregate.n, aggregate.q
             candidate = _Candidate(feature_name(view, feature), view, feature, source)
             found[origin, view.keys, shared].append(candidate)
+    for group in found.values():
+        group.sort(key=lambda each: each.reference)
     return found
 
 
-def _pairs(
-    group: list[_Candidate], among: AbstractSet[str] | None
+def _concerns(one: _Candidate, other: _Candidate, among: AbstractSet[str] | None) -> bool:
+    return among is None or one.reference in among or other.reference in among
+
+
+def _alike(group: Iterable[_Candidate], by: Mapping[str, _Key]) -> dict[_Key, list[_Candidate]]:
+    """Candidates by something that is known of each."""
+    found: dict[_Key, list[_Candidate]] = defaultdict(list)
+    for each in group:
+        found[by[each.reference]].append(each)
+    return found
+
+
+def _comparable(
+    group: list[_Candidate],
+    among: AbstractSet[str] | None,
+    fields: Mapping[str, Mapping[str, str]],
 ) -> Iterator[tuple[_Candidate, _Candidate]]:
-    ordered = sorted(group, key=lambda each: each.reference)
-    if among is None:
-        yield from combinations(ordered, 2)
+    """Pairs of different views that may be near; of a large group those with one difference."""
+    chosen = group if among is None else [each for each in group if each.reference in among]
+    if len(chosen) * len(group) > LARGE:
+        for path in {path for each in fields.values() for path in each}:
+            rest = {
+                reference: frozenset((key, value) for key, value in each.items() if key != path)
+                for reference, each in fields.items()
+            }
+            for alike in _alike(group, rest).values():
+                for place, one in enumerate(alike):
+                    others = alike[place + 1 : place + 1 + 2 * NEAREST]
+                    for other in others:
+                        if one.view.name != other.view.name and _concerns(one, other, among):
+                            yield one, other
         return
-    for each in ordered:
-        if each.reference in among:
-            for other in ordered:
-                if other.reference != each.reference and (
-                    other.reference not in among or each.reference < other.reference
-                ):
-                    first, second = sorted((each, other), key=lambda item: item.reference)
-                    yield first, second
+    for one in chosen:
+        for other in group:
+            twice = other.reference <= one.reference and (among is None or other.reference in among)
+            if not twice and one.view.name != other.view.name:
+                yield (one, other) if one.reference < other.reference else (other, one)
 
 
 def _meaning(candidate: _Candidate) -> str:
@@ -154,6 +181,9 @@ def _twin(kind: Literal["same", "near"], one: _Candidate, other: _Candidate) -> 
     before, after = _fields(one), _fields(other)
     paths = (path for path in {**before, **after} if before.get(path) != after.get(path))
     changes = tuple(FieldChange(path, before.get(path), after.get(path)) for path in paths)
+    if not changes:
+        # Types differ, or what breaks a tie by content.
+        changes = (FieldChange("columns", _columns(one.source), _columns(other.source)),)
     owners = one.owner, other.owner
     return Twin(kind, one.reference, other.reference, changes if kind == "near" else (), owners)
 
@@ -181,7 +211,11 @@ def _fields(candidate: _Candidate) -> dict[str, str]:
     }
 
 
-def _distance(before: dict[str, str], after: dict[str, str]) -> int:
+def _columns(source: Source) -> str:
+    return ", ".join(f"{column.name} {column.type}" for column in source.columns)
+
+
+def _distance(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     return len(before.items() ^ after.items())
 
 

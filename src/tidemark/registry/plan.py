@@ -84,11 +84,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             if allowed.isdisjoint(each.partition("@")[0] for each in (twin.first, twin.second))
         ]
         if second:
+            added = {change.name for change in self.changes if change.what == "added"}
+            one = next(each for each in (second[0].second, second[0].first) if each in added)
             raise PlanConflict(
                 "The same meaning would have two names.",
                 where="\n".join(str(twin) for twin in second),
                 remedy="Use the one that is there; or keep both and say why: tidemark apply "
-                f'--allow-duplicate {second[0].second.partition("@")[0]} --reason "...", '
+                f'--allow-duplicate {one.partition("@")[0]} --reason "...", '
                 "store.apply(plan, allow_duplicates=[...], reason=...).",
             )
 
