@@ -136,8 +136,9 @@ def materialize(store: tm.Store) -> None:
     heading("5", "Online state", "from history to rows; windows are evaluated when they are read")
     written, seconds = timed(store.materialize)
     facts(
-        (f"{written.entities:,} rows", f"of {len(written.views)} views in {seconds:.1f} s"),
-        ("events", f"{written.events:,}, which is {written.events / seconds:,.0f} a second"),
+        (f"{written.entities:,} rows", f"one for each entity of {len(written.views)} views"),
+        ("events", f"{written.events:,} in these rows"),
+        ("took", f"{seconds:.1f} s: {written.entities / seconds:,.0f} rows a second"),
     )
 
 
