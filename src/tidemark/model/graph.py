@@ -121,7 +121,10 @@ class Feature(_Described, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FeatureView(_Described, frozen=True, kw_only=True, omit_defaults=True):
-    """Features of one entity over one source.
+    """Features of one entity over one source, each name once.
+
+    A feature that is published stays when its view changes: then several views of one name stand
+    beside each other, and `Definitions.locate` finds a feature of a version among them.
 
     `keys` names the source's columns that hold the entity's keys, in the entity's order.
     `max_age` and `freshness` are microseconds (0: none); `max_age` touches stored values only
@@ -248,16 +251,52 @@ class Definitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return _named("source", name, self.sources)
 
     def view(self, name: str) -> FeatureView:
-        """The feature view of that name; raises `NotFound`."""
+        """The feature view of that name as it was defined last; raises `NotFound`."""
         return _named("feature view", name, self.views)
+
+    def variants(self, name: str) -> tuple[FeatureView, ...]:
+        """All feature views of that name, the one that was defined last first; or `NotFound`."""
+        return tuple(view for view in self.views if view.name == name) or (self.view(name),)
+
+    def locate(self, reference: Reference) -> tuple[FeatureView, Feature]:
+        """The feature of that version and the view that holds it; raises `NotFound`."""
+        variants = self.variants(reference.owner)
+        for view in variants:
+            for feature in view.features:
+                if feature.name == reference.name and feature.version == reference.version:
+                    return view, feature
+        features = [feature for view in variants for feature in view.features]
+        versions = [each.version for each in features if each.name == reference.name]
+        if not versions:
+            names = {feature.name for feature in features}
+            raise NotFound.named(f"feature of {reference.owner}", reference.name, names)
+        raise _no_version(reference, versions)
+
+    def versions(self, owner: str, name: str) -> tuple[int, ...]:
+        """The versions of a feature, or with no owner of an on-demand feature, newest first."""
+        if not owner:
+            found = [each.version for each in self.on_demand if each.name == name]
+        else:
+            views = [view for view in self.views if view.name == owner]
+            found = [f.version for view in views for f in view.features if f.name == name]
+        return tuple(sorted(found, reverse=True))
 
     def request(self, name: str) -> Request:
         """The request of that name; raises `NotFound`."""
         return _named("request", name, self.requests)
 
-    def on_demand_feature(self, name: str) -> OnDemand:
-        """The on-demand feature of that name; raises `NotFound`."""
-        return _named("on-demand feature", name, self.on_demand)
+    def on_demand_feature(self, name: str, version: int = 0) -> OnDemand:
+        """The on-demand feature of that version, 0 the newest; raises `NotFound`."""
+        found = [each for each in self.on_demand if each.name == name]
+        if not found:
+            return _named("on-demand feature", name, self.on_demand)
+        for each in found:
+            if version == each.version:
+                return each
+        if version:
+            reference = Reference("on_demand", name, version=version)
+            raise _no_version(reference, [each.version for each in found])
+        return max(found, key=lambda each: each.version)
 
     def service(self, name: str) -> FeatureService:
         """The feature service of that name; raises `NotFound`."""
@@ -272,7 +311,7 @@ class Definitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             if reference not in found:
                 found[reference] = None
                 if reference.kind == "on_demand":
-                    inputs = self.on_demand_feature(reference.name).inputs
+                    inputs = self.on_demand_feature(reference.name, reference.version).inputs
                     todo += [each.reference for each in inputs]
         return tuple(found)
 
@@ -280,12 +319,17 @@ class Definitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """The type of what a reference names; raises `NotFound`."""
         match reference.kind:
             case "feature":
-                return self.view(reference.owner).feature(reference.name).type
+                return self.locate(reference)[1].type
             case "on_demand":
-                return self.on_demand_feature(reference.name).type
+                return self.on_demand_feature(reference.name, reference.version).type
             case "request":
                 request = self.request(reference.owner)
                 return _named(f"field of {request.name}", reference.name, request.fields).type
+
+
+def _no_version(reference: Reference, versions: Iterable[int]) -> NotFound:
+    there = ", ".join(str(version) for version in sorted(versions))
+    return NotFound(f"There is no {reference}.", remedy=f"What is defined is version {there}.")
 
 
 def _named(kind: str, name: str, items: Iterable[_T]) -> _T:

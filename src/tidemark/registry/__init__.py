@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
-from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid
+from tidemark import define
+from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid, StoreUnavailable
 from tidemark.model.diff import diff
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, Direction, Lineage
+from tidemark.model.records import DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin, twins
 from tidemark.model.window import format_moment, parse_moment
+from tidemark.registry.consumers import with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.plan import Applied, Plan
 from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
@@ -25,11 +29,15 @@ from tidemark.registry.sql import SqlRevisions
 
 __all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer"]
 
+_ATTEMPTS = 1_000
+"""How often a change that commutes with others is tried; each time at least one writer got on."""
+
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is defined as of one revision; revision 0 is the empty registry.
 
-    `at` is in microseconds since 1970 UTC; `epoch` is the engine epoch it was applied under.
+    `records` are the lives of features, the models and the datasets.  `at` is in microseconds since
+    1970 UTC; `epoch` is the engine epoch it was applied under.
     """
 
     revision: int = 0
@@ -39,6 +47,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     epoch: int = ENGINE_EPOCH
     definitions: Definitions = Definitions()
+    records: Records = Records()
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that are registered."""
+        return self.records.models
+
+    @property
+    def datasets(self) -> tuple[DatasetRecord, ...]:
+        """The datasets that are kept."""
+        return self.records.datasets
 
 
 class Registry:
@@ -120,23 +139,92 @@ class Registry:
                 )
             pairs = "; ".join(f"{twin.first} = {twin.second}" for twin in plan.duplicates)
             reason = f"{reason} (duplicates allowed: {pairs})"
+        current = self.snapshot()
+        if current.digest != plan.base:
+            raise _stale(plan, current.revision)
         if plan.empty:
-            current = self.snapshot()
-            if current.digest != plan.base:
-                raise _stale(plan, current.revision)
             return _applied(current, plan)
-        revision = Revision(
-            number=plan.revision + 1,
-            previous=plan.base,
-            author=author or os.environ.get("TIDEMARK_AUTHOR") or _user(),
-            at=time.time_ns() // 1_000,
-            reason=reason,
-            epoch=ENGINE_EPOCH,
-            definitions=msgspec.json.encode(plan.definitions).decode(),
-        ).sealed()
+        revision = self._revision(current, plan.definitions, current.records, reason, author)
         if not self._revisions.append(revision):
             raise _stale(plan, self.snapshot().revision)
         return _applied(_read(revision), plan)
+
+    def register_model(
+        self,
+        name: str,
+        version: int,
+        *,
+        service: object,
+        dataset: str | None = None,
+        owner: str = "",
+        stage: ModelStage = "production",
+        author: str | None = None,
+    ) -> Model:
+        """Say that a model exists and pin it to the exact versions of the features that it reads.
+
+        `service` is a service, a list of features, or their names; `dataset` the name of the one
+        that the model was trained on.  Owner, dataset and stage may be said anew, pins may not:
+        `PlanConflict`.
+        """
+        by = author or _author()
+        model = Model(name, version, ())
+
+        def edit(snapshot: Snapshot) -> Records:
+            nonlocal model
+            outputs = define.outputs(service, snapshot.definitions)
+            services = {each.name for each in snapshot.definitions.services}
+            about = getattr(service, "__about__", service)
+            named = about if isinstance(about, str) else str(getattr(about, "name", ""))
+            model = Model(
+                name=name,
+                version=version,
+                outputs=outputs,
+                service=named if named in services else "",
+                dataset=dataset or "",
+                owner=owner or by,
+                stage=stage,
+            )
+            if dataset:
+                snapshot.records.dataset(dataset)
+            return with_model(snapshot.records, snapshot.definitions, model)
+
+        self.record(edit, reason=f"model {name}@{version}", author=by)
+        return model
+
+    def register_dataset(self, dataset: DatasetRecord, *, author: str | None = None) -> None:
+        """Keep a dataset, in the place of one of the same name."""
+        reason = f"dataset {dataset.name}"
+        self.record(lambda now: now.records.with_dataset(dataset), reason=reason, author=author)
+
+    def model(self, name: str, version: int | None = None) -> Model:
+        """A model, the newest version if none is named; what reads features reads its pins."""
+        reference = name if version is None else f"{name}@{version}"
+        return self.snapshot().records.model(reference)
+
+    def record(
+        self,
+        edit: Callable[[Snapshot], Records],
+        *,
+        reason: str = "",
+        author: str | None = None,
+    ) -> Snapshot:
+        """Change what is kept beside the definitions, in a revision of its own.
+
+        `edit` gives the records that follow from a snapshot, and is asked again when another writer
+        came between: what it does must hold in whatever order such changes are made.
+        """
+        for _ in range(_ATTEMPTS):
+            current = self.snapshot()
+            records = edit(current)
+            if records == current.records:
+                return current
+            revision = self._revision(current, current.definitions, records, reason, author)
+            if self._revisions.append(revision):
+                return _read(revision)
+            time.sleep(random.uniform(0.001, 0.05))  # noqa: S311  # so that writers part
+        raise StoreUnavailable(
+            "Others kept changing the registry.", where=self.url, remedy="Try again."
+        )
 
     def search(
         self,
@@ -193,6 +281,26 @@ class Registry:
         index = self._discovery.lineage(snapshot.digest, snapshot.definitions, consumers)
         return index.of(ref, direction)
 
+    def _revision(
+        self,
+        current: Snapshot,
+        definitions: Definitions,
+        records: Records,
+        reason: str,
+        author: str | None,
+    ) -> Revision:
+        """The revision that follows the current one."""
+        return Revision(
+            number=current.revision + 1,
+            previous=current.digest,
+            author=author or _author(),
+            at=max(time.time_ns() // 1_000, current.at),
+            reason=reason,
+            epoch=ENGINE_EPOCH,
+            definitions=msgspec.json.encode(definitions).decode(),
+            records=_text(records),
+        ).sealed()
+
     def close(self) -> None:
         """Close the connections to the database."""
         self._revisions.close()
@@ -209,7 +317,12 @@ def _read(revision: Revision) -> Snapshot:
         reason=revision.reason,
         epoch=revision.epoch,
         definitions=msgspec.json.decode(revision.definitions, type=Definitions),
+        records=msgspec.json.decode(revision.records or "{}", type=Records),
     )
+
+
+def _text(records: Records) -> str:
+    return "" if records == Records() else msgspec.json.encode(records).decode()
 
 
 def _check_chain(revisions: Sequence[Revision]) -> None:
@@ -246,7 +359,9 @@ def _applied(snapshot: Snapshot, plan: Plan) -> Applied:
     )
 
 
-def _user() -> str:
+def _author() -> str:
+    if "TIDEMARK_AUTHOR" in os.environ:
+        return os.environ["TIDEMARK_AUTHOR"]
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from tidemark.model.records import Confirmation
+
 NO_REVISION = ""
 """The digest that the first revision follows."""
 
@@ -18,7 +20,8 @@ NO_REVISION = ""
 class Revision(msgspec.Struct, frozen=True):
     """One state of everything that is defined, and who made it so.
 
-    `at` is in microseconds since 1970 UTC.  `digest` covers every other field and the digest of
+    `definitions` and `records` are the two documents, as JSON; no records are an empty text.  `at`
+    is in microseconds since 1970 UTC.  `digest` covers every other field and the digest of
     the revision before, so that no revision can be altered without altering all that follow.
     """
 
@@ -29,6 +32,7 @@ class Revision(msgspec.Struct, frozen=True):
     reason: str
     epoch: int
     definitions: str
+    records: str = ""
     digest: str = ""
 
     def sealed(self) -> Revision:
@@ -37,7 +41,7 @@ class Revision(msgspec.Struct, frozen=True):
 
     def expected_digest(self) -> str:
         """The digest that the fields give."""
-        fields = (
+        fields: tuple[object, ...] = (
             self.number,
             self.previous,
             self.author,
@@ -46,6 +50,8 @@ class Revision(msgspec.Struct, frozen=True):
             self.epoch,
             self.definitions,
         )
+        if self.records:  # revisions of before there were any keep their digests
+            fields += (self.records,)
         return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
@@ -72,6 +78,10 @@ class Reader(Protocol):
         """All revisions, oldest first."""
         ...
 
+    def confirmations(self, plan: str) -> Sequence[Confirmation]:
+        """What has been confirmed of the plan of that digest, in the order of the models."""
+        ...
+
     def close(self) -> None:
         """Give up connections."""
         ...
@@ -85,4 +95,8 @@ class Writer(Reader, Protocol):
 
         Atomic and durable: after it returns True the revision is there, whatever happens next.
         """
+        ...
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Keep a confirmation; the first one for a plan and a model stays."""
         ...

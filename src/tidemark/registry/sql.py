@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc, pool
 
 from tidemark.errors import EngineError, MissingExtra, StoreUnavailable
+from tidemark.model.records import Confirmation
 from tidemark.registry.protocol import NO_REVISION, Revision
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the tables below; raised together with a migration from the one before."""
 
 _metadata = sa.MetaData()
@@ -32,8 +33,31 @@ _revision = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("definitions", sa.Text, nullable=False),
+    sa.Column("records", sa.Text, nullable=False, server_default=""),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+_confirmation = sa.Table(
+    "tidemark_confirmation",
+    _metadata,
+    sa.Column("plan", sa.String(64), primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+
+_MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
+    2: (
+        sa.text("alter table tidemark_revision add column records text not null default ''"),
+        sa.schema.CreateTable(_confirmation),
+    ),
+}
+"""What makes each version of the tables from the one before."""
+
+_EXCLUSIVE = {
+    "sqlite": "begin immediate",
+    "postgresql": "select pg_advisory_xact_lock(7233173)",
+}
+"""What keeps other processes out until the transaction ends, in each database."""
 
 
 class SqlRevisions:
@@ -86,6 +110,22 @@ class SqlRevisions:
         except exc.IntegrityError:
             return False
 
+    def confirmations(self, plan: str) -> Sequence[Confirmation]:
+        """What has been confirmed of the plan of that digest, in the order of the models."""
+        query = sa.select(_confirmation).where(_confirmation.c.plan == plan)
+        with self._begin() as connection:
+            rows = connection.execute(query.order_by(_confirmation.c.model))
+            return [Confirmation(**row) for row in rows.mappings()]
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Keep a confirmation; the first one for a plan and a model stays."""
+        values = {each.name: getattr(confirmation, each.name) for each in _confirmation.c}
+        try:
+            with self._begin() as connection:
+                connection.execute(_confirmation.insert().values(**values))
+        except exc.IntegrityError:
+            return
+
     def close(self) -> None:
         """Close all connections."""
         if self._engine is not None:
@@ -124,26 +164,45 @@ class SqlRevisions:
     def _open(self) -> sa.Engine:
         engine = _sqlite(self._url) if self._url.get_backend_name() == "sqlite" else self._server()
         with engine.begin() as connection:
-            # Two processes may open a new project at once: whoever is second finds it made.
-            for table in (_schema, _revision):
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            first = sa.select(sa.literal(SCHEMA)).where(~sa.select(_schema.c.version).exists())
-            connection.execute(_schema.insert().from_select(["version"], first))
-            version = connection.scalar(sa.select(_schema.c.version)) or SCHEMA
-            if version > SCHEMA:
-                raise EngineError(
-                    f"The registry was written by a newer Tidemark (its schema is {version}, "
-                    f"this one knows {SCHEMA}).",
-                    where=self._url.render_as_string(hide_password=True),
-                    remedy="Upgrade: pip install -U tidemark",
-                )
+            version = _version(connection)
+        if version != SCHEMA:
+            with engine.begin() as connection:
+                # Two processes may open a new or an old project at once: one of them prepares it.
+                connection.exec_driver_sql(_EXCLUSIVE[engine.dialect.name])
+                self._prepare(connection)
         return engine
+
+    def _prepare(self, connection: sa.Connection) -> None:
+        """Make the tables, or those of an earlier schema into those of this one."""
+        version = _version(connection)
+        if version == 0:
+            _metadata.create_all(connection, checkfirst=False)
+            connection.execute(_schema.insert().values(version=SCHEMA))
+            return
+        if version > SCHEMA:
+            raise EngineError(
+                f"The registry was written by a newer Tidemark (its schema is {version}, "
+                f"this one knows {SCHEMA}).",
+                where=self._url.render_as_string(hide_password=True),
+                remedy="Upgrade: pip install -U tidemark",
+            )
+        for number in range(version + 1, SCHEMA + 1):
+            for statement in _MIGRATIONS[number]:
+                connection.execute(statement)
+            connection.execute(_schema.update().values(version=number))
 
     def _server(self) -> sa.Engine:
         try:
             return sa.create_engine(self._url, pool_pre_ping=True)
         except ModuleNotFoundError as error:
             raise MissingExtra("postgres", "A registry in Postgres") from error
+
+
+def _version(connection: sa.Connection) -> int:
+    """The version of the tables; 0 if there are none."""
+    if not sa.inspect(connection).has_table(_schema.name):
+        return 0
+    return connection.scalar(sa.select(_schema.c.version)) or 0
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
