@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from benchmarks import registry as large
 
@@ -237,6 +239,32 @@ def test_among_five_thousand() -> None:
         assert hit.reference.endswith(":merchant_refund_amount_sum_90d@1")
 
 
+def test_most_of_five_thousand_under_words_of_their_own() -> None:
+    """Any order, and a slip in every longer word: nearly always among the first three."""
+    definitions = large.registry()
+    index = Index(definitions)
+    chance = random.Random(7)
+    features = [(view, feature) for view in definitions.views for feature in view.features]
+    found = {"plain": 0, "slips": 0}
+    for view, wanted in chance.sample(features, 100):
+        place, event = view.source.split("_")
+        value = wanted.aggregate.value
+        terms = ["sum", value.name] if isinstance(value, Column) else ["count"]
+        terms += [event, view.entity, place, f"{wanted.aggregate.window.length // DAY}d"]
+        terms += ["settled" if "settled" in str(wanted.aggregate.where) else "open"]
+        chance.shuffle(terms)
+        for kind, asked in {"plain": terms, "slips": [slip(term) for term in terms]}.items():
+            hits = [hit.reference for hit in index.search(" ".join(asked), limit=3)]
+            found[kind] += f"{view.name}:{wanted.name}@1" in hits
+    assert found["plain"] >= 98
+    assert found["slips"] >= 85
+
+
+def slip(word: str) -> str:
+    """Two letters swapped in the middle of a word of five or more."""
+    return word if len(word) < 5 else f"{word[:2]}{word[3]}{word[2]}{word[4:]}"
+
+
 def test_a_search_of_the_registry_sees_what_is_applied() -> None:
     """The index is of the revision in force, or of the one asked for."""
     registry = Registry("sqlite://")
@@ -257,6 +285,10 @@ def test_a_search_of_the_registry_sees_what_is_applied() -> None:
         ("30 days, 30-day, 720h and 30d", ["30d"]),
         ("2 weeks", ["14d"]),
         ("the last 90 minutes", ["last", "90m"]),
+        ("30 dyas", ["30d"]),
+        ("500ms", ["500ms"]),
+        ("3 users", ["3", "users"]),
+        ("p95latency", ["p", "95", "latency"]),
         ("a month", ["month"]),
         ("", []),
     ],

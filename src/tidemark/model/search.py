@@ -210,10 +210,13 @@ class Index:
         total: dict[int, float] = {}
         met: Counter[int] = Counter()
         why: list[dict[int, str]] = []
+        meant = {stem(term) for term in asked}
         for term in asked:
             best: dict[int, float] = {}
             how: dict[int, str] = {}
             for word, likeness in self._vocabulary.like(term).items():
+                if likeness < 1 and word in meant:
+                    continue  # another word asked for says that itself
                 entries = self._postings[word]
                 rarity = math.log(1 + len(self._entries) / len(entries))
                 for number, place in entries.items():
@@ -233,7 +236,7 @@ class Index:
 
     def _standing_of(self, entry: _Entry) -> float:
         """What an entry is worth whatever the words: its kind, its use, and a plain name."""
-        used = 1 + 0.15 * math.log1p(len(self._readers.get(entry.reference, ())))
+        used = 1 + 0.08 * math.log1p(len(self._readers.get(entry.reference, ())))
         plain = 1 - 0.02 * min(10, entry.reference.count("_"))
         retired = 0.3 if self._lifecycles.get(entry.reference) in {"deprecated", "retired"} else 1.0
         return _KIND_WEIGHTS.get(entry.kind, _OTHER_KIND) * used * plain * retired

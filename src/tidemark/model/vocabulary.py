@@ -81,8 +81,8 @@ _UNITS = {
 _NUMBERS = {"seven": "7", "fourteen": "14", "thirty": "30", "sixty": "60", "ninety": "90"}
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_WORD = re.compile(r"[a-z]+|\d+[a-z]*")
-_SPOKEN = re.compile(rf"\b(\d+)[\s_-]*({'|'.join(_UNITS)})s?\b")
+_WORD = re.compile(r"[a-z]+|\d+(?:ms|us|[wdhms])(?![a-z])|\d+")
+_SPOKEN = re.compile(r"\b(\d+)[\s_-]*([a-z]{2,})")
 _SHORT = re.compile(r"\d+(?:w|d|h|m|s|ms|us)")
 
 
@@ -95,9 +95,21 @@ def words(text: str) -> list[str]:
     text = _CAMEL.sub(" ", text).lower()
     for spoken, digits in _NUMBERS.items():
         text = text.replace(f"{spoken} ", f"{digits} ")
-    text = _SPOKEN.sub(lambda found: found[1] + _UNITS[found[2]], text)
+    text = _SPOKEN.sub(lambda found: found[1] + (_unit(found[2]) or f" {found[2]}"), text)
     found = (_duration(word) for word in _WORD.findall(text.replace("_", " ")))
     return list(dict.fromkeys(word for word in found if word not in STOP_WORDS))
+
+
+@functools.lru_cache(maxsize=4_096)
+def _unit(word: str) -> str | None:
+    """The short form of a unit of time, with its plural and with a slip in a longer one."""
+    if word in {"ms", "us"}:
+        return word
+    unit = _UNITS.get(word) or _UNITS.get(word.removesuffix("s"))
+    if unit is None and len(word) >= 4:
+        spelled = (each for each in ("days", "hours", "weeks", "minutes", "seconds"))
+        unit = next((each[0] for each in spelled if distance(word, each, 1) <= 1), None)
+    return unit
 
 
 def windows(window: Window) -> list[str]:
@@ -146,8 +158,10 @@ class Vocabulary:
         if word in {"day", "hour", "week", "minute"}:
             found[_duration(f"1{word[0]}")] = 0.8
         base = stem(word)
+        # Where the word itself is in use here, it is less likely to mean another.
+        likeness = 0.4 if base in self._known else 0.7
         for other in _synonyms().get(base, ()):
-            found[other] = 0.7
+            found[other] = likeness
         found[word] = found[base] = 1.0
         if len(base) >= 3 and base.isalpha():
             for other in self._ends.get(base[0], ()):
