@@ -1,4 +1,4 @@
-"""What `evaluate` promises beside its values: threads, sharing, empty inputs, calendars, sketches."""
+"""What `evaluate` promises beside its values: threads, empty inputs, calendars, sketches."""
 
 from dataclasses import replace
 

@@ -273,16 +273,11 @@ def _newest_rows(
     event may be let in and pushed out again by the changes of one moment.
     """
     size, total = len(events.time), len(adds)
-    new_adds, new_drops, rest = (
-        memory[: 2 * total],
-        memory[2 * total : 4 * total],
-        memory[4 * total :],
-    )
+    new_adds, new_drops = memory[: 2 * total], memory[2 * total : 4 * total]
+    rest = memory[4 * total :]
     changed, memory = rest[: 4 * total], rest[4 * total :]
-    kept, listed = (
-        memory[:size].view(np.uint8)[:size],
-        memory[size : 2 * size].view(np.uint8)[:size],
-    )
+    kept = memory[:size].view(np.uint8)[:size]
+    listed = memory[size : 2 * size].view(np.uint8)[:size]
     kept[:] = 0
     listed[:] = 0
     levels, bits = make_levels(size, memory[2 * size :])
@@ -295,14 +290,10 @@ def _newest_rows(
             clear_bit(levels, bits, p)
             if kept[p] == 0:
                 continue
-            kept[p] = 0
-            changed[changes] = p
-            changes += 1
             older = below(levels, bits, cut)
+            changes = _flip(kept, p, changed, changes)
             if older >= 0:
-                kept[older] = 1
-                changed[changes] = older
-                changes += 1
+                changes = _flip(kept, older, changed, changes)
                 cut = older
             else:
                 count -= 1
@@ -312,16 +303,12 @@ def _newest_rows(
             set_bit(levels, bits, p)
             if count == rows and p < cut:
                 continue
-            kept[p] = 1
-            changed[changes] = p
-            changes += 1
+            changes = _flip(kept, p, changed, changes)
             if count < rows:
                 count += 1
                 cut = min(cut, p)
             else:
-                kept[cut] = 0
-                changed[changes] = cut
-                changes += 1
+                changes = _flip(kept, cut, changed, changes)
                 cut = above(levels, bits, cut, size)
         added, dropped = table[r, ADD_END], table[r, DROP_END]
         for k in range(changes):
@@ -331,13 +318,20 @@ def _newest_rows(
             listed[p] = kept[p]
             if kept[p] != 0:
                 new_adds[new_added] = p
-                new_added += 1
             else:
                 new_drops[new_dropped] = p
-                new_dropped += 1
+            new_added, new_dropped = new_added + kept[p], new_dropped + 1 - kept[p]
         table[r, ADD_END], table[r, DROP_END] = new_added, new_dropped
     for p in range(size):
         if listed[p] != 0:
             new_drops[new_dropped] = p
             new_dropped += 1
     return new_adds[:new_added], new_drops[:new_dropped], rest
+
+
+@nested
+def _flip(kept: Bytes, p: int, changed: Words, changes: int) -> int:
+    """Keep an event that was not kept, or the other way round; note it, return how many were."""
+    kept[p] = 1 - kept[p]
+    changed[changes] = p
+    return changes + 1

@@ -381,16 +381,16 @@ def _groups(aggregates: Sequence[Aggregate], max_age: int) -> list[_Group]:
 
 def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[_Run]:
     """Runs of segments that hold about the same number of events and moments to work on."""
-    moments = np.diff(moment_starts)
-    events = np.where(moments > 0, np.diff(starts), 0)
-    total = np.cumsum(events + moments)
+    moments: Words = np.diff(moment_starts)
+    events: Words = np.where(moments > 0, np.diff(starts), 0)
+    total: Words = np.cumsum(events + moments)
     if not len(total) or not total[-1]:
         return
     count = 1 if threads == 1 else min(threads * RUNS_PER_THREAD, 1 + total[-1] // LEAST_WORK)
-    shares = total[-1] * np.arange(1, count + 1) / count
-    ends: Words = np.minimum(np.searchsorted(total, shares) + 1, len(total))
+    shares: NDArray[np.float64] = total[-1] * np.arange(1, count + 1) / count
+    ends: Words = np.searchsorted(total, shares)
     first = 0
-    for end in ends.tolist():
+    for end in np.minimum(ends + 1, len(total)).tolist():
         if end > first:
             most = events[first:end].max(), moments[first:end].max()
             yield _Run(first, end, int(most[0]), int(most[1]))
