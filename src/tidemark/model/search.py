@@ -13,27 +13,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from tidemark.model import prose
-from tidemark.model.diff import all_consumers, feature_name
-from tidemark.model.expr import Expr, columns_of
-from tidemark.model.graph import (
-    Definitions,
-    Entity,
-    Feature,
-    FeatureService,
-    FeatureView,
-    OnDemand,
-    Request,
-    Source,
-)
+from tidemark.model.diff import all_consumers
+from tidemark.model.graph import Definitions, Feature, OnDemand
 from tidemark.model.lineage import Consumer
-from tidemark.model.vocabulary import Vocabulary, meanings, stem, windows, words
-
-HitKind = Literal["feature", "on-demand feature", "view", "source", "entity", "request", "service"]
+from tidemark.model.vocabulary import Vocabulary, stem, words
+from tidemark.model.wording import Entry, EntryKind, Wording
 
 # Where a word stands, and what it is worth there.
 _WEIGHTS = {
@@ -63,7 +52,7 @@ class Hit(msgspec.Struct, frozen=True):
     """
 
     reference: str
-    kind: HitKind
+    kind: EntryKind
     definition: str
     owner: str
     entity: str
@@ -118,20 +107,6 @@ class Results(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-class _Entry(msgspec.Struct, frozen=True, gc=False):
-    """A definition as it is found, before its sentence is written."""
-
-    reference: str
-    kind: HitKind
-    item: Feature | FeatureView | OnDemand | Source | Entity | Request | FeatureService
-    view: FeatureView | None = None
-    owner: str = ""
-    entity: str = ""
-    type: str = ""
-    source: str = ""
-    tags: tuple[str, ...] = ()
-
-
 class Index:
     """Everything that is defined, ready to be searched.
 
@@ -148,10 +123,10 @@ class Index:
         self._sources = {item.name: item for item in definitions.sources}
         self._lifecycles = lifecycles or {}
         self._readers = _readers(definitions, consumers)
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         # For each word: the entries that hold it, and where it weighs most in each.
         self._postings: dict[str, dict[int, str]] = {}
-        reading = _Reading(definitions)
+        reading = Wording(definitions)
         for entry, places in reading.entries():
             self._add(entry, places)
         self._spelled = reading.spelled
@@ -191,7 +166,7 @@ class Index:
         hits = tuple(self._hit(number, score, met) for score, number in best)
         return Results(hits, len(chosen), self._facets(number for _, number in chosen))
 
-    def _add(self, entry: _Entry, places: Iterable[tuple[str, Iterable[str]]]) -> None:
+    def _add(self, entry: Entry, places: Iterable[tuple[str, Iterable[str]]]) -> None:
         number = len(self._entries)
         self._entries.append(entry)
         postings = self._postings
@@ -234,7 +209,7 @@ class Index:
             for number, score in total.items()
         }, why
 
-    def _standing_of(self, entry: _Entry) -> float:
+    def _standing_of(self, entry: Entry) -> float:
         """What an entry is worth whatever the words: its kind, its use, and a plain name."""
         used = 1 + 0.08 * math.log1p(len(self._readers.get(entry.reference, ())))
         plain = 1 - 0.02 * min(10, entry.reference.count("_"))
@@ -264,7 +239,7 @@ class Index:
             why=tuple(why),
         )
 
-    def _definition(self, entry: _Entry) -> str:
+    def _definition(self, entry: Entry) -> str:
         item = entry.item
         if isinstance(item, Feature) and entry.view is not None:
             return prose.sentence(entry.view, item, self._sources[entry.view.source])
@@ -298,124 +273,3 @@ def _readers(definitions: Definitions, consumers: Iterable[Consumer]) -> dict[st
         for name in read:
             found.setdefault(name, []).append(f"{consumer.kind} {consumer.name}")
     return found
-
-
-class _Reading:
-    """The words of every definition, by place, the weightiest place first."""
-
-    def __init__(self, definitions: Definitions) -> None:
-        self._definitions = definitions
-        self._sources = {item.name: item for item in definitions.sources}
-        self._texts: dict[str, list[str]] = {}
-        self._expressions: dict[tuple[Expr | None, ...], tuple[list[str], list[str]]] = {}
-        # How a stem was first spelled.
-        self.spelled: dict[str, str] = {}
-
-    def entries(self) -> Iterator[tuple[_Entry, list[tuple[str, list[str]]]]]:
-        """Each definition with its words."""
-        for view in self._definitions.views:
-            about = self._of_view(view)
-            for feature in view.features:
-                yield self._feature(view, feature, about)
-            yield self._plain(view, "view", entity=view.entity, source=view.source)
-        for item in self._definitions.on_demand:
-            entry, places = self._plain(item, "on-demand feature", type=str(item.type))
-            yield entry, [*places, ("definition", self._words(prose.on_demand_sentence(item)))]
-        for source in self._definitions.sources:
-            entry, places = self._plain(source, "source", source=source.name)
-            names = " ".join(f"{column.name} {column.description}" for column in source.columns)
-            yield entry, [*places, ("column", self._words(names))]
-        for entity in self._definitions.entities:
-            entry, places = self._plain(entity, "entity", entity=entity.name)
-            yield entry, [*places, ("column", self._words(" ".join(k.name for k in entity.keys)))]
-        for request in self._definitions.requests:
-            entry, places = self._plain(request, "request")
-            names = " ".join(f"{each.name} {each.description}" for each in request.fields)
-            yield entry, [*places, ("column", self._words(names))]
-        for service in self._definitions.services:
-            entry, places = self._plain(service, "service")
-            names = " ".join(output.name for output in service.outputs)
-            yield entry, [*places, ("column", self._words(names))]
-
-    def _of_view(self, view: FeatureView) -> list[tuple[str, list[str]]]:
-        source = self._sources[view.source]
-        return [
-            ("entity", self._words(view.entity)),
-            ("tag", self._words(" ".join(view.tags))),
-            ("column", self._words(" ".join(view.keys))),
-            ("view", self._words(f"{view.name} {view.description}")),
-            ("source", self._words(f"{source.name} {source.description}")),
-        ]
-
-    def _feature(
-        self, view: FeatureView, feature: Feature, about: list[tuple[str, list[str]]]
-    ) -> tuple[_Entry, list[tuple[str, list[str]]]]:
-        aggregate = feature.aggregate
-        owner = feature.owner or view.owner
-        entry = _Entry(
-            feature_name(view, feature),
-            "feature",
-            feature,
-            view,
-            owner,
-            view.entity,
-            str(feature.type),
-            view.source,
-            tuple(dict.fromkeys((*feature.tags, *view.tags))),
-        )
-        read, said = self._said(aggregate.value, aggregate.where)
-        entity, tags, keys, of_view, of_source = about
-        return entry, [
-            ("name", self._words(feature.name)),
-            ("window", windows(aggregate.window)),
-            entity,
-            ("tag", self._words(" ".join(feature.tags))),
-            tags,
-            ("aggregate", meanings(aggregate.function)),
-            ("column", read),
-            keys,
-            ("description", self._words(feature.description)),
-            of_view,
-            of_source,
-            ("definition", said),
-            ("owner", self._words(owner)),
-        ]
-
-    def _plain(
-        self,
-        item: FeatureView | OnDemand | Source | Entity | Request | FeatureService,
-        kind: HitKind,
-        **facts: str,
-    ) -> tuple[_Entry, list[tuple[str, list[str]]]]:
-        name = f"{item.name}@{item.version}" if isinstance(item, OnDemand) else item.name
-        entry = _Entry(name, kind, item, None, item.owner, tags=item.tags, **facts)
-        return entry, [
-            ("name", self._words(item.name)),
-            ("entity", self._words(facts.get("entity", ""))),
-            ("tag", self._words(" ".join(item.tags))),
-            ("description", self._words(item.description)),
-            ("source", self._words(facts.get("source", ""))),
-            ("owner", self._words(item.owner)),
-        ]
-
-    def _said(self, *expressions: Expr | None) -> tuple[list[str], list[str]]:
-        """The words of the columns of expressions, and of the expressions as they read.
-
-        The rest of a feature's sentence is the same in every one.
-        """
-        if expressions not in self._expressions:
-            there = [each for each in expressions if each is not None]
-            columns = sorted({name for each in there for name in columns_of(each)})
-            said = " ".join(prose.expression(each) for each in there)
-            self._expressions[expressions] = self._words(" ".join(columns)), self._words(said)
-        return self._expressions[expressions]
-
-    def _words(self, text: str) -> list[str]:
-        """The words of a text; the same texts come again and again."""
-        found = self._texts.get(text)
-        if found is None:
-            found = self._texts[text] = []
-            for word in words(text):
-                found.append(stem(word))
-                self.spelled.setdefault(stem(word), word)
-        return found
