@@ -50,4 +50,5 @@ if __name__ == "__main__":
     options = harness.arguments(__doc__ or "").parse_args()
     data.events_file(options)
     data.labels_file(options)
-    harness.compare("benchmarks.latest", CONTENDERS, options, sys.argv[1:])
+    # Among tied events DuckDB takes any, so that its answer changes from run to run.
+    harness.compare("benchmarks.latest", CONTENDERS, options, sys.argv[1:], same_answer=False)
