@@ -321,3 +321,68 @@ def test_values_of_another_type_are_refused(text: str, type_: str) -> None:
     """Never guessed."""
     with pytest.raises(RequestInvalid, match="x is"):
         parse_value(text, parse_type(type_), "x")
+
+
+class TestFinding:
+    """Search, duplicates and lineage of what is applied."""
+
+    @pytest.fixture(autouse=True)
+    def applied(self, project: Path, run: Run) -> None:
+        """The example's definitions are in force."""
+        assert run("apply", "--yes").exit_code == 0
+
+    def test_search(self, run: Run) -> None:
+        """Words need no quotes; a hit says what it is, whose, and why it was found."""
+        lines = run("search", "purchases", "7", "days", "user").stdout.splitlines()
+        assert lines[:4] == [
+            "user_spend:purchases_7d@1",
+            (
+                "  Number of rows of purchase where status = 'settled', in the 7 days up to and "
+                "including the moment asked for; 0 if there were none."
+            ),
+            "  owner risk@example.com; read by nothing yet",
+            "  found by purchases (name); 7d (name); user (entity)",
+        ]
+
+    def test_search_with_filters_as_json(self, run: Run) -> None:
+        """For programs: hits, how many there are, and how they divide."""
+        result = run("search", "--kind", "feature", "--type", "string", "--json")
+        found = json.loads(result.stdout)
+        assert [hit["reference"] for hit in found["hits"]] == ["user_spend:last_merchant@1"]
+        assert found["total"] == 1
+        assert found["facets"]["entity"] == {"user": 1}
+
+    def test_lineage(self, run: Run) -> None:
+        """One way only, where that is asked for."""
+        result = run("lineage", "purchase.merchant", "--downstream")
+        assert result.stdout.splitlines() == [
+            "column purchase.merchant",
+            "└── goes to",
+            "    └── feature user_spend:last_merchant@1  as value",
+            "        └── service fraud  as last_merchant",
+        ]
+
+    def test_lineage_as_a_drawing(self, run: Run) -> None:
+        """It can be pasted as it is."""
+        result = run("lineage", "fraud", "--format", "mermaid")
+        assert result.stdout.startswith("flowchart LR\n")
+
+    def test_a_second_name_needs_to_be_allowed(self, run: Run, project: Path) -> None:
+        """Plan and apply refuse it with one exit code; the reason is required."""
+        edit(
+            project / "features.py",
+            "    last_merchant = tm.last(Purchase.merchant)",
+            "    last_merchant = tm.last(Purchase.merchant)\n"
+            "    newest_merchant = tm.last(Purchase.merchant)",
+        )
+        assert run("plan").exit_code == 12
+        refused = run("apply", "--yes")
+        assert refused.exit_code == 12
+        assert "--allow-duplicate user_spend:newest_merchant" in refused.stderr
+        allowed = ("apply", "--yes", "--allow-duplicate", "user_spend:newest_merchant")
+        assert run(*allowed).exit_code == 1
+        assert run(*allowed, "--reason", "renamed in May").exit_code == 0
+        assert run("duplicates").stdout == (
+            "user_spend:last_merchant@1 (risk@example.com) means the same as "
+            "user_spend:newest_merchant@1 (risk@example.com)\n"
+        )
