@@ -241,3 +241,20 @@ def test_a_layout_has_each_column_once_in_each_form_that_is_needed() -> None:
         (4, -1),
         (4, 0),
     ]
+
+
+def test_an_entity_without_a_row_has_the_features_of_nothing() -> None:
+    """Its count is the value 0, everything else is nothing, and no event of it is visible."""
+    aggregates = every_aggregate(SLIDING)
+    features = tuple(
+        Feature(name=a.function, aggregate=a, type=INT64)
+        for a in (Aggregate(a.function, ColumnExpr("x"), window=SLIDING, n=a.n) for a in aggregates)
+    )
+    view = FeatureView(name="v", entity="e", source="s", keys=("k",), features=features)
+    layout = Layout.of(view, {"x": INT64})
+    program = Program.of([(view, layout, feature.name) for feature in features])
+    answers = evaluate_rows(np.empty(0, np.int64), np.array([[-1, -1]]), 7, program)
+    zero = [int(a.rule.zero) for a in aggregates]
+    assert answers.state.tolist() == [[state, state] for state in zero]
+    assert not answers.words[np.array(zero) == 1].any()
+    assert answers.known.tolist() == [[-(2**63)] * 2]
