@@ -165,7 +165,7 @@ def doubled(a: float | None) -> float | None:
     (tmp_path / "features.py").write_text(HEAD + body)
     lowered = define.load_module("features.py", tmp_path)
     assert lowered.definitions.on_demand[0].function == "features:doubled"
-    assert define.functions_of(lowered.definitions, tmp_path)["doubled"](2.0) == 4.0
+    assert define.functions_of(lowered.definitions, tmp_path)["doubled@1"](2.0) == 4.0
 
 
 def test_a_module_is_loaded_by_its_name(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_an_on_demand_function_stays_a_function() -> None:
     assert amount_ratio(30.0, 10.0) == 3.0
     assert amount_ratio(30.0, None) == 1.0
     lowered = define.lower(amount_ratio)
-    assert lowered.functions["amount_ratio"] is amount_ratio.function
+    assert lowered.functions["amount_ratio@1"] is amount_ratio.function
     assert lowered.definitions.on_demand[0].function == f"{__name__}:amount_ratio"
 
 

@@ -334,6 +334,7 @@ class _Reader:
             return graph.Reference("request", name, owner)
         reference = graph.parse_reference(said)
         if "@" in said:
+            self.loaded.pinned.add(reference)
             return reference
         return graph.Reference(reference.kind, reference.name, reference.owner, NEWEST)
 

@@ -46,7 +46,8 @@ def _newest(definitions: graph.Definitions) -> graph.Definitions:
         for view in definitions.views
         for feature in view.features
     }
-    versions |= {("", each.name): each.version for each in definitions.on_demand}
+    for each in definitions.on_demand:  # the newest version of each comes first
+        versions.setdefault(("", each.name), each.version)
 
     def newest(reference: graph.Reference) -> graph.Reference:
         if reference.version != NEWEST:

@@ -58,6 +58,7 @@ class Loaded(list[graph.Definition]):
         super().__init__()
         self.spelled: dict[Subject, Spelling] = {}
         self.frames: dict[str, object] = {}
+        self.pinned: set[graph.Reference] = set()
 
 
 def lower(*objects: object) -> Lowered:
@@ -81,13 +82,16 @@ class _Lowering:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.frames: dict[str, object] = {}
         self.spelled: dict[Subject, Spelling] = {}
+        # References that say a version, which need not be the one that is written here.
+        self.pinned: set[graph.Reference] = set()
         # Classes of which nothing is left besides what has been reported.
         self.left_out: set[type] = set()
 
     def finish(self, problems: Sequence[Problem]) -> Lowered:
         """Check everything together."""
         definitions = link(graph.Definitions.of(self.objects))
-        found = [*problems, *check(definitions, self.spelled), *self.importable(definitions)]
+        wrong = check(definitions, self.spelled, pinned=self.pinned)
+        found = [*problems, *wrong, *self.importable(definitions)]
         if found:
             raise DefinitionError(ordered(found))
         return Lowered(definitions, self.functions, self.frames)
@@ -97,9 +101,9 @@ class _Lowering:
         from tidemark.define.modules import imported_function
 
         for feature in definitions.on_demand:
-            if feature.name not in self.functions:
+            if feature.reference not in self.functions:
                 try:
-                    self.functions[feature.name] = imported_function(feature)
+                    self.functions[feature.reference] = imported_function(feature)
                 except NotFound as error:
                     spelling = self.spelled.get(Subject("on_demand", feature.name))
                     yield Problem(error.what, str(spelling.where) if spelling else "", error.remedy)
@@ -126,6 +130,7 @@ class _Lowering:
         elif isinstance(item, Loaded):
             self.spelled.update(item.spelled)
             self.frames.update(item.frames)
+            self.pinned |= item.pinned
             self.objects.extend(item)
         elif isinstance(item, ModuleType):
             self.module(item)
@@ -314,7 +319,7 @@ class _Lowering:
             reference = self.reference(given, f"{function.name}, {parameter}", function.place)
             if reference is not None:
                 inputs.append(graph.Input(parameter, reference))
-        self.functions[function.name] = function.function
+        self.functions[f"{function.name}@{function.version}"] = function.function
         if function.type is None:
             return
         self.objects.append(
@@ -336,7 +341,10 @@ class _Lowering:
             return None
         if isinstance(given, str):
             reference = graph.parse_reference(given)
-            return reference if "@" in given else msgspec.structs.replace(reference, version=NEWEST)
+            if "@" not in given:
+                return msgspec.structs.replace(reference, version=NEWEST)
+            self.pinned.add(reference)
+            return reference
         if is_function(given):
             self.add(given)
             return graph.Reference("on_demand", given.name, version=given.version)

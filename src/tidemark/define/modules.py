@@ -216,12 +216,12 @@ def _forget(statement: ast.stmt, module: types.ModuleType) -> None:
 
 
 def functions_of(definitions: Definitions, root: str | Path = ".") -> dict[str, Callable[..., Any]]:
-    """The on-demand functions of definitions, imported by the names that they record.
+    """The on-demand functions by reference (`ratio@1`), imported by the names that they record.
 
     Raises `NotFound` for one that is not there, or whose parameters are not its inputs.
     """
     with importable_from(Path(root).resolve()):
-        return {each.name: imported_function(each) for each in definitions.on_demand}
+        return {each.reference: imported_function(each) for each in definitions.on_demand}
 
 
 def imported_function(feature: OnDemand) -> Callable[..., Any]:

@@ -212,6 +212,7 @@ def evaluate(
 ) -> dict[Reference, list[Any]]:
     """The values of on-demand features over n rows, and of those that they read.
 
+    `functions` are by reference (`ratio@1`); of a name without a version, the newest is meant.
     `columns` holds the Python values of every feature and request field that they read.  Raises
     `EngineError` naming the row and its values when a function fails or returns another type.
     """
@@ -221,14 +222,15 @@ def evaluate(
         if reference in columns:
             return columns[reference]
         if reference not in done:
-            feature = definitions.on_demand_feature(reference.name)
+            feature = definitions.on_demand_feature(reference.name, reference.version)
             inputs = {each.parameter: values(each.reference) for each in feature.inputs}
-            done[reference] = _rows(feature, functions[feature.name], inputs, n)
+            done[reference] = _rows(feature, functions[feature.reference], inputs, n)
         return done[reference]
 
     for name in names:
-        feature = definitions.on_demand_feature(name)
-        values(Reference("on_demand", name, version=feature.version))
+        bare, _, version = name.partition("@")
+        feature = definitions.on_demand_feature(bare, int(version or 0))
+        values(Reference("on_demand", bare, version=feature.version))
     return done
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -17,30 +17,37 @@ from tidemark.define.views import FeatureService, FeatureView, expanded
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model import graph
 from tidemark.model.graph import Definitions, Output, Reference, parse_reference
+from tidemark.model.records import Model, Stage
 
 
 def outputs(
-    features: object, definitions: Definitions, *, full_names: bool = False
+    features: object,
+    definitions: Definitions,
+    *,
+    full_names: bool = False,
+    stages: Mapping[str, Stage] | None = None,
 ) -> tuple[Output, ...]:
-    """The columns of what is asked for: a service, a feature, their names, or a list of such.
+    """The columns of what is asked for: a service, a model, a feature, their names, or a list.
 
-    `full_names` names each column of a feature `view__feature`.  Raises `NotFound` for what is
-    not defined, `PlanConflict` for what is defined otherwise than asked, and `RequestInvalid` for a
-    name that would occur twice.
+    A name without a version means the newest published one; `stages` are those of the features that
+    are not simply published.  `full_names` names each column of a feature `view__feature`.
+    Raises `NotFound` for what is not defined, `PlanConflict` for what is defined otherwise than
+    asked, and `RequestInvalid` for a name that would occur twice.
     """
+    known = _Known(definitions, stages or {})
     found = _service(features, definitions)
     if found is None:
         alone = isinstance(features, str | type | msgspec.Struct | Feature | OnDemandFunction | Col)
         several = () if alone else cast("Iterable[object]", features)
         listed: list[object] = [features] if alone else list(several)
         references = [
-            reference for each in expanded(listed) for reference in _references(each, definitions)
+            reference for each in expanded(listed) for reference in _references(each, known)
         ]
         found = [Output(reference.name, reference) for reference in references]
     if not found:
         raise RequestInvalid("No features are asked for.", remedy="Name a service, or features.")
     for output in found:
-        _version(output.reference, definitions)
+        definitions.type_of(output.reference)
     if full_names:
         found = [Output(_full_name(each.reference), each.reference) for each in found]
     twice = [name for name, times in Counter(each.name for each in found).items() if times > 1]
@@ -62,6 +69,8 @@ def _service(features: object, definitions: Definitions) -> list[Output] | None:
     if isinstance(features, str):
         names = {service.name for service in definitions.services}
         return list(definitions.service(features).outputs) if features in names else None
+    if isinstance(features, Model):
+        return list(features.outputs)
     if isinstance(features, graph.FeatureService):
         asked = features
     elif isinstance(features, type) and issubclass(features, FeatureService):
@@ -79,18 +88,49 @@ def _service(features: object, definitions: Definitions) -> list[Output] | None:
     return list(applied.outputs)
 
 
-def _references(each: object, definitions: Definitions) -> list[Reference]:
+class _Known:
+    """What is defined, and which version of it a name means."""
+
+    def __init__(self, definitions: Definitions, stages: Mapping[str, Stage]) -> None:
+        self.definitions = definitions
+        self._stages = stages
+
+    def newest(
+        self, kind: Literal["feature", "on_demand"], name: str, owner: str = ""
+    ) -> Reference:
+        """The newest version that is published, or else the newest draft."""
+        versions = self.definitions.versions(owner, name)
+        found = [Reference(kind, name, owner, version) for version in versions]
+        published = [each for each in found if self._stages.get(str(each)) != "draft"]
+        for each in published or found:
+            return each
+        missing = Reference(kind, name, owner)
+        self.definitions.type_of(missing)
+        return missing
+
+    def features(self, view: str) -> dict[str, None]:
+        """The names of all features of a view, those of its current definition first."""
+        views = self.definitions.variants(view)
+        return dict.fromkeys(feature.name for each in views for feature in each.features)
+
+    def of_view(self, view: str) -> list[Reference]:
+        """Every feature of a view."""
+        return [self.newest("feature", name, view) for name in self.features(view)]
+
+
+def _references(each: object, known: _Known) -> list[Reference]:
+    definitions = known.definitions
     if isinstance(each, Reference):
         return [each]
     if isinstance(each, str):
-        return _by_name(each, definitions)
+        return _by_name(each, known)
     if isinstance(each, graph.FeatureView):
         view = definitions.view(each.name)
         return [Reference("feature", f.name, view.name, f.version) for f in view.features]
     if isinstance(each, graph.OnDemand):
         return [Reference("on_demand", each.name, version=each.version)]
     if isinstance(each, graph.Feature):
-        return _by_name(each.name, definitions)
+        return _by_name(each.name, known)
     if is_feature(each) and each.view is not None:
         declared = cast("type[FeatureView]", each.view)
         reference = Reference("feature", each.name, declared.__about__.name, each.version)
@@ -106,53 +146,31 @@ def _references(each: object, definitions: Definitions) -> list[Reference]:
     )
 
 
-def _by_name(text: str, definitions: Definitions) -> list[Reference]:
+def _by_name(text: str, known: _Known) -> list[Reference]:
     """What a text names: `view:feature`, `view`, an on-demand feature, or a feature of one view."""
+    definitions = known.definitions
+    if "@" in text:
+        return [parse_reference(text)]
     if ":" in text:
-        return [referred(text, definitions)]
-    if text in {each.name for each in definitions.on_demand} or "@" in text:
-        return [referred(text, definitions)]
-    for view in definitions.views:
-        if view.name == text and text not in {feature.name for feature in view.features}:
-            return [Reference("feature", f.name, view.name, f.version) for f in view.features]
-    owners = [view for view in definitions.views if text in {f.name for f in view.features}]
+        owner, _, name = text.rpartition(":")
+        return [known.newest("feature", name, owner)]
+    if text in {each.name for each in definitions.on_demand}:
+        return [known.newest("on_demand", text)]
+    views = {view.name: known.features(view.name) for view in definitions.views}
+    if text in views and text not in views[text]:
+        return known.of_view(text)
+    owners = [name for name, features in views.items() if text in features]
     if len(owners) == 1:
-        feature = owners[0].feature(text)
-        return [Reference("feature", text, owners[0].name, feature.version)]
+        return [known.newest("feature", text, owners[0])]
     if owners:
         raise RequestInvalid(
             f"Several views have a feature {text!r}.",
-            remedy=f"Name one: {', '.join(f'{view.name}:{text}' for view in owners)}.",
+            remedy=f"Name one: {', '.join(f'{name}:{text}' for name in owners)}.",
         )
-    known = [service.name for service in definitions.services]
-    known += [each.name for each in definitions.on_demand]
-    known += [f"{view.name}:{f.name}" for view in definitions.views for f in view.features]
-    raise NotFound.named("service or feature", text, known)
-
-
-def referred(text: str, definitions: Definitions) -> Reference:
-    """The reference that a text spells; without `@2`, to the version that is defined."""
-    reference = parse_reference(text)
-    if "@" in text:
-        return reference
-    return msgspec.structs.replace(reference, version=_declared_version(reference, definitions))
-
-
-def _declared_version(reference: Reference, definitions: Definitions) -> int:
-    if reference.kind == "feature":
-        return definitions.view(reference.owner).feature(reference.name).version
-    if reference.kind == "on_demand":
-        return definitions.on_demand_feature(reference.name).version
-    definitions.type_of(reference)
-    return 1
-
-
-def _version(reference: Reference, definitions: Definitions) -> None:
-    declared = _declared_version(reference, definitions)
-    if reference.version != declared:
-        raise NotFound(
-            f"There is no {reference}.", remedy=f"What is defined is version {declared}."
-        )
+    names = [service.name for service in definitions.services]
+    names += [each.name for each in definitions.on_demand]
+    names += [f"{view}:{name}" for view, features in views.items() for name in features]
+    raise NotFound.named("service or feature", text, names)
 
 
 def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definitions:
@@ -167,13 +185,13 @@ def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definition
 
 def _same(reference: Reference, asked: Definitions, applied: Definitions) -> None:
     """Refuse a feature whose definition in this process is not the one that was applied."""
-    _version(reference, applied)
+    applied.type_of(reference)
     if reference.kind == "feature":
-        mine = asked.view(reference.owner).feature(reference.name)
-        theirs = applied.view(reference.owner).feature(reference.name)
+        mine, theirs = (each.locate(reference)[1] for each in (asked, applied))
         same = (mine.aggregate, mine.type) == (theirs.aggregate, theirs.type)
     elif reference.kind == "on_demand":
-        mine_, theirs_ = (d.on_demand_feature(reference.name) for d in (asked, applied))
+        version = reference.version
+        mine_, theirs_ = (d.on_demand_feature(reference.name, version) for d in (asked, applied))
         same = (mine_.inputs, mine_.type) == (theirs_.inputs, theirs_.type)
     else:
         same = True

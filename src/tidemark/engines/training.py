@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -34,15 +34,15 @@ def training_set(
 ) -> TrainingSet:
     """The label rows, unchanged and in their order, followed by one column for each output.
 
-    `functions` are the on-demand functions by name.  `labels` is any Arrow-capable frame; `time`
-    names its column of moments (None: its only timestamp column), `timezone` the zone of one that
+    `functions` are the on-demand functions by reference.  `labels` is any Arrow-capable frame;
+    `time` names its column of moments (None: its only timestamp column), `timezone` the zone of one that
     carries none.  With `hindsight`, when an event became known is ignored and corrections count
     from the beginning.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
     """
     began = clock.perf_counter()
     rows = read_labels(labels, time=time, timezone=timezone)
     _refuse_collisions(rows, outputs)
-    needed = _needed(definitions, [output.reference for output in outputs])
+    needed = definitions.needed(output.reference for output in outputs)
     report = Report(rows=rows.table.num_rows)
     columns: dict[Reference, pa.ChunkedArray] = {}
     for reference in needed:
@@ -76,23 +76,6 @@ def _refuse_collisions(rows: Labels, outputs: Sequence[Output]) -> None:
             )
 
 
-def _needed(definitions: Definitions, references: Iterable[Reference]) -> list[Reference]:
-    """The references and all that on-demand features among them read, each once."""
-    found: dict[Reference, None] = {}
-
-    def visit(reference: Reference) -> None:
-        if reference in found:
-            return
-        found[reference] = None
-        if reference.kind == "on_demand":
-            for given in definitions.on_demand_feature(reference.name).inputs:
-                visit(given.reference)
-
-    for reference in references:
-        visit(reference)
-    return list(found)
-
-
 class _Reading:
     """Features of several views; each source is opened once."""
 
@@ -112,16 +95,16 @@ class _Reading:
 
     def features(self, references: Sequence[Reference]) -> dict[Reference, pa.ChunkedArray]:
         """The columns of features in label order."""
-        by_view: dict[str, dict[Reference, Feature]] = {}
+        by_view: dict[FeatureView, dict[Reference, Feature]] = {}
         for reference in references:
-            feature = self._definitions.view(reference.owner).feature(reference.name)
-            by_view.setdefault(reference.owner, {})[reference] = feature
+            view, feature = self._definitions.locate(reference)
+            by_view.setdefault(view, {})[reference] = feature
         columns: dict[Reference, pa.ChunkedArray] = {}
         # Labels are checked against every view before the first history is read.
-        asked = {name: self._asked(self._definitions.view(name)) for name in by_view}
+        asked = {view: self._asked(view) for view in by_view}
         try:
-            for name, wanted in by_view.items():
-                answers = self._evaluate(name, list(wanted.values()), asked[name])
+            for view, wanted in by_view.items():
+                answers = self._evaluate(view, list(wanted.values()), asked[view])
                 for reference, feature in wanted.items():
                     columns[reference] = answers.columns[feature.name]
         finally:
@@ -144,10 +127,10 @@ class _Reading:
         return offline.Asked(self._rows.keys(entity), self._rows.t)
 
     def _evaluate(
-        self, name: str, features: Sequence[Feature], asked: offline.Asked
+        self, view: FeatureView, features: Sequence[Feature], asked: offline.Asked
     ) -> offline.Answers:
         began = clock.perf_counter()
-        view = self._definitions.view(name)
+        name = view.name
         self._progress.begin(name)
         relation, versions = self._open(self._definitions.source(view.source))
         answers = offline.evaluate(
@@ -180,19 +163,19 @@ def _on_demand(
     if not asked:
         return {}
     for reference in asked:
-        if reference.name not in functions:
+        if str(reference) not in functions:
             raise EngineError(
-                f"The function of the on-demand feature {reference.name!r} is not loaded.",
+                f"The function of the on-demand feature {reference} is not loaded.",
                 remedy="Import the module that defines it before the call.",
             )
     read = {
         given.reference
         for reference in asked
-        for given in definitions.on_demand_feature(reference.name).inputs
+        for given in definitions.on_demand_feature(reference.name, reference.version).inputs
         if given.reference.kind != "on_demand"
     }
     values = {reference: columns[reference].to_pylist() for reference in read}
-    names = [reference.name for reference in asked]
+    names = [str(reference) for reference in asked]
     results = on_demand.evaluate(definitions, functions, names, values, n)
     return {
         reference: pa.chunked_array(

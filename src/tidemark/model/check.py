@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import get_args
 
 from tidemark.errors import NotFound, Problem
@@ -31,12 +31,27 @@ from tidemark.model.window import Bound
 
 
 def check(
-    definitions: Definitions, spelled: Mapping[Subject, Spelling] | None = None
+    definitions: Definitions,
+    spelled: Mapping[Subject, Spelling] | None = None,
+    *,
+    pinned: Collection[Reference] = (),
 ) -> list[Problem]:
-    """Every problem of the definitions, in their order; none if they mean something."""
-    findings = Findings(spelled or {})
-    checker = _Checker(definitions, findings)
-    checker.names()
+    """Every problem of the definitions, in their order; none if they mean something.
+
+    `pinned` are references to versions that the registry may hold although they are not said.
+    """
+    return _checked(_Checker(definitions, Findings(spelled or {}), pinned), names=True)
+
+
+def check_merged(definitions: Definitions) -> list[Problem]:
+    """Every problem of what is said together with what the registry keeps."""
+    return _checked(_Checker(definitions, Findings({}), None), names=False)
+
+
+def _checked(checker: _Checker, *, names: bool) -> list[Problem]:
+    definitions, findings = checker.definitions, checker.findings
+    if names:
+        checker.names()
     for entity in definitions.entities:
         checker.entity(entity)
     for source in definitions.sources:
@@ -52,9 +67,28 @@ def check(
     return list(dict.fromkeys(findings.problems))
 
 
+def _versions(features: Iterable[OnDemand]) -> list[OnDemand]:
+    """One of each name; the same version twice stays two."""
+    names: set[str] = set()
+    known: set[tuple[str, int]] = set()
+    found: list[OnDemand] = []
+    for each in features:
+        if each.name not in names or (each.name, each.version) in known:
+            found.append(each)
+        names.add(each.name)
+        known.add((each.name, each.version))
+    return found
+
+
 class _Checker:
-    def __init__(self, definitions: Definitions, findings: Findings) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        findings: Findings,
+        pinned: Collection[Reference] | None,
+    ) -> None:
         self.definitions = definitions
+        self.pinned = pinned
         self.findings = findings
         self.label = findings.label
         self.say = findings.say
@@ -66,7 +100,7 @@ class _Checker:
             ("source", self.definitions.sources),
             ("view", self.definitions.views),
             ("request", self.definitions.requests),
-            ("on_demand", self.definitions.on_demand),
+            ("on_demand", _versions(self.definitions.on_demand)),
             ("service", self.definitions.services),
         ):
             for name, times in Counter(item.name for item in items).items():
@@ -242,40 +276,23 @@ class _Checker:
                 self.say(subject, f"{label} gives its parameter {name!r} {times} times.")
         for each in feature.inputs:
             self.reference(subject, f"{label}, {each.parameter}", each.reference)
-        if self.reaches(feature.name, feature.name, set()):
+        own = Reference("on_demand", feature.name, version=feature.version)
+        if own in self.definitions.needed(each.reference for each in feature.inputs):
             self.say(
                 subject,
                 f"{label} needs itself.",
                 "An on-demand feature cannot read what is computed from it.",
             )
 
-    def reaches(self, start: str, wanted: str, seen: set[str]) -> bool:
-        features = {each.name: each for each in self.definitions.on_demand}
-        if start in seen or start not in features:
-            return False
-        seen.add(start)
-        read = [each.reference for each in features[start].inputs]
-        below = [reference.name for reference in read if reference.kind == "on_demand"]
-        return wanted in below or any(self.reaches(name, wanted, seen) for name in below)
-
     def reference(self, subject: Subject, label: str, reference: Reference) -> None:
         try:
             self.definitions.type_of(reference)
         except NotFound as error:
-            self.say(subject, f"{label}: {error.what}", error.remedy)
-            return
-        declared = 1
-        if reference.kind == "feature":
-            declared = self.definitions.view(reference.owner).feature(reference.name).version
-        elif reference.kind == "on_demand":
-            declared = self.definitions.on_demand_feature(reference.name).version
-        if not 1 <= reference.version <= max(declared, 1):
-            self.say(
-                subject,
-                f"{label}: there is no version {reference.version} of {reference.owner or ''}"
-                f"{':' if reference.owner else ''}{reference.name}.",
-                f"The newest is {declared}.",
-            )
+            versions = self.definitions.versions(reference.owner, reference.name)
+            older = bool(versions) and 1 <= reference.version < versions[0]
+            # An older version, or one that is named, may be among those that the registry keeps.
+            if self.pinned is None or not (older or reference in self.pinned):
+                self.say(subject, f"{label}: {error.what}", error.remedy)
 
     def service(self, service: FeatureService) -> None:
         subject = Subject("service", service.name)

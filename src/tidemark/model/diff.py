@@ -97,7 +97,7 @@ def diff(old: Definitions, new: Definitions) -> tuple[Change, ...]:
         else:
             changes += _compare(key, before[key], after[key], moved, new)
     own = {change.name for change in changes if change.kind == "feature"}
-    changes += [_through(name, old, new) for name in moved - own]
+    changes += [_through(name, footings[0][name][0], footings[1][name][0]) for name in moved - own]
     readers = _readers(new)
     named = [
         msgspec.structs.replace(change, affects=_affected(change, moved, new, readers))
@@ -110,7 +110,7 @@ def _objects(definitions: Definitions) -> dict[tuple[str, str], Item]:
     found: dict[tuple[str, str], Item] = {}
     for item in definitions:
         version = f"@{item.version}" if isinstance(item, OnDemand) else ""
-        found[_WORDS[type(item).__name__], item.name + version] = item
+        found.setdefault((_WORDS[type(item).__name__], item.name + version), item)
         if isinstance(item, FeatureView):
             for feature in item.features:
                 found["feature", feature_name(item, feature)] = feature
@@ -173,16 +173,14 @@ def _compare(
         yield Change(kind, *key, fields=tuple(fields))
 
 
-def _through(name: str, old: Definitions, new: Definitions) -> Change:
+def _through(name: str, before: FeatureView, after: FeatureView) -> Change:
     """The change of a feature whose own text is the same: its view or its source differs."""
-    view_name = name.partition(":")[0]
-    before, after = old.view(view_name), new.view(view_name)
     fields = [
         FieldChange(path, str(getattr(before, path)), str(getattr(after, path)))
         for path in ("source", "keys", "bound", "max_age")
         if getattr(before, path) != getattr(after, path)
     ]
-    through = f"view {view_name}" if fields else f"source {after.source}"
+    through = f"view {after.name}" if fields else f"source {after.source}"
     return Change("meaning", "feature", name, through=through)
 
 

@@ -110,7 +110,7 @@ class Source(_Described, frozen=True, kw_only=True, omit_defaults=True):
 class Feature(_Described, frozen=True, kw_only=True, omit_defaults=True):
     """One named, versioned value: an aggregate over a window.
 
-    `attribute` is the name under which it was declared; `spend` fans out to `spend_7d`, `spend_30d`.
+    `attribute` is the name under which it was declared: `spend` fans out to `spend_7d`, ....
     """
 
     name: str
@@ -191,6 +191,11 @@ class OnDemand(_Described, frozen=True, kw_only=True, omit_defaults=True):
     type: Type
     version: int = 1
 
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
 
 class Output(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One column of a service: the name that the model sees and where its value comes from."""
@@ -224,7 +229,7 @@ class Definitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     @classmethod
     def of(cls, objects: Iterable[Definition]) -> Definitions:
         """Definitions that hold the given objects, each kind in the order of its names."""
-        items = sorted(set(objects), key=lambda item: item.name)
+        items = sorted(set(objects), key=lambda item: (item.name, -getattr(item, "version", 0)))
         return cls(
             entities=tuple(item for item in items if isinstance(item, Entity)),
             sources=tuple(item for item in items if isinstance(item, Source)),
@@ -310,9 +315,10 @@ class Definitions(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             reference = todo.pop(0)
             if reference not in found:
                 found[reference] = None
-                if reference.kind == "on_demand":
-                    inputs = self.on_demand_feature(reference.name, reference.version).inputs
-                    todo += [each.reference for each in inputs]
+                known = self.versions("", reference.name)
+                if reference.kind == "on_demand" and reference.version in known:
+                    read = self.on_demand_feature(reference.name, reference.version).inputs
+                    todo += [each.reference for each in read]
         return tuple(found)
 
     def type_of(self, reference: Reference) -> Type:

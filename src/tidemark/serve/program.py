@@ -85,7 +85,7 @@ class Program:
         self.names = tuple(self.reference)
         asked = list(self.reference.values())
         references = _closure(definitions, asked)
-        self.on_demand = [each.name for each in asked if each.kind == "on_demand"]
+        self.on_demand = [str(each) for each in asked if each.kind == "on_demand"]
         self.requests = [each for each in references if each.kind == "request"]
         self.entities: list[Entity] = []
         views: dict[str, View] = {}

@@ -21,7 +21,8 @@ from tidemark.serve.vector import Vector, Vectors
 class Reader:
     """Answers requests for one list of outputs, from any number of threads.
 
-    `functions` are the on-demand functions by name; `project` is the namespace of the online state.
+    `functions` are the on-demand functions by reference; `project` is the namespace of the online
+    state.
     """
 
     def __init__(

@@ -39,11 +39,12 @@ class Project:
     ) -> Mapping[str, Function]:
         """The functions that the outputs are computed with, imported where they are not known."""
         needed = definitions.needed(output.reference for output in outputs)
-        names = {reference.name for reference in needed if reference.kind == "on_demand"}
+        asked = {str(each): each for each in needed if each.kind == "on_demand"}
         with importable_from(self.config.root):
-            for name in names - self._functions.keys():
-                self._functions[name] = imported_function(definitions.on_demand_feature(name))
-        return {name: self._functions[name] for name in names}
+            for name in asked.keys() - self._functions.keys():
+                feature = definitions.on_demand_feature(asked[name].name, asked[name].version)
+                self._functions[name] = imported_function(feature)
+        return {name: self._functions[name] for name in asked}
 
     def beside(self, applied: Definitions, features: object) -> Definitions:
         """What is applied, and what the objects among `features` define on top of it.

@@ -70,7 +70,7 @@ def key_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[str, 
     types: dict[str, Type] = {}
     for reference in definitions.needed(output.reference for output in outputs):
         if reference.kind == "feature":
-            entity = definitions.entity(definitions.view(reference.owner).entity)
+            entity = definitions.entity(definitions.locate(reference)[0].entity)
             types |= {key.name: key.type for key in entity.keys}
     return types
 
