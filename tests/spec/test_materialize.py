@@ -274,3 +274,15 @@ def test_a_moment_needs_a_zone():
     with pytest.raises(tm.errors.RequestInvalid, match="no time zone"):
         run(MemoryStore(), until=datetime(2026, 3, 2))
     assert run(MemoryStore(), until=datetime(2026, 3, 2, tzinfo=UTC)).entities == 0
+
+
+def test_a_project_says_how_far_back_its_state_answers(monkeypatch):
+    """`retain` in the settings bounds what every materialization keeps."""
+    monkeypatch.setenv("TIDEMARK_RETAIN", "1d")
+    with tm.connect(":memory:") as store:
+        store.apply(store.plan([Recent]))
+        store.materialize(until=NOON)
+        keys = {"user_id": "u1"}
+        assert store.online([Recent.visits], keys, at=NOON - DAY)["visits"] == 0
+        with pytest.raises(StaleSource, match="does not reach back"):
+            store.online([Recent.visits], keys, at=NOON - DAY - MICRO)

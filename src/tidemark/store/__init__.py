@@ -124,6 +124,7 @@ class Store:
                 project=self.config.namespace,
                 views=None if views is None else [name_of(view) for view in views],
                 until=until,
+                retain=self.config.retain or None,
             )
 
     def online(

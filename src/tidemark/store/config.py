@@ -21,7 +21,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     `definitions` are files or module names.  `registry` and `online` are URLs whose paths are
     relative to `root`, the directory that holds `tidemark.toml`.  An empty `memory_limit` and 0
-    `threads` leave the choice to the engine.
+    `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far back
+    the online state can be asked about.
     """
 
     name: str = ""
@@ -30,6 +31,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     online: str = "lmdb://.tidemark/online"
     memory_limit: str = ""
     threads: int = 0
+    retain: str = ""
     root: Path = Path()
 
     @property
@@ -58,7 +60,7 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     """
     if path == MEMORY:
         memory = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
-        limits = _overrides(environment, ("memory_limit", "threads"))
+        limits = _overrides(environment, ("memory_limit", "threads", "retain"))
         return _checked({**memory, **limits}, Path.cwd(), "the environment")
     file = _find(path)
     try:
