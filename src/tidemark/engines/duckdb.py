@@ -76,11 +76,11 @@ class DuckDB:
         self._names = 0
 
     def batches(
-        self, query: str, tables: Mapping[str, object] | None = None
+        self, query: str, tables: Mapping[str, object] | None = None, rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:
-        """The result of a query, streamed; `tables` are Arrow objects that it names."""
+        """The result of a query, streamed in batches; `tables` are Arrow objects that it names."""
         with self._cursor(query, tables) as cursor:
-            yield from cursor.sql(query).to_arrow_reader(BATCH_ROWS)
+            yield from cursor.sql(query).to_arrow_reader(rows)
 
     def table(
         self, query: str, tables: Mapping[str, object] | None = None, database: str = ""

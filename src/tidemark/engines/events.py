@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tidemark.compile import identifier
 from tidemark.engines import ordering
+from tidemark.engines.duckdb import BATCH_ROWS
 from tidemark.engines.histories import Relation
 from tidemark.engines.keys import Keys
 from tidemark.engines.versions import IDENTITY, UNTIL, Versions
@@ -33,6 +34,7 @@ ALWAYS = -(2**63) + 1
 EVENT_BYTES = 48
 """What one event takes while it is being put in order."""
 
+_KEY_ROWS = 1 << 20  # looking keys up makes a table of all of them, once for each batch
 _TIED_COLUMNS = 2
 _TAKEN_COLUMNS = 4  # each column that is read at once holds a share of a row group
 
@@ -53,10 +55,12 @@ class Scan:
     relation: Relation
     where: str = ""
 
-    def read(self, columns: Mapping[str, str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def read(
+        self, columns: Mapping[str, str], rows: int = BATCH_ROWS
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Batches of expressions with the number of their first row."""
         first = 0
-        for batch in self.relation.read(columns, self.where):
+        for batch in self.relation.read(columns, self.where, rows):
             yield first, batch
             first += batch.num_rows
 
@@ -211,7 +215,7 @@ def _first_pass(
         "until": [],
     }
     scanned, unattributed = 0, 0
-    for first, batch in scan.read(columns):
+    for first, batch in scan.read(columns, _KEY_ROWS):
         scanned += batch.num_rows
         theirs = [batch.column(i) for i in range(len(view.keys))]
         codes = keys.find(theirs)

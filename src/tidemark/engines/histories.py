@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tidemark.compile import identifier, sql_type, text
 from tidemark.engines import schema
-from tidemark.engines.duckdb import DuckDB
+from tidemark.engines.duckdb import BATCH_ROWS, DuckDB
 from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMismatch, StaleSource
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 
@@ -34,13 +34,15 @@ class Relation:
     kept: Path | None = None
     progress: Callable[[int], None] | None = None
 
-    def read(self, columns: Mapping[str, str], where: str = "") -> Iterator[pa.RecordBatch]:
+    def read(
+        self, columns: Mapping[str, str], where: str = "", rows: int = BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
         """Stream expressions (name to SQL) of the rows for which `where` is true."""
         items = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
         condition = f" WHERE {where}" if where else ""
         for part in self.parts:
             query = f"SELECT {items} FROM ({part}){condition}"
-            for batch in self.engine.batches(query, self.tables):
+            for batch in self.engine.batches(query, self.tables, rows):
                 if self.progress is not None:
                     self.progress(batch.num_rows)
                 yield batch
@@ -98,7 +100,13 @@ def as_table(frame: object) -> pa.Table:
     if isinstance(frame, pa.RecordBatch):
         return pa.Table.from_batches([frame])
     if hasattr(frame, "__arrow_c_stream__"):
-        table = pa.RecordBatchReader.from_stream(frame).read_all()
+        try:
+            table = pa.RecordBatchReader.from_stream(frame).read_all()
+        except (ValueError, TypeError) as error:  # pyarrow's own errors are some of these
+            raise RequestInvalid(
+                f"The {type(frame).__name__} does not convert to Arrow: {error}",
+                remedy="Give each column one name and values of one type.",
+            ) from error
         # The numbers of rows that a pandas frame has been filtered down to are not a column.
         index = [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
         return table.drop_columns(index).replace_schema_metadata(None)
@@ -205,12 +213,15 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
         header = _describe(engine, f"read_csv({text(name)}, header = true)")
         empty = f"SELECT count(*) FROM read_csv({text(name)}, header = true, all_varchar = true)"
         sniffed = "" if engine.rows(empty)[0][0] == 0 else "timestamp"
+        read = [c for c in source.columns if c.name in header and c.type.name != sniffed]
         types = ", ".join(
-            f"{text(column.name)}: {text(sql_type(column.type))}"
-            for column in source.columns
-            if column.name in header and column.type.name != sniffed
+            f"{text(c.name)}: {text('VARCHAR' if c.type.name == 'int64' else sql_type(c.type))}"
+            for c in read
         )
         origin = f"read_csv({text(name)}, header = true, types = {{{types}}})"
+        whole = ", ".join(_whole(c.name) for c in read if c.type.name == "int64")
+        if whole:
+            origin = f"(SELECT * REPLACE ({whole}) FROM {origin})"
         parts.append(_part(engine, source, origin, name))
     try:
         return _kept(engine, source, " UNION ALL ".join(parts))
@@ -220,6 +231,16 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
             where=error.what.split("\n\n")[0],
             remedy="Declare the column as a string, or correct the file.",
         ) from error
+
+
+def _whole(column: str) -> str:
+    """Text as an integer; the database itself would round `1.5` to one."""
+    given = f"nullif(trim({identifier(column)}), '')"
+    wrong = f"error(format('\"{{}}\" of {{}} is not a whole number', {given}, {text(column)}))"
+    return (
+        f"CAST(CASE WHEN {given} IS NULL OR regexp_full_match({given}, '[+-]?[0-9]+') "
+        f"THEN {given} ELSE {wrong} END AS BIGINT) AS {identifier(column)}"
+    )
 
 
 def _table(engine: DuckDB, source: Source, name: str, connection: str) -> Relation:
