@@ -222,7 +222,7 @@ def test_projects_views_and_states_do_not_meet():
         generation_prefix("ab", "", "c", 1),
         generation_prefix("a", "bc", "", 1),
         generation_prefix("a", "b", "c", 2),
-        record_key("a", "b", "c"),
+        record_key("a", "b"),
     }
     assert len(prefixes) == 5
     assert not any(a != b and b.startswith(a) for a in prefixes for b in prefixes)

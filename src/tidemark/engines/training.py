@@ -15,7 +15,7 @@ from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.histories import Relation, open_source
 from tidemark.engines.labels import Labels, read_labels
 from tidemark.engines.progress import Progress
-from tidemark.engines.result import Report, TrainingSet
+from tidemark.engines.result import Report, Spine, TrainingSet
 from tidemark.engines.versions import Versions, resolve
 from tidemark.errors import EngineError, RequestInvalid, SchemaMismatch
 from tidemark.model.graph import Definitions, Feature, FeatureView, Output, Reference, Source
@@ -35,9 +35,9 @@ def training_set(
     """The label rows, unchanged and in their order, followed by one column for each output.
 
     `functions` are the on-demand functions by reference.  `labels` is any Arrow-capable frame;
-    `time` names its column of moments (None: its only timestamp column), `timezone` the zone of one that
-    carries none.  With `hindsight`, when an event became known is ignored and corrections count
-    from the beginning.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
+    `time` names its column of moments (None: its only timestamp column), `timezone` the zone of one
+    that carries none.  With `hindsight`, when an event became known is ignored and corrections
+    count from the beginning.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
     """
     began = clock.perf_counter()
     rows = read_labels(labels, time=time, timezone=timezone)
@@ -62,7 +62,11 @@ def training_set(
         table = table.append_column(output.name, column)
         report.nulls[output.name] = column.null_count
     report.seconds["in all"] = clock.perf_counter() - began
-    return TrainingSet(table, report, tuple(output.name for output in outputs))
+    views = [definitions.locate(each)[0] for each in needed if each.kind == "feature"]
+    entities = {view.entity: definitions.entity(view.entity) for view in views}
+    keys = {name: tuple(key.name for key in entity.keys) for name, entity in entities.items()}
+    spine = Spine(rows.time, timezone, keys)
+    return TrainingSet(table, report, tuple(output.name for output in outputs), spine)
 
 
 def _refuse_collisions(rows: Labels, outputs: Sequence[Output]) -> None:

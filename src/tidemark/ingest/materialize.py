@@ -18,11 +18,21 @@ from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
 from tidemark.ingest.retention import retained
 from tidemark.kernel.layout import Layout
-from tidemark.model.fingerprint import state_id
+from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.window import parse_duration, parse_moment
 from tidemark.online import codec
-from tidemark.online.keys import Record, generation_prefix, key_encoder, read_record, record_key
+from tidemark.online.keys import (
+    Held,
+    Record,
+    State,
+    generation_prefix,
+    held_key,
+    key_encoder,
+    read_held,
+    read_record,
+    record_key,
+)
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.values import instant
 
@@ -97,7 +107,9 @@ def materialize(
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
     floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
-    chosen = definitions.views if views is None else [definitions.view(name) for name in views]
+    chosen = definitions.views
+    if views is not None:
+        chosen = tuple(view for name in views for view in definitions.variants(name))
     done: list[MaterializedView] = []
     with online.lock("materialize"), Progress() as progress:
         for view in chosen:
@@ -119,25 +131,66 @@ class _Work:
     floor: int
 
     def run(self, progress: Progress) -> MaterializedView:
-        """Write a generation, make it current, and delete the one before."""
+        """Write a generation, make it current, and delete what it replaces."""
         started = time.perf_counter()
         progress.begin(f"materialize {self.view.name}")
-        state = state_id(self.view, self.definitions.source(self.view.source))
-        place = record_key(self.project, self.view.name, state)
-        (stored,) = self.online.get_many([place])
-        serving = read_record(stored).generation if stored is not None else 0
-        prefixes = [
-            generation_prefix(self.project, self.view.name, state, serving + step)
-            for step in (-1, 0, 1)
-        ]
-        # A run that was interrupted may have left the generation before, or half of the next one.
-        self.online.delete(prefixes[0])
-        self.online.delete(prefixes[2])
-        rows, events = self._write(prefixes[2], progress)
-        record = Record(codec.FORMAT, serving + 1, self.until, self.floor, rows, events)
+        source = self.definitions.source(self.view.source)
+        state = state_id(self.view, source)
+        place = record_key(self.project, self.view.name)
+        record = self._tidied(place)
+        serving = record.state(state)
+        before = serving.generation if serving else 0
+        prefix = self._prefix(state, before + 1)
+        self.online.delete(prefix)  # half of it may be there, of a run that was interrupted
+        rows, events = self._write(prefix, progress)
+        made = State(state, before + 1, self.until, self.floor, rows, events)
+        held = held_key(self.project, self.view.name, state)
+        self.online.put_many([(held, msgspec.msgpack.encode(Held(self.view, source)))])
+        states = (made, *(each for each in record.states if each.state != state))
+        kept = self._needed(states)
+        leaving = {(each.state, each.generation) for each in record.states if each not in kept}
+        record = Record(codec.FORMAT, kept, tuple(sorted(leaving)))
         self.online.put_many([(place, msgspec.msgpack.encode(record))])
-        self.online.delete(prefixes[1])
+        self._tidied(place)
         return MaterializedView(self.view.name, rows, events, time.perf_counter() - started)
+
+    def _prefix(self, state: str, generation: int) -> bytes:
+        return generation_prefix(self.project, self.view.name, state, generation)
+
+    def _tidied(self, place: bytes) -> Record:
+        """The record of the view, after the rows that serve no more have been deleted."""
+        (stored,) = self.online.get_many([place])
+        record = read_record(stored)
+        if not record.leaving:
+            return record
+        for state, generation in record.leaving:
+            self.online.delete(self._prefix(state, generation))
+            if record.state(state) is None:
+                self.online.delete(held_key(self.project, self.view.name, state))
+        record = msgspec.structs.replace(record, leaving=())
+        self.online.put_many([(place, msgspec.msgpack.encode(record))])
+        return record
+
+    def _needed(self, states: Sequence[State]) -> tuple[State, ...]:
+        """The states that a view needs: its own, and others for what its own do not hold yet."""
+        answers: set[str] = set()
+        own: set[str] = set()
+        for view in self.definitions.variants(self.view.name):
+            source = self.definitions.source(view.source)
+            own.add(state_id(view, source))
+            answers |= {held_id(view, feature, source) for feature in view.features}
+        places = [held_key(self.project, self.view.name, each.state) for each in states]
+        holding = [
+            read_held(stored)[1].keys() if stored else set[str]()
+            for stored in self.online.get_many(places)
+        ]
+        for state, names in zip(states, holding, strict=True):
+            answers -= names if state.state in own else set()
+        return tuple(
+            state
+            for state, names in zip(states, holding, strict=True)
+            if state.state in own or answers & names
+        )
 
     def _write(self, prefix: bytes, progress: Progress) -> tuple[int, int]:
         """Write all rows; gives how many, and the events in them."""

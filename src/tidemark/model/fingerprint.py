@@ -161,6 +161,11 @@ def state_id(view: FeatureView, source: Source) -> str:
     return _hash([ENGINE_EPOCH, held])[:16]
 
 
+def held_id(view: FeatureView, feature: Feature, source: Source) -> str:
+    """What rows must hold to answer for one feature; equal where the same rows answer for two."""
+    return state_id(replace(view, features=(feature,)), source)
+
+
 def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
     """The part of a definition that belongs to one fingerprint, as JSON values; None: nothing.
 

@@ -1,6 +1,7 @@
 """Where rows are: the bytes of keys.
 
-    record of a view    msgpack "m", [project, view, state]
+    record of a view    msgpack "m", [project, view]
+    what rows hold      msgpack "h", [project, view, state]
     row of an entity    msgpack "r", [project, view, state, generation], then [key, ...]
 
 Each part says its own length, so different tuples never give the same bytes, and nothing is hashed.
@@ -9,12 +10,14 @@ Each part says its own length, so different tuples never give the same bytes, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from tidemark.model.graph import Entity
+from tidemark.model.fingerprint import held_id
+from tidemark.model.graph import Entity, FeatureView, Source
 from tidemark.model.types import Type
 from tidemark.online.codec import FORMAT, other_format
 from tidemark.online.values import Convert, stored
@@ -22,13 +25,13 @@ from tidemark.online.values import Convert, stored
 encode = msgspec.msgpack.Encoder().encode
 
 
-class Record(msgspec.Struct, frozen=True):
-    """What is known of the rows of a view; written in one transaction with becoming current.
+class State(msgspec.Struct, frozen=True):
+    """Rows that serve: what they hold (`state`), and which of their generations is the current one.
 
-    Rows answer for moments of at least `floor`, from the events known by `until` (microseconds).
+    They answer for moments of at least `floor`, from the events known by `until` (microseconds).
     """
 
-    format: int
+    state: str
     generation: int
     until: int
     floor: int
@@ -36,20 +39,58 @@ class Record(msgspec.Struct, frozen=True):
     events: int
 
 
+class Record(msgspec.Struct, frozen=True):
+    """The rows that serve for a view, newest first; written in one transaction with becoming so.
+
+    `leaving` are states and generations whose rows are being deleted.
+    """
+
+    format: int
+    states: tuple[State, ...] = ()
+    leaving: tuple[tuple[str, int], ...] = ()
+
+    def state(self, name: str) -> State | None:
+        """The state of that name; None if no rows of it serve."""
+        return next((each for each in self.states if each.state == name), None)
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The view that rows were written for, and the source it read: how they are to be read."""
+
+    view: FeatureView
+    source: Source
+
+
 _decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_held = msgspec.msgpack.Decoder(Held).decode
 
 
-def record_key(project: str, view: str, state: str) -> bytes:
+def record_key(project: str, view: str) -> bytes:
     """Where the record of a view's rows is."""
-    return encode("m") + encode((project, view, state))
+    return encode("m") + encode((project, view))
 
 
-def read_record(stored: bytes) -> Record:
+def held_key(project: str, view: str, state: str) -> bytes:
+    """Where is what the rows of a state hold."""
+    return encode("h") + encode((project, view, state))
+
+
+def read_record(stored: bytes | None) -> Record:
     """Read a record; raises `StoreUnavailable` for rows of another format."""
+    if stored is None:
+        return Record(FORMAT)
     record = _decode_record(stored)
     if record.format != FORMAT:
         raise other_format(record.format)
     return record
+
+
+@lru_cache(maxsize=1024)
+def read_held(stored: bytes) -> tuple[Held, Mapping[str, str]]:
+    """What rows hold, and the names of their features by what answers for them (`held_id`)."""
+    held = _decode_held(stored)
+    names = {held_id(held.view, each, held.source): each.name for each in held.view.features}
+    return held, names
 
 
 def generation_prefix(project: str, view: str, state: str, generation: int) -> bytes:

@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidemark.engines.arrow import arrow_type, scalar_of
 from tidemark.errors import RequestInvalid
 from tidemark.kernel.layout import Layout, LayoutFeature
 from tidemark.kernel.rows import Program as Kernel
-from tidemark.model.fingerprint import state_id
-from tidemark.model.graph import Definitions, Entity, FeatureView, Field, Output, Reference
+from tidemark.model.fingerprint import held_id, state_id
+from tidemark.model.graph import (
+    Definitions,
+    Entity,
+    Feature,
+    FeatureView,
+    Field,
+    Output,
+    Reference,
+    Source,
+)
 from tidemark.model.types import FLOAT64, Type
 from tidemark.online.keys import key_encoder, record_key
 from tidemark.online.values import Convert, converted, restored
 from tidemark.serve.inputs import Inputs
 
 
+class Available(NamedTuple):
+    """A state that serves for a view: the view and the source as its rows hold them.
+
+    `names` are those of its features by what answers for them.
+    """
+
+    state: str
+    view: FeatureView
+    source: Source
+    names: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class View:
-    """A view that is read.
+    """A view that is read, as its rows hold it.
 
-    `entity` is the place of its entity in the program, `record` the key of its record.
+    `record` is the place of its record in the program, `entity` that of its entity.
     """
 
     view: FeatureView
     layout: Layout
     state: str
-    record: bytes
+    record: int
     entity: int
 
 
@@ -73,41 +94,55 @@ class Computed:
 class Program:
     """A list of outputs, resolved once and answered many times.
 
+    `available` are the states that serve for each view, newest first.  A feature is read from the
+    state of its own view, or from the newest one that holds it; those in none are `absent`.
     `features` are in the order in which their values are decoded: `doubles` of them first, then the
     other numbers, `numbers` in all, then what is converted value by value.
     """
 
     def __init__(
-        self, definitions: Definitions, outputs: Sequence[Output], *, project: str
+        self,
+        definitions: Definitions,
+        outputs: Sequence[Output],
+        available: Mapping[str, Sequence[Available]],
+        *,
+        project: str,
     ) -> None:
         self.definitions = definitions
         self.reference = {output.name: output.reference for output in outputs}
         self.names = tuple(self.reference)
         asked = list(self.reference.values())
-        references = _closure(definitions, asked)
+        references = definitions.needed(asked)
         self.on_demand = [str(each) for each in asked if each.kind == "on_demand"]
         self.requests = [each for each in references if each.kind == "request"]
         self.entities: list[Entity] = []
-        views: dict[str, View] = {}
-        for each in references:
-            if each.kind == "feature" and each.owner not in views:
-                views[each.owner] = self._view(definitions.view(each.owner), project)
+        owners = dict.fromkeys(each.owner for each in references if each.kind == "feature")
+        self.records = [record_key(project, owner) for owner in owners]
+        self.states = [tuple(each.state for each in available.get(name, ())) for name in owners]
+        self.absent: list[Reference] = []
+        self.owners = list(owners)
+        views: dict[tuple[str, str], View] = {}
+        read = [
+            self._feature(each, available.get(each.owner, ()), views)
+            for each in references
+            if each.kind == "feature"
+        ]
         self.features = sorted(
-            (_computed(each, views[each.owner]) for each in references if each.kind == "feature"),
-            key=lambda each: (not each.double, not each.number),
+            (computed for _, computed in read), key=lambda each: (not each.double, not each.number)
         )
         self.place = {each.reference: place for place, each in enumerate(self.features)}
         self.doubles = sum(each.double for each in self.features)
         self.numbers = sum(each.number for each in self.features)
         self.pick = _picking([self.place.get(each, 0) for each in asked])
-        owners = [each.reference.owner for each in self.features]
+        holding = {computed.reference: view for view, computed in read}
+        held_by = [holding[each.reference] for each in self.features]
         # The kernel numbers views as it meets them.
-        self.views = [views[owner] for owner in dict.fromkeys(owners)]
-        self.view_of = [self.views.index(views[owner]) for owner in owners]
+        self.views = list({id(view): view for view in held_by}.values())
+        self.view_of = [self.views.index(view) for view in held_by]
         self.kernel = Kernel.of(
             [
-                (views[owner].view, views[owner].layout, each.feature.name)
-                for owner, each in zip(owners, self.features, strict=True)
+                (view.view, view.layout, each.feature.name)
+                for view, each in zip(held_by, self.features, strict=True)
             ]
         )
         self.keys = Inputs("key", self._key_fields(), null=False)
@@ -122,19 +157,36 @@ class Program:
         """For each entity, what names it in the keys of rows; `keys` has a column for each key."""
         return [encode([keys[place] for place in places]) for encode, places in self.key_encoders]
 
-    def _view(self, view: FeatureView, project: str) -> View:
-        source = self.definitions.source(view.source)
-        entity = self.definitions.entity(view.entity)
-        if entity not in self.entities:
-            self.entities.append(entity)
-        state = state_id(view, source)
-        return View(
-            view,
-            Layout.of(view, source.types),
-            state,
-            record_key(project, view.name, state),
-            self.entities.index(entity),
-        )
+    def _feature(
+        self,
+        reference: Reference,
+        available: Sequence[Available],
+        views: dict[tuple[str, str], View],
+    ) -> tuple[View, Computed]:
+        """How a feature is computed, and from the rows of which state."""
+        own, feature = self.definitions.locate(reference)
+        source = self.definitions.source(own.source)
+        state, wanted = state_id(own, source), held_id(own, feature, source)
+        holding = [each for each in available if wanted in each.names]
+        holding.sort(key=lambda each: each.state != state)
+        if not holding:
+            self.absent.append(reference)
+            names = {held_id(own, each, source): each.name for each in own.features}
+            holding = [Available(state, own, source, names)]
+        best = holding[0]
+        view = views.get((reference.owner, best.state))
+        if view is None:
+            entity = self.definitions.entity(own.entity)
+            if entity not in self.entities:
+                self.entities.append(entity)
+            view = views[reference.owner, best.state] = View(
+                best.view,
+                Layout.of(best.view, best.source.types),
+                best.state,
+                self.owners.index(reference.owner),
+                self.entities.index(entity),
+            )
+        return view, _computed(reference, view.layout, best.names[wanted], feature)
 
     def _key_fields(self) -> list[Field]:
         fields: dict[str, Field] = {}
@@ -165,13 +217,13 @@ class Program:
         return Inputs("request field", list(fields.values()), null=True, optional=sorted(declared))
 
 
-def _computed(reference: Reference, view: View) -> Computed:
-    feature = view.layout.feature(reference.name)
-    rule, default = feature.aggregate.rule, feature.aggregate.default
+def _computed(reference: Reference, layout: Layout, name: str, defined: Feature) -> Computed:
+    feature = layout.feature(name)
+    rule, default = feature.aggregate.rule, defined.aggregate.default
     nothing: Any = 0 if rule.zero else None
     if default is not None and not rule.zero:
         nothing = scalar_of(default).cast(arrow_type(feature.type)).as_py()
-    column = None if feature.column < 0 else view.layout.columns[feature.column]
+    column = None if feature.column < 0 else layout.columns[feature.column]
     coded = column is not None and column.form == "code" and rule.gives in {"same", "list"}
     several = rule.gives == "list"
     item = column.type if column is not None and several else feature.type
@@ -184,20 +236,3 @@ def _picking(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
     if len(places) == 1:
         return lambda values: (values[places[0]],)
     return itemgetter(*places) if places else lambda _: ()
-
-
-def _closure(definitions: Definitions, asked: Sequence[Reference]) -> list[Reference]:
-    """Everything that is asked for and everything that on-demand functions read, each once."""
-    found: dict[Reference, None] = {}
-
-    def visit(reference: Reference) -> None:
-        if reference in found:
-            return
-        found[reference] = None
-        if reference.kind == "on_demand":
-            for each in definitions.on_demand_feature(reference.name).inputs:
-                visit(each.reference)
-
-    for reference in asked:
-        visit(reference)
-    return list(found)

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from tidemark.errors import RequestInvalid
+from tidemark.errors import RequestInvalid, StoreUnavailable
 from tidemark.kernel.rows import evaluate_rows
 from tidemark.model.graph import Definitions, Field, Output, Reference
 from tidemark.model.window import parse_moment
 from tidemark.online.protocol import OnlineStore
 from tidemark.serve.answer import Answer, Functions
 from tidemark.serve.program import Program
-from tidemark.serve.rows import RowReader
+from tidemark.serve.rows import OtherStates, RowReader, Stored
 from tidemark.serve.vector import Vector, Vectors
+
+_ATTEMPTS = 20
+"""How often a read follows states that come and go while it reads."""
 
 
 class Reader:
@@ -35,8 +38,11 @@ class Reader:
         project: str,
     ) -> None:
         self._functions = functions
-        self._program = Program(definitions, outputs, project=project)
+        self._definitions = definitions
+        self._outputs = tuple(outputs)
+        self._project = project
         self._rows = RowReader(online, project)
+        self._program = self._resolved()
 
     def online(
         self, keys: object, *, request: object = None, at: datetime | str | None = None
@@ -71,14 +77,32 @@ class Reader:
         count: int,
         at: int,
     ) -> Answer:
-        program = self._program
-        stored = self._rows.read(program, keys, count, at)
+        program, stored = self._stored(keys, count, at)
         found = evaluate_rows(stored.words, stored.at, at, program.kernel)
         request: dict[Reference, Sequence[Any]] = {}
         if values:
             named = dict(zip((f.name for f in program.request.fields), values, strict=True))
             request = {each: named[each.name] for each in program.requests}
         return Answer(program, self._functions, found, stored, request, at)
+
+    def _resolved(self) -> Program:
+        """The outputs as the states that serve now can answer them."""
+        references = self._definitions.needed(each.reference for each in self._outputs)
+        views = {each.owner for each in references if each.kind == "feature"}
+        available = self._rows.available(views)
+        return Program(self._definitions, self._outputs, available, project=self._project)
+
+    def _stored(self, keys: Sequence[Sequence[Any]], count: int, at: int) -> tuple[Program, Stored]:
+        """The rows of the keys, and the program that they were read for."""
+        for _ in range(_ATTEMPTS):
+            program = self._program
+            try:
+                return program, self._rows.read(program, keys, count, at)
+            except OtherStates:
+                self._program = self._resolved()
+        raise StoreUnavailable(
+            "The online state kept changing while it was read.", remedy="Try again."
+        )
 
 
 def _moment(at: datetime | str | None) -> int:

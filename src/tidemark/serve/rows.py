@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.errors import StaleSource, StoreUnavailable
+from tidemark.model.graph import Reference
 from tidemark.model.window import format_moment
 from tidemark.online import codec
-from tidemark.online.keys import generation_prefix, read_record
+from tidemark.online.keys import (
+    generation_prefix,
+    held_key,
+    read_held,
+    read_record,
+    record_key,
+)
 from tidemark.online.protocol import OnlineStore
-from tidemark.serve.program import Program, View
+from tidemark.serve.program import Available, Program, View
 
 _ATTEMPTS = 20
 """How often a read follows materializations that finish while it reads."""
@@ -42,32 +49,52 @@ class Stored(NamedTuple):
 
 
 class _Current(NamedTuple):
-    """The generation of a view that serves.
+    """The states of a view that serve.
 
-    `stored` is its record, `floor` the earliest moment that it answers, `prefix` what the keys of
-    its rows begin with.
+    `stored` is their record.  For each state `floors` has the earliest moment that it answers,
+    `prefixes` what the keys of its rows begin with.
     """
 
-    stored: bytes
-    floor: int
-    prefix: bytes
+    stored: bytes | None
+    states: tuple[str, ...]
+    floors: Mapping[str, int]
+    prefixes: Mapping[str, bytes]
 
 
-_UNKNOWN = _Current(b"", 0, b"")
+_UNKNOWN = _Current(b"", (), {}, {})
+
+
+class OtherStates(Exception):  # nothing is wrong: the program is to be made anew
+    """Other states serve than those that the program was made for."""
 
 
 class RowReader:
-    """Reads rows of the current generation of each view."""
+    """Reads rows of the current generation of each state."""
 
     def __init__(self, online: OnlineStore, project: str) -> None:
         self.online = online
         self.project = project
         self._current: dict[bytes, _Current] = {}
 
+    def available(self, views: Iterable[str]) -> dict[str, list[Available]]:
+        """The states that serve for each view, newest first."""
+        found: dict[str, list[Available]] = {}
+        for view in views:
+            (stored,) = self.online.get_many([record_key(self.project, view)])
+            states = [each.state for each in read_record(stored).states]
+            places = [held_key(self.project, view, state) for state in states]
+            found[view] = []
+            for state, text in zip(states, self.online.get_many(places), strict=True):
+                if text is not None:  # else it has just been replaced
+                    held, names = read_held(bytes(text))
+                    found[view].append(Available(state, held.view, held.source, names))
+        return found
+
     def read(self, program: Program, keys: Sequence[Sequence[Any]], count: int, at: int) -> Stored:
         """The rows of all views for these columns of keys, all of one moment of the store.
 
-        Raises `StaleSource` for a view that is not materialized, or not for the moment `at`.
+        Raises `StaleSource` for a feature that is not materialized, or not for the moment `at`, and
+        `OtherStates` if the program is to be made anew.
         """
         views = len(program.views)
         if count == 0 or not views:
@@ -77,33 +104,32 @@ class RowReader:
             rows = self._try(program, of_entity)
             if rows is not None:
                 for view in program.views:
-                    floor = self._current[view.record].floor
+                    floor = self._current[program.records[view.record]].floors[view.state]
                     if at < floor:
                         raise _forgotten(view, at, floor)
                 words, starts = _joined(rows)
                 return Stored(count, keys, words, starts.reshape(views, count))
-        raise StoreUnavailable(
-            "The online state kept changing while it was read.",
-            where=self.online.name,
-            remedy="Try again.",
-        )
+        raise _restless(self.online)
 
     def _try(self, program: Program, of_entity: list[list[bytes]]) -> list[bytes | None] | None:
         """The rows of the generations that are known here; None if others are current by now."""
-        known = [self._current.get(view.record, _UNKNOWN) for view in program.views]
-        wanted = [view.record for view in program.views]
-        for view, current in zip(program.views, known, strict=True):
-            prefix = current.prefix
+        known = [self._current.get(record, _UNKNOWN) for record in program.records]
+        wanted = list(program.records)
+        for view in program.views:
+            prefix = known[view.record].prefixes.get(view.state, b"")
             wanted += [prefix + key for key in of_entity[view.entity]]
         found = self.online.get_many(wanted) if len(of_entity[0]) == 1 else self._shared(wanted)
         rows = found[len(known) :]
         changed = False
-        for view, current, stored in zip(program.views, known, found, strict=False):
-            if stored is None:
-                raise _absent(view, self.online)
+        for place, (current, stored) in enumerate(zip(known, found, strict=False)):
             if current.stored != stored:
                 changed = True
-                self._current[view.record] = self._read(view, stored)
+                current = self._read(program.owners[place], stored)  # noqa: PLW2901
+                self._current[program.records[place]] = current
+            if current.states != program.states[place]:
+                raise OtherStates
+        if program.absent:
+            raise _absent(program.absent, self.online)
         return None if changed else rows
 
     def _shared(self, keys: list[bytes]) -> list[bytes | None]:
@@ -112,10 +138,14 @@ class RowReader:
         values = dict(zip(distinct, self.online.get_many(distinct), strict=True))
         return [values[key] for key in keys]
 
-    def _read(self, view: View, stored: bytes) -> _Current:
-        record = read_record(stored)
-        prefix = generation_prefix(self.project, view.view.name, view.state, record.generation)
-        return _Current(stored, record.floor, prefix)
+    def _read(self, view: str, stored: bytes | None) -> _Current:
+        states = read_record(stored).states
+        prefixes = {
+            each.state: generation_prefix(self.project, view, each.state, each.generation)
+            for each in states
+        }
+        floors = {each.state: each.floor for each in states}
+        return _Current(stored, tuple(prefixes), floors, prefixes)
 
 
 _NO_WORDS = np.zeros(codec.HEADER, np.int64)
@@ -144,12 +174,20 @@ def _joined(rows: list[bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.int
     return words, np.array(starts, np.int64)
 
 
-def _absent(view: View, online: OnlineStore) -> StaleSource:
+def _absent(absent: Sequence[Reference], online: OnlineStore) -> StaleSource:
+    views = list(dict.fromkeys(each.owner for each in absent))
+    names = ", ".join(map(str, absent))
     return StaleSource(
-        f"The view {view.view.name!r} has no online state as it is defined now.",
+        f"There is no online state yet of {names}.",
         where=online.name,
-        remedy=f"Write it: store.materialize([{view.view.name!r}]), "
-        f"or `tidemark materialize {view.view.name}`.",
+        remedy=f"Write it: store.materialize({views!r}), "
+        f"or `tidemark materialize {' '.join(views)}`.",
+    )
+
+
+def _restless(online: OnlineStore) -> StoreUnavailable:
+    return StoreUnavailable(
+        "The online state kept changing while it was read.", where=online.name, remedy="Try again."
     )
 
 
