@@ -34,7 +34,6 @@ ALWAYS = -(2**63) + 1
 EVENT_BYTES = 48
 """What one event takes while it is being put in order."""
 
-_KEY_ROWS = 1 << 20  # looking keys up makes a table of all of them, once for each batch
 _TIED_COLUMNS = 2
 _TAKEN_COLUMNS = 4  # each column that is read at once holds a share of a row group
 
@@ -215,7 +214,7 @@ def _first_pass(
         "until": [],
     }
     scanned, unattributed = 0, 0
-    for first, batch in scan.read(columns, _KEY_ROWS):
+    for first, batch in scan.read(columns, keys.batch_rows):
         scanned += batch.num_rows
         theirs = [batch.column(i) for i in range(len(view.keys))]
         codes = keys.find(theirs)

@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemark.engines.duckdb import BATCH_ROWS
+
+_MOST_ROWS = 1 << 20
 _DENSE = 1 << 26
 """Integers that span less than this are looked up in a table rather than searched."""
 
@@ -40,6 +43,12 @@ class Keys:
     def __len__(self) -> int:
         return len(self.first)
 
+    @property
+    def batch_rows(self) -> int:
+        """How many rows to look up at once: Arrow hashes all keys anew for each batch of text."""
+        searched = all(column.searched for column in self._columns)
+        return BATCH_ROWS if searched else max(BATCH_ROWS, min(8 * len(self), _MOST_ROWS))
+
     def find(self, columns: Sequence[pa.Array]) -> NDArray[np.int32]:
         """The code of each row of other columns, -1 for a key that is not among these."""
         codes: NDArray[Any] = self._columns[0].find(columns[0])
@@ -68,6 +77,11 @@ class _Column:
         self.codes = encoded.indices.to_numpy()
         self._dictionary = encoded.dictionary
         self.size = len(self._dictionary)
+
+    @property
+    def searched(self) -> bool:
+        """Whether values are found without hashing."""
+        return self._integers is not None
 
     def find(self, values: pa.Array) -> NDArray[Any]:
         if self._integers is not None:
