@@ -6,6 +6,7 @@ python -m benchmarks.startup
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,25 +25,30 @@ COMMANDS = {
 COMPILE = "import tidemark.kernel; tidemark.kernel.warm()"
 
 
-def seconds(command: list[str], **environment: str) -> float:
-    """The wall time of a command in a fresh process."""
-    start = time.perf_counter()
+def seconds(command: list[str], **environment: str) -> tuple[float, float]:
+    """The wall and CPU time of a command in a fresh process."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu
+
+
+def line(name: str, runs: list[tuple[float, float]]) -> None:
+    """Print the medians of some runs in milliseconds."""
+    wall, cpu = (median(run[i] for run in runs) * 1e3 for i in (0, 1))
+    print(f"{name:34}{wall:9.0f}{cpu:9.0f}", flush=True)
 
 
 if __name__ == "__main__":
     options = harness.arguments(__doc__ or "").parse_args()
-    runs: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for _ in range(max(5, options.rounds)):
         for name, command in COMMANDS.items():
             runs[name].append(seconds(command))
-    nothing = median(runs["python -c pass"])
-    print(f"{'':34}{'wall ms':>9}{'above python':>14}")
+    print(f"{'':34}{'wall ms':>9}{'CPU ms':>9}")
     for name, times in runs.items():
-        print(f"{name:34}{median(times) * 1e3:9.0f}{(median(times) - nothing) * 1e3:14.0f}")
+        line(name, times)
     with tempfile.TemporaryDirectory() as empty:
-        first = seconds([sys.executable, "-c", COMPILE], NUMBA_CACHE_DIR=empty)
-        again = seconds([sys.executable, "-c", COMPILE], NUMBA_CACHE_DIR=empty)
-    print(f"{'kernel, first compilation':34}{first * 1e3:9.0f}")
-    print(f"{'kernel, from the cache':34}{again * 1e3:9.0f}")
+        for name in ("kernel, first compilation", "kernel, from the cache"):
+            line(name, [seconds([sys.executable, "-c", COMPILE], NUMBA_CACHE_DIR=empty)])
