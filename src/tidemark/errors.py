@@ -56,7 +56,9 @@ class DefinitionError(TidemarkError):
 
     slug = "definition"
 
-    def __init__(self, problems: Sequence[Problem] | str, *, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, problems: Sequence[Problem] | str, *, where: str = "", remedy: str = ""
+    ) -> None:
         if isinstance(problems, str):
             problems = [Problem(problems, where, remedy)]
         self.problems = tuple(problems)
@@ -67,15 +69,26 @@ class DefinitionError(TidemarkError):
         if len(self.problems) == 1:
             return super().__str__()
         parts = [f"{len(self.problems)} problems in the definitions."]
-        for problem in self.problems:
-            parts.append(str(TidemarkError(problem.what, where=problem.where, remedy=problem.remedy)))
+        parts += [
+            str(TidemarkError(problem.what, where=problem.where, remedy=problem.remedy))
+            for problem in self.problems
+        ]
         return "\n\n".join(parts)
 
 
 class PlanConflict(TidemarkError):
-    """A plan cannot be applied, or what is asked for differs from what is applied."""
+    """A plan cannot be applied, or what is asked for differs from what is applied.
+
+    `unconfirmed` names the models that somebody must confirm first, where that is all it lacks.
+    """
 
     slug = "plan-conflict"
+
+    def __init__(
+        self, what: str, *, where: str = "", remedy: str = "", unconfirmed: Sequence[str] = ()
+    ) -> None:
+        self.unconfirmed = tuple(unconfirmed)
+        super().__init__(what, where=where, remedy=remedy)
 
 
 class NotFound(TidemarkError):

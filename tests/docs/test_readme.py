@@ -1,6 +1,7 @@
 """The README is true: its definitions, its script and its commands run as they stand."""
 
 import re
+import runpy
 import sys
 from datetime import UTC, datetime
 
@@ -37,10 +38,9 @@ def test_the_definitions_and_the_script_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "features", raising=False)
-    space = {}
-    exec(definitions.replace('"""features.py', '"""features'), space)
-    space["labels"] = pa.table({"user_id": ["u1"], "at": [datetime.now(UTC)], "amount": [42.0]})
-    exec(script, space)
+    (tmp_path / "script.py").write_text(f"from features import *\n\n{script}")
+    labels = pa.table({"user_id": ["u1"], "at": [datetime.now(UTC)], "amount": [42.0]})
+    space = runpy.run_path(str(tmp_path / "script.py"), {"labels": labels})
     sys.modules.pop("features", None)
     row = space["training"].to_arrow().drop_columns(["user_id", "at", "amount"]).to_pylist()[0]
     assert dict(space["vector"]) == row

@@ -21,7 +21,7 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
     """What holds for one aggregate function.
 
     `needs` is the input it takes: `rows` an optional value of any type, else a value of that kind.
-    `gives` is the type of the result; `same` the input's own, `list` a list of it, `sum` as SQL sums.
+    `gives` is the type of the result: `same` the input's own, `list` a list of it, `sum` as SQL's.
     `zero` means that of nothing the result is 0 rather than null.
     `ordered` means that ties matter: the result depends on the total order of the events.
     `stored` means that the result is a value that some event carried, which can expire (`max_age`).
@@ -46,15 +46,37 @@ RULES: dict[str, Rule] = {
     "stddev": Rule("number", "float64", "root of the variance, rounded once", parameters=("ddof",)),
     "first": Rule("any", "same", "oldest non-null value", ordered=True),
     "last": Rule("any", "same", "newest non-null value", ordered=True, stored=True),
-    "latest": Rule("any", "same", "value in the newest row, null included", ordered=True, stored=True),
-    "first_n": Rule("scalar", "list", "oldest n non-null values, oldest first", ordered=True, parameters=("n",)),
-    "last_n": Rule("scalar", "list", "newest n non-null values, newest first", ordered=True, stored=True, parameters=("n",)),
+    "latest": Rule(
+        "any", "same", "value in the newest row, null included", ordered=True, stored=True
+    ),
+    "first_n": Rule(
+        "scalar", "list", "oldest n non-null values, oldest first", ordered=True, parameters=("n",)
+    ),
+    "last_n": Rule(
+        "scalar",
+        "list",
+        "newest n non-null values, newest first",
+        ordered=True,
+        stored=True,
+        parameters=("n",),
+    ),
     "count_distinct": Rule("scalar", "int64", "different non-null values", zero=True),
-    "approx_count_distinct": Rule("scalar", "int64", "different non-null values, estimated by HyperLogLog", zero=True),
-    "quantile": Rule("number", "float64", "exact quantile, linear interpolation", parameters=("q",)),
-    "approx_quantile": Rule("number", "float64", "quantile from logarithmic buckets", parameters=("q",)),
+    "approx_count_distinct": Rule(
+        "scalar", "int64", "different non-null values, estimated by HyperLogLog", zero=True
+    ),
+    "quantile": Rule(
+        "number", "float64", "exact quantile, linear interpolation", parameters=("q",)
+    ),
+    "approx_quantile": Rule(
+        "number", "float64", "quantile from logarithmic buckets", parameters=("q",)
+    ),
     "mode": Rule("ordered", "same", "most frequent value; the smaller one of a tie"),
-    "top_n": Rule("ordered", "list", "n most frequent values, most frequent first; smaller ones first in a tie", parameters=("n",)),
+    "top_n": Rule(
+        "ordered",
+        "list",
+        "n most frequent values, most frequent first; smaller ones first in a tie",
+        parameters=("n",),
+    ),
     "any": Rule("bool", "bool", "whether a value is true"),
     "all": Rule("bool", "bool", "whether no value is false"),
 }
@@ -64,8 +86,8 @@ class Aggregate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One aggregate over one window of the events of an entity.
 
     `value` and `where` are expressions of the source's columns; `where` keeps rows for which it is
-    true.  `n`, `q` and `ddof` belong to the functions whose rule names them.  `default` replaces the
-    null of an aggregate that found nothing.  `step` is reserved for stepped windows.
+    true.  `n`, `q` and `ddof` belong to the functions whose rule names them.  `default` replaces
+    the null of an aggregate that found nothing.
     """
 
     function: str
@@ -100,7 +122,9 @@ def result_type(function: str, value: Type | None) -> Type:
     rule = RULES[function]
     if value is None:
         if rule.needs != "rows":
-            raise DefinitionError(f"{function} needs a value.", remedy=f"Give it a column: {function}(...).")
+            raise DefinitionError(
+                f"{function} needs a value.", remedy=f"Give it a column: {function}(...)."
+            )
         return INT64
     takes = {
         "rows": True,
@@ -111,7 +135,12 @@ def result_type(function: str, value: Type | None) -> Type:
         "bool": value == BOOL,
     }
     if not takes[rule.needs]:
-        wanted = {"number": "a number", "ordered": "a value that has an order", "bool": "a bool", "scalar": "a single value"}
+        wanted = {
+            "number": "a number",
+            "ordered": "a value that has an order",
+            "bool": "a bool",
+            "scalar": "a single value",
+        }
         raise DefinitionError(f"{function} needs {wanted[rule.needs]}, not {value}.")
     if rule.gives == "sum":
         return decimal(38, value.scale) if value.name == "decimal" else value

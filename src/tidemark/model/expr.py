@@ -194,7 +194,9 @@ FUNCTIONS: dict[str, Function] = {
     "starts_with": Function(2, 2, _all_of(STRING, BOOL), "two strings"),
     "ends_with": Function(2, 2, _all_of(STRING, BOOL), "two strings"),
     "replace": Function(3, 3, _all_of(STRING, STRING), "three strings"),
-    "substring": Function(3, 3, _first_of((STRING,), STRING, INT64, INT64), "a string, a first place counted from 1, a length"),
+    "substring": Function(
+        3, 3, _first_of((STRING,), STRING, INT64, INT64), "a string, a first place from 1, a length"
+    ),
     "year": Function(1, 2, _part, "a date, or a timestamp and a zone"),
     "month": Function(1, 2, _part, "a date, or a timestamp and a zone"),
     "day": Function(1, 2, _part, "a date, or a timestamp and a zone"),
@@ -202,7 +204,9 @@ FUNCTIONS: dict[str, Function] = {
     "minute": Function(1, 2, _part, "a timestamp and a zone"),
     "weekday": Function(1, 2, _part, "a date, or a timestamp and a zone; Monday is 1"),
     "day_of_year": Function(1, 2, _part, "a date, or a timestamp and a zone"),
-    "seconds_between": Function(2, 2, _all_of(TIMESTAMP, FLOAT64), "two timestamps, the earlier first"),
+    "seconds_between": Function(
+        2, 2, _all_of(TIMESTAMP, FLOAT64), "two timestamps, the earlier first"
+    ),
 }  # fmt: skip
 
 

@@ -74,9 +74,7 @@ BYTES = Type("bytes")
 TIMESTAMP = Type("timestamp")
 DATE = Type("date")
 
-_SIMPLE = {
-    str(type_): type_ for type_ in (INT64, FLOAT64, BOOL, STRING, BYTES, TIMESTAMP, DATE)
-}
+_SIMPLE = {str(type_): type_ for type_ in (INT64, FLOAT64, BOOL, STRING, BYTES, TIMESTAMP, DATE)}
 
 
 def decimal(precision: int, scale: int) -> Type:

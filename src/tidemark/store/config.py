@@ -20,15 +20,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one project.
 
     `definitions` are files or module names.  `registry` and `online` are URLs whose paths are
-    relative to `root`, the directory that holds `tidemark.toml`.  An empty `memory_limit` and 0
-    `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far back
-    the online state can be asked about.
+    relative to `root`, the directory that holds `tidemark.toml`, as is `datasets`, the folder of
+    saved training sets (empty: one that goes with the store).  An empty `memory_limit` and 0
+    `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
+    back the online state can be asked about.
     """
 
     name: str = ""
     definitions: tuple[str, ...] = ()
     registry: str = "sqlite:///.tidemark/registry.db"
     online: str = "lmdb://.tidemark/online"
+    datasets: str = ".tidemark/datasets"
     memory_limit: str = ""
     threads: int = 0
     retain: str = ""
@@ -59,7 +61,7 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     the nearest `tidemark.toml` from here upward.  Raises `NotFound` if there is no project.
     """
     if path == MEMORY:
-        memory = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
+        memory = {"name": "memory", "registry": "sqlite://", "online": "memory:", "datasets": ""}
         limits = _overrides(environment, ("memory_limit", "threads", "retain"))
         return _checked({**memory, **limits}, Path.cwd(), "the environment")
     file = _find(path)
