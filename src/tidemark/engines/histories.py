@@ -75,9 +75,9 @@ def open_source(
 def _opened(engine: DuckDB, source: Source) -> Relation:
     match source.history:
         case Parquet(path):
-            return _parquet(engine, source, _files(engine, source, path))
+            return _parquet(engine, source, files_of(engine, source, path))
         case Csv(path):
-            return _csv(engine, source, _files(engine, source, path))
+            return _csv(engine, source, files_of(engine, source, path))
         case Table(name, connection):
             return _table(engine, source, name, connection)
         case Query(query, connection):
@@ -116,7 +116,8 @@ def as_table(frame: object) -> pa.Table:
     )
 
 
-def _files(engine: DuckDB, source: Source, path: str) -> list[str]:
+def files_of(engine: DuckDB, source: Source, path: str) -> list[str]:
+    """The files that a path or glob names, in the order of their names; raises `EngineError`."""
     if "://" in path:
         names = [
             row[0] for row in engine.rows(f"SELECT file FROM glob({text(path)}) ORDER BY file")

@@ -20,10 +20,14 @@ from tidemark.model.window import check_zone
 
 @dataclass(frozen=True)
 class Labels:
-    """The caller's table, untouched, and the moment of each of its rows in UTC microseconds."""
+    """The caller's table, untouched, and the moment of each of its rows in UTC microseconds.
+
+    `time` is the column that holds the moments.
+    """
 
     table: pa.Table
     t: NDArray[np.int64]
+    time: str
 
     def keys(self, entity: Entity) -> tuple[pa.ChunkedArray, ...]:
         """The keys of an entity, in its types; raises `RequestInvalid`."""
@@ -125,7 +129,7 @@ def read_labels(frame: object, *, time: str | None, timezone: str | None) -> Lab
             remedy="A label is at a moment: convert the column to timestamps with a time zone.",
         )
     _refuse_nulls(column, name)
-    return Labels(table, _instants(column, name, timezone))
+    return Labels(table, _instants(column, name, timezone), name)
 
 
 def _only_time(table: pa.Table) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemark.engines.labels import read_labels
+from tidemark.engines.splits import PARTS, By, Moments, SplitPlan, SplitReport, assign
 from tidemark.errors import RequestInvalid
 
 if TYPE_CHECKING:
@@ -55,22 +60,32 @@ class Report:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, repr=False)
-class TrainingSet:
-    """Label rows, unchanged and in the caller's order, followed by their features."""
+@dataclass(frozen=True)
+class Spine:
+    """Where the rows of a training set say whom and when: by entity its key columns, and the time.
 
-    table: pa.Table
-    report: Report
-    features: tuple[str, ...]
+    `timezone` is the zone of a time that carries none.
+    """
+
+    time: str
+    timezone: str | None
+    entities: Mapping[str, tuple[str, ...]]
+
+
+class Rows:
+    """Label rows with their features, in the frame of the user's choice."""
+
+    spine: Spine
 
     def to_arrow(self) -> pa.Table:
         """As an Arrow table."""
-        return self.table
+        raise NotImplementedError
 
     def to_pandas(self) -> pd.DataFrame:
         """As a pandas frame; whole numbers and bools with nulls have pandas' nullable types."""
-        frame = self.table.to_pandas()
-        for name, column in zip(self.table.column_names, self.table.columns, strict=True):
+        table = self.to_arrow()
+        frame = table.to_pandas()
+        for name, column in zip(table.column_names, table.columns, strict=True):
             nullable = _nullable(column)
             if nullable is not None:
                 frame[name] = column.to_pandas(types_mapper={column.type: nullable}.get)
@@ -80,14 +95,14 @@ class TrainingSet:
         """As a Polars frame."""
         import polars as pl
 
-        return pl.DataFrame(self.table)
+        return pl.DataFrame(self.to_arrow())
 
     def write_parquet(self, path: str | Path) -> Path:
         """Write a Parquet file, which appears whole or not at all; raises `RequestInvalid`."""
         target = Path(path)
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
-            pq.write_table(self.table, part)
+            pq.write_table(self.to_arrow(), part)
             os.replace(part, target)  # noqa: PTH105 - the whole point
         except (OSError, pa.ArrowException) as error:
             with contextlib.suppress(OSError):
@@ -95,11 +110,46 @@ class TrainingSet:
             raise RequestInvalid(f"{target} cannot be written: {error}") from error
         return target
 
+    def split(
+        self,
+        fraction: float | tuple[float, float] | None = None,
+        *,
+        time: Moments | None = None,
+        by: By = "time",
+        gap: str | timedelta = "",
+        seed: int = 0,
+        entity: str | None = None,
+    ) -> Split:
+        """The rows as train, validation and test; each keeps the order of the rows.
+
+        By `time`, test is the last `fraction` of the rows, or those from the moment `time` on;
+        labels within `gap` before a cut are left out, as their outcome may lie after it.  By
+        `entity`, all rows of one are in one part.  At `random`, rows of one entity and moment are.
+        Pairs are of validation and test; a single number or moment is of test.  Raises
+        `RequestInvalid`.
+        """
+        plan = SplitPlan.of(fraction, time=time, by=by, gap=gap, seed=seed, entity=entity)
+        return split_rows(self.to_arrow(), self.spine, plan)
+
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.table.__arrow_c_stream__(requested_schema)
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return self.to_arrow().num_rows
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingSet(Rows):
+    """Label rows, unchanged and in the caller's order, followed by their features."""
+
+    table: pa.Table
+    report: Report
+    features: tuple[str, ...]
+    spine: Spine
+
+    def to_arrow(self) -> pa.Table:
+        """As an Arrow table."""
+        return self.table
 
     def __repr__(self) -> str:
         labels = [name for name in self.table.column_names if name not in self.features]
@@ -108,6 +158,49 @@ class TrainingSet:
             f"  labels: {', '.join(labels)}\n"
             f"  features: {', '.join(self.features)}"
         )
+
+
+@dataclass(frozen=True, repr=False)
+class Part(Rows):
+    """Some rows of a training set, which can be split again."""
+
+    table: pa.Table
+    spine: Spine
+
+    def to_arrow(self) -> pa.Table:
+        """As an Arrow table."""
+        return self.table
+
+    def __repr__(self) -> str:
+        return f"Part: {self.table.num_rows:,} rows"
+
+
+@dataclass(frozen=True, repr=False)
+class Split:
+    """The parts of a training set, and what was found when they were compared."""
+
+    train: Part
+    validation: Part
+    test: Part
+    report: SplitReport
+
+    def __repr__(self) -> str:
+        return str(self.report)
+
+
+def split_rows(table: pa.Table, spine: Spine, plan: SplitPlan) -> Split:
+    """The parts of a table as planned; raises `RequestInvalid`."""
+    t = read_labels(table, time=spine.time, timezone=spine.timezone).t
+    keys = {
+        name: [table.column(column) for column in columns]
+        for name, columns in spine.entities.items()
+    }
+    codes, report = assign(t, keys, plan)
+    train, validation, test = (
+        Part(table.take(pa.array(np.flatnonzero(codes == place))), spine)
+        for place in range(len(PARTS))
+    )
+    return Split(train, validation, test, report)
 
 
 def _nullable(column: pa.ChunkedArray) -> Any:

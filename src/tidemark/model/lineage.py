@@ -73,7 +73,10 @@ class Edge(msgspec.Struct, frozen=True, gc=False, order=True):
 
 
 class Consumer(msgspec.Struct, frozen=True):
-    """A model or dataset, and what it reads: services by name, features by reference."""
+    """A model or dataset, and what it reads: services by name, features by reference.
+
+    A model may read a dataset, `dataset fraud-2026-11`, if that comes before it.
+    """
 
     kind: Literal["model", "dataset"]
     name: str
@@ -180,8 +183,9 @@ class LineageIndex:
             )
         self._edges[key] = edge
 
-    def _consume(self, consumer: Consumer, known: Mapping[str, Node]) -> None:
+    def _consume(self, consumer: Consumer, known: dict[str, Node]) -> None:
         end = Node(consumer.kind, consumer.name, consumer.owner)
+        known[str(end)] = end
         for ref in consumer.reads:
             spellings = (f"service {ref}", ref, f"{ref}@1")
             start = next((known[each] for each in spellings if each in known), None)

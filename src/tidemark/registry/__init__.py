@@ -21,13 +21,13 @@ from tidemark.model.records import DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin, twins
 from tidemark.model.window import format_moment, parse_moment
-from tidemark.registry.consumers import with_model
+from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.plan import Applied, Plan
 from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
 from tidemark.registry.sql import SqlRevisions
 
-__all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer"]
+__all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer", "whoami"]
 
 _ATTEMPTS = 1_000
 """How often a change that commutes with others is tried; each time at least one writer got on."""
@@ -166,7 +166,7 @@ class Registry:
         that the model was trained on.  Owner, dataset and stage may be said anew, pins may not:
         `PlanConflict`.
         """
-        by = author or _author()
+        by = author or whoami()
         model = Model(name, version, ())
 
         def edit(snapshot: Snapshot) -> Records:
@@ -192,9 +192,17 @@ class Registry:
         return model
 
     def register_dataset(self, dataset: DatasetRecord, *, author: str | None = None) -> None:
-        """Keep a dataset, in the place of one of the same name."""
-        reason = f"dataset {dataset.name}"
-        self.record(lambda now: now.records.with_dataset(dataset), reason=reason, author=author)
+        """Keep a dataset for good; raises `PlanConflict` if there is another of its name."""
+
+        def edit(now: Snapshot) -> Records:
+            if any(each.name == dataset.name and each != dataset for each in now.datasets):
+                raise PlanConflict(
+                    f"There is a dataset {dataset.name!r}.",
+                    remedy="Datasets never change: choose another name.",
+                )
+            return now.records.with_dataset(dataset)
+
+        self.record(edit, reason=f"dataset {dataset.name}", author=author)
 
     def model(self, name: str, version: int | None = None) -> Model:
         """A model, the newest version if none is named; what reads features reads its pins."""
@@ -244,10 +252,12 @@ class Registry:
 
         Words are looked for in names, descriptions, tags, entities, columns, owners and what the
         definitions say; `30 days` is `30d`.  `type` is that of the value (`int64`), `kind` a word
-        such as `feature` or `source`.  `consumers` are models and datasets that count as use.
+        such as `feature` or `source`.  `consumers` are others that count as use, beside the models
+        and datasets that are registered.
         """
         snapshot = self.snapshot(as_of)
-        index = self._discovery.index(snapshot.digest, snapshot.definitions, consumers)
+        readers = (*registered(snapshot.records), *consumers)
+        index = self._discovery.index(snapshot.digest, snapshot.definitions, readers)
         return index.search(
             text,
             entity=entity,
@@ -275,10 +285,12 @@ class Registry:
         """What a definition comes from (`upstream`), goes to (`downstream`), or both.
 
         `ref` names a source, `source.column`, entity, view, feature, request, `request.field`,
-        on-demand feature, service, or one of the `consumers`.  Raises `NotFound`.
+        on-demand feature, service, model or dataset; `consumers` are others beside those that are
+        registered.  Raises `NotFound`.
         """
         snapshot = self.snapshot(as_of)
-        index = self._discovery.lineage(snapshot.digest, snapshot.definitions, consumers)
+        readers = (*registered(snapshot.records), *consumers)
+        index = self._discovery.lineage(snapshot.digest, snapshot.definitions, readers)
         return index.of(ref, direction)
 
     def _revision(
@@ -293,7 +305,7 @@ class Registry:
         return Revision(
             number=current.revision + 1,
             previous=current.digest,
-            author=author or _author(),
+            author=author or whoami(),
             at=max(time.time_ns() // 1_000, current.at),
             reason=reason,
             epoch=ENGINE_EPOCH,
@@ -359,7 +371,8 @@ def _applied(snapshot: Snapshot, plan: Plan) -> Applied:
     )
 
 
-def _author() -> str:
+def whoami() -> str:
+    """Who changes are recorded for: `TIDEMARK_AUTHOR`, else the user of the machine."""
     if "TIDEMARK_AUTHOR" in os.environ:
         return os.environ["TIDEMARK_AUTHOR"]
     try:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from tidemark.errors import PlanConflict, RequestInvalid
 from tidemark.model.graph import Definitions
+from tidemark.model.lineage import Consumer
 from tidemark.model.records import MODEL_STAGES, Model, Records
 
 
@@ -32,6 +33,24 @@ def with_model(records: Records, definitions: Definitions, model: Model) -> Reco
     if model.stage == "production":
         refuse_drafts(records, definitions, model)
     return records.with_model(model)
+
+
+def registered(records: Records) -> tuple[Consumer, ...]:
+    """The datasets and models that are kept, as what reads features; a model reads its dataset."""
+    datasets = (Consumer("dataset", each.name, each.pins, each.owner) for each in records.datasets)
+    models = (
+        Consumer(
+            "model",
+            model.reference,
+            (
+                *(str(output.reference) for output in model.outputs),
+                *((f"dataset {model.dataset}",) if model.dataset else ()),
+            ),
+            model.owner,
+        )
+        for model in records.models
+    )
+    return (*datasets, *models)
 
 
 def refuse_drafts(records: Records, definitions: Definitions, model: Model) -> None:

@@ -7,14 +7,17 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tidemark import define
+from tidemark.errors import RequestInvalid
 from tidemark.online.protocol import open_store
-from tidemark.registry import Applied, Plan, Registry, Snapshot
+from tidemark.registry import Applied, Plan, Snapshot
 from tidemark.store import describe as _describe
 from tidemark.store.config import Config, read_config
+from tidemark.store.datasets import ProjectRegistry, Recipe, Saving, Verification, verify
 from tidemark.store.project import Project, identity, name_of
 
 if TYPE_CHECKING:
@@ -50,13 +53,14 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.registry = Registry(config.registry_url)
+        self.registry = ProjectRegistry(config.registry_url, config.root)
         self._project = Project(config)
         self._online = open_store(config.online, config.root)
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
         self._readers: dict[object, Reader] = {}
+        self._folder: TemporaryDirectory[str] | None = None
 
     def plan(self, definitions: object = None) -> Plan:
         """What applying the definitions would change in the registry.
@@ -86,6 +90,8 @@ class Store:
         timezone: str | None = None,
         hindsight: bool = False,
         full_names: bool = False,
+        save_as: str | None = None,
+        split: Mapping[str, Any] | None = None,
     ) -> TrainingSet:
         """Join each label row with the features as they stood at its time.
 
@@ -93,22 +99,35 @@ class Store:
         column where there are several, `timezone` the zone of one that carries none.  `hindsight`
         ignores when events became known.  Columns are those of the labels, unchanged and in their
         order, then the features; exactly one row out for each row in.
-        """
-        from tidemark.engines.training import training_set
 
-        definitions = self._project.beside(self._applied().definitions, features)
-        outputs = define.outputs(features, definitions, full_names=full_names)
-        with self._engine() as engine:
-            return training_set(
-                engine,
-                definitions,
-                self._project.functions(definitions, outputs),
-                outputs,
-                labels,
-                time=time,
-                timezone=timezone,
-                hindsight=hindsight,
+        `save_as` keeps the rows and what they were made from under a name, for
+        `store.registry.dataset(name)`; `split`, arguments of `TrainingSet.split`, goes with them.
+        """
+        saving: Saving | None = None
+        if save_as is not None:
+            saving = Saving(self.registry, self.config.root, self._datasets(), save_as, split)
+        elif split is not None:
+            raise RequestInvalid(
+                "A split is kept with a dataset, and none is saved.",
+                remedy="Name it, save_as=..., or split what is returned: training.split(...).",
             )
+        snapshot = self._applied()
+        definitions = self._project.beside(snapshot.definitions, features)
+        outputs = define.outputs(features, definitions, full_names=full_names)
+        functions = self._project.functions(definitions, outputs)
+        recipe = Recipe(definitions, functions, outputs, time, timezone, hindsight)
+        with self._engine() as engine:
+            if saving is not None:
+                return saving.make(engine, snapshot, recipe, labels)
+            return recipe.make(engine, labels)
+
+    def verify_dataset(self, name: str) -> Verification:
+        """Make a saved training set again, as it was defined, from the sources as they are now.
+
+        It has the same content, or the inputs that changed are named, with what they altered.
+        """
+        with self._engine() as engine:
+            return verify(engine, self.registry, self._project, name)
 
     def materialize(
         self, views: Sequence[object] | None = None, *, until: str | datetime | None = None
@@ -173,6 +192,8 @@ class Store:
 
     def close(self) -> None:
         """Close the registry and the online store."""
+        if self._folder is not None:
+            self._folder.cleanup()
         self.registry.close()
         self._online.close()
 
@@ -220,6 +241,14 @@ class Store:
                 self._online, definitions, functions, outputs, project=self.config.namespace
             )
         return reader
+
+    def _datasets(self) -> Path:
+        """The folder of saved training sets."""
+        if self.config.datasets:
+            return (self.config.root / self.config.datasets).resolve()
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="tidemark-datasets-")
+        return Path(self._folder.name)
 
     def _engine(self) -> DuckDB:
         from tidemark.engines.duckdb import DuckDB
