@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 import pytest
 
 import tidemark as tm
@@ -448,7 +449,7 @@ def test_names_come_from_classes_unless_said() -> None:
 
 def test_frames_are_held_by_this_process_only() -> None:
     """The registry keeps that there was a frame; the object goes to the engine."""
-    rows = {"user_id": ["u1"]}
+    rows = pa.table({"user_id": ["u1"]})
 
     class Held(tm.Source, time=None, history=tm.frame(rows)):
         user_id: tm.Col[str]

@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import tidemark as tm
@@ -211,12 +212,13 @@ def test_a_dict_may_be_planned_as_it_is() -> None:
 
 def test_a_dict_may_hold_a_frame() -> None:
     """As classes can, in notebooks and tests."""
+    rows = pa.table({"id": [1]})
     data = {
-        "sources": {"fact": {"time": None, "history": tm.frame([1]), "columns": {"id": "int64"}}}
+        "sources": {"fact": {"time": None, "history": tm.frame(rows), "columns": {"id": "int64"}}}
     }
     lowered = define.lower(data)
     assert lowered.definitions.source("fact").history == graph.Frame("fact")
-    assert lowered.frames["fact"] == [1]
+    assert lowered.frames["fact"] is rows
 
 
 def test_several_documents_in_one_file_go_together(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ an error.  Timestamps are `TIMESTAMP WITH TIME ZONE`, sessions are in UTC.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from tidemark.errors import DefinitionError
 from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Sql, type_of
@@ -61,7 +62,7 @@ def sql(expr: Expr, types: Mapping[str, Type]) -> str:
         case Cast(value, type_):
             return _cast(sql(value, types), type_of(value, types), type_)
         case Sql(fragment, _, type_):
-            return f"CAST(({fragment}) AS {sql_type(type_)})"
+            return f"CAST(({_quoted(fragment)}) AS {sql_type(type_)})"
         case Call(function, args):
             gives = type_of(expr, types)
             texts = [sql(arg, types) for arg in args]
@@ -69,6 +70,24 @@ def sql(expr: Expr, types: Mapping[str, Type]) -> str:
             if function in _RETYPED and gives.name == "decimal":
                 return f"CAST({written} AS {sql_type(gives)})"
             return written
+
+
+@cache
+def _quoted(fragment: str) -> str:
+    """A fragment with its columns quoted: an author may not know which names are reserved."""
+    import sqlglot
+    from sqlglot import exp
+
+    select = "SELECT "
+    tree = sqlglot.parse_one(select + fragment, dialect="duckdb")
+    names = [column.this for column in tree.find_all(exp.Column)]
+    for name in sorted(names, key=lambda each: each.meta.get("start", -1), reverse=True):
+        if not name.args.get("quoted") and "start" in name.meta:
+            start, end = (name.meta[edge] - len(select) for edge in ("start", "end"))
+            fragment = (
+                fragment[:start] + identifier(fragment[start : end + 1]) + fragment[end + 1 :]
+            )
+    return fragment
 
 
 def _literal(literal: Literal) -> str:

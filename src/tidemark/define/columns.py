@@ -8,6 +8,7 @@ from typing import Any
 
 from tidemark.define.expressions import Col
 from tidemark.define.python_types import as_type
+from tidemark.errors import DefinitionError
 from tidemark.model.graph import Csv, Delta, Parquet, Query, Table
 from tidemark.model.types import decimal as decimal_type, vector as vector_type
 
@@ -73,5 +74,15 @@ def delta(path: str) -> Delta:
 
 
 def frame(frame: object) -> HeldFrame:
-    """Any Arrow-capable object: a pandas, polars or pyarrow table, for notebooks and tests."""
-    return HeldFrame(frame)
+    """Any Arrow-capable object: a pandas, polars or pyarrow table, for notebooks and tests.
+
+    A reader gives its rows once, so it is read here.
+    """
+    if not (hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__")):
+        raise DefinitionError(
+            f"A {type(frame).__name__} is not a table.",
+            remedy="Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives "
+            "Arrow; collect a lazy one first.",
+        )
+    read_all = getattr(frame, "read_all", None)
+    return HeldFrame(frame if read_all is None else read_all())

@@ -91,6 +91,30 @@ _VARIADIC: dict[str, str] = {
 
 _REFUSED = (exp.Subquery, exp.Select, exp.AggFunc, exp.Window, exp.Star, exp.Command)
 
+# What another reading of the same row would answer otherwise.
+_CHANGING = (
+    exp.Rand,
+    exp.Uuid,
+    exp.CurrentDate,
+    exp.CurrentTime,
+    exp.CurrentTimestamp,
+    exp.Localtime,
+    exp.Localtimestamp,
+)
+_CHANGING_NAMES = {
+    "now",
+    "get_current_timestamp",
+    "transaction_timestamp",
+    "uuidv4",
+    "uuidv7",
+    "nextval",
+    "currval",
+    "setseed",
+    "getenv",
+    "current_setting",
+    "txid_current",
+}
+
 
 class _Untranslated(Exception):
     """Some part has no node of its own."""
@@ -125,7 +149,7 @@ def _parse(text: str) -> Expression:
         statements = sqlglot.parse(f"SELECT {text}", dialect="duckdb")
     except SqlglotError as error:
         # The parser counts columns from a SELECT that the author did not write.
-        why = str(error).partition(". Line")[0]
+        why = str(error).partition(". Line")[0].partition(" for <class")[0]
         raise DefinitionError(f"The SQL {text.strip()!r} does not read: {why}.") from None
     select = statements[0] if len(statements) == 1 else None
     if (
@@ -147,6 +171,13 @@ def _parse(text: str) -> Expression:
             remedy="It reads columns of the source by their names; "
             "aggregates, subqueries and windows belong to the feature.",
         )
+    for call in tree.find_all(exp.Func):
+        if isinstance(call, _CHANGING) or call.name.lower() in _CHANGING_NAMES:
+            raise DefinitionError(
+                f"The SQL {text.strip()!r} changes by itself: {call.sql('duckdb')}.",
+                remedy="A feature is the same whenever it is computed; "
+                "its window already ends at the moment asked for.",
+            )
     return tree
 
 

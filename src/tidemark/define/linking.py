@@ -17,8 +17,8 @@ NEWEST = 0
 
 def link(definitions: graph.Definitions) -> graph.Definitions:
     """Definitions in which views that say an entity's key, or a source's table, name both."""
-    entities = {entity.name for entity in definitions.entities}
-    sources = {source.name for source in definitions.sources}
+    entities = {entity.name: entity for entity in definitions.entities}
+    sources = {source.name: source for source in definitions.sources}
     by_key = _unique(
         (entity.keys[0].name, entity) for entity in definitions.entities if len(entity.keys) == 1
     )
@@ -33,6 +33,12 @@ def link(definitions: graph.Definitions) -> graph.Definitions:
             view = msgspec.structs.replace(view, entity=by_key[view.entity].name)
         if view.source not in sources and view.source in by_table:
             view = msgspec.structs.replace(view, source=by_table[view.source].name)
+        entity, source = entities.get(view.entity), sources.get(view.source)
+        if entity is not None and source is not None and view.keys == (entity.name,):
+            # A document alone could not tell the name of an entity from that of its key.
+            named = entity.name in {column.name for column in source.columns}
+            keys = view.keys if named else tuple(key.name for key in entity.keys)
+            view = msgspec.structs.replace(view, keys=keys)
         return view
 
     views = tuple(linked(view) for view in definitions.views)

@@ -19,7 +19,7 @@ from tidemark.define.declarations import (
     is_declared,
     is_unknown,
 )
-from tidemark.define.expressions import Col, is_column
+from tidemark.define.expressions import Col, Expression, is_column
 from tidemark.define.features import Feature, is_feature
 from tidemark.define.linking import NEWEST, link
 from tidemark.define.on_demand import OnDemandFunction, is_function
@@ -138,7 +138,7 @@ class _Lowering:
             from tidemark.define.document import load
 
             self.add(load(cast("Mapping[str, Any]", item)))
-        elif isinstance(item, Iterable) and not isinstance(item, str | bytes):
+        elif isinstance(item, Iterable) and not isinstance(item, str | bytes | Expression):
             for each in cast("Iterable[object]", item):
                 self.add(each)
         else:

@@ -35,7 +35,7 @@ def outputs(
     asked, and `RequestInvalid` for a name that would occur twice.
     """
     known = _Known(definitions, stages or {})
-    found = _service(features, definitions)
+    found = _service(_only(features), definitions)
     if found is None:
         alone = isinstance(features, str | type | msgspec.Struct | Feature | OnDemandFunction | Col)
         several = () if alone else cast("Iterable[object]", features)
@@ -52,12 +52,23 @@ def outputs(
         found = [Output(_full_name(each.reference), each.reference) for each in found]
     twice = [name for name, times in Counter(each.name for each in found).items() if times > 1]
     if twice:
+        named = [str(each.reference) for each in found if each.name == twice[0]]
         raise RequestInvalid(
             f"The name {twice[0]!r} would occur twice.",
-            where=", ".join(str(each.reference) for each in found if each.name == twice[0]),
-            remedy="Pass full_names=True, or ask for a service, which names its features.",
+            where=", ".join(named),
+            remedy="Pass full_names=True, or ask for a service, which names its features."
+            if len(set(named)) > 1
+            else "Ask for the feature once.",
         )
     return tuple(found)
+
+
+def _only(features: object) -> object:
+    """What a list of one holds, so that `["fraud"]` is that service."""
+    if not isinstance(features, list | tuple):
+        return features
+    listed = list(cast("Iterable[object]", features))
+    return listed[0] if len(listed) == 1 else listed
 
 
 def _full_name(reference: Reference) -> str:
@@ -140,6 +151,8 @@ def _references(each: object, known: _Known) -> list[Reference]:
         reference = Reference("on_demand", each.name, version=each.version)
         _same(reference, _lowered(each), definitions)
         return [reference]
+    if isinstance(each, type) and issubclass(each, FeatureService):
+        raise _among(each.__about__.name)
     raise RequestInvalid(
         f"{each!r} is not a feature.",
         remedy='Ask for a service, or a list: [UserSpend.spend["7d"], "user_spend:typical"].',
@@ -168,9 +181,18 @@ def _by_name(text: str, known: _Known) -> list[Reference]:
             remedy=f"Name one: {', '.join(f'{name}:{text}' for name in owners)}.",
         )
     names = [service.name for service in definitions.services]
+    if text in names:
+        raise _among(text)
     names += [each.name for each in definitions.on_demand]
     names += [f"{view}:{name}" for view, features in views.items() for name in features]
     raise NotFound.named("service or feature", text, names)
+
+
+def _among(service: str) -> RequestInvalid:
+    return RequestInvalid(
+        f"{service!r} is a service, and a list holds features.",
+        remedy="Ask for the service alone, or for the features that you need.",
+    )
 
 
 def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definitions:

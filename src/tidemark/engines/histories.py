@@ -16,6 +16,7 @@ from tidemark.engines import schema
 from tidemark.engines.duckdb import BATCH_ROWS, DuckDB
 from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMismatch, StaleSource
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
+from tidemark.model.types import Type
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,14 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
         empty = f"SELECT count(*) FROM read_csv({text(name)}, header = true, all_varchar = true)"
         sniffed = "" if engine.rows(empty)[0][0] == 0 else "timestamp"
         read = [c for c in source.columns if c.name in header and c.type.name != sniffed]
+        exact = [c for c in read if c.type.name in {"int64", "decimal"}]
         types = ", ".join(
-            f"{text(c.name)}: {text('VARCHAR' if c.type.name == 'int64' else sql_type(c.type))}"
-            for c in read
+            f"{text(c.name)}: {text('VARCHAR' if c in exact else sql_type(c.type))}" for c in read
         )
         origin = f"read_csv({text(name)}, header = true, types = {{{types}}})"
-        whole = ", ".join(_whole(c.name) for c in read if c.type.name == "int64")
-        if whole:
-            origin = f"(SELECT * REPLACE ({whole}) FROM {origin})"
+        if exact:
+            numbers = ", ".join(_exact(c.name, c.type) for c in exact)
+            origin = f"(SELECT * REPLACE ({numbers}) FROM {origin})"
         parts.append(_part(engine, source, origin, name))
     try:
         return _kept(engine, source, " UNION ALL ".join(parts))
@@ -234,13 +235,14 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
         ) from error
 
 
-def _whole(column: str) -> str:
-    """Text as an integer; the database itself would round `1.5` to one."""
+def _exact(column: str, type_: Type) -> str:
+    """Text as a whole number or a decimal; the database itself would round what has more digits."""
     given = f"nullif(trim({identifier(column)}), '')"
-    wrong = f"error(format('\"{{}}\" of {{}} is not a whole number', {given}, {text(column)}))"
+    digits = "[0-9]+" if type_.name == "int64" else rf"[0-9]*\.?[0-9]{{0,{type_.scale}}}0*"
+    wrong = f"error(format('\"{{}}\" of {{}} is no {type_}', {given}, {text(column)}))"
     return (
-        f"CAST(CASE WHEN {given} IS NULL OR regexp_full_match({given}, '[+-]?[0-9]+') "
-        f"THEN {given} ELSE {wrong} END AS BIGINT) AS {identifier(column)}"
+        f"CAST(CASE WHEN {given} IS NULL OR regexp_full_match({given}, '[+-]?{digits}') "
+        f"THEN {given} ELSE {wrong} END AS {sql_type(type_)}) AS {identifier(column)}"
     )
 
 

@@ -61,15 +61,22 @@ class Labels:
             f"The label column {name!r} holds {column.type}, but {wanted} is {type_}.",
             remedy="Convert the column before the call.",
         )
-        plain = column.type
-        if pa.types.is_dictionary(plain):
-            plain = plain.value_type
-        if not _readable(plain, type_):
+        encoded = pa.types.is_dictionary(column.type)
+        if not _readable(column.type.value_type if encoded else column.type, type_):
             raise problem
         try:
-            return column.cast(target)
+            return _decoded(column, target) if encoded else column.cast(target)
         except pa.ArrowInvalid as error:
             raise problem from error
+
+
+def _decoded(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    """Dictionary codes as values; the dictionary is cast first, since not all can be taken."""
+    chunks = [
+        pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(target))
+        for chunk in column.chunks
+    ]
+    return pa.chunked_array([chunk.dictionary_decode() for chunk in chunks], target)
 
 
 def _readable(given: pa.DataType, type_: Type) -> bool:

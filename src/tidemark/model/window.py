@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -91,6 +91,11 @@ def format_duration(micros: int) -> str:
 
 def parse_moment(value: str | datetime) -> int:
     """Microseconds since 1970 UTC of an aware datetime or ISO text with a zone."""
+    if not isinstance(cast("object", value), str | datetime):
+        raise RequestInvalid(
+            f"{value!r} is not a moment.",
+            remedy="Moments are aware datetimes or ISO text with a zone.",
+        )
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)

@@ -1,0 +1,227 @@
+"""What callers pass in unusual spellings or by mistake: read as meant, or refused clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import tidemark as tm
+from tidemark.errors import DefinitionError, NotFound, RequestInvalid, SchemaMismatch
+
+ZONED = pa.timestamp("us", "UTC")
+
+
+def moment(day: int) -> datetime:
+    """A midnight in May 2026."""
+    return datetime(2026, 5, day, tzinfo=UTC)
+
+
+VISITS = pa.table(
+    {"guest": ["ada", "ada"], "nights": [2, 3], "at": pa.array([moment(1), moment(2)], ZONED)}
+)
+LABELS = pa.table({"guest": ["ada"], "decided": pa.array([moment(9)], ZONED)})
+
+
+class Guest(tm.Entity):
+    """Somebody who stays."""
+
+    guest: tm.Key[str]
+
+
+class Visit(tm.Source, history=tm.frame(VISITS), time="at"):
+    """A stay."""
+
+    guest: tm.Col[str]
+    nights: tm.Col[int | None]
+    at: tm.Col[datetime]
+
+
+class Habits(tm.FeatureView, entity=Guest, source=Visit):
+    """How somebody stays."""
+
+    nights = tm.sum(Visit.nights)
+    newest_year = tm.max(tm.sql("year(at)", int))
+
+
+class Upsell(tm.FeatureService):
+    """Inputs of a model."""
+
+    spent = Habits.nights
+
+
+@pytest.fixture
+def store() -> Iterator[tm.Store]:
+    with tm.connect(":memory:") as opened:
+        opened.apply(opened.plan([Upsell]))
+        yield opened
+
+
+def column(store: tm.Store, features: object, name: str, labels: object = LABELS) -> list[Any]:
+    values: list[Any] = store.training_set(features, labels).to_arrow()[name].to_pylist()
+    return values
+
+
+@pytest.mark.parametrize("features", [[Upsell], ["upsell"], (Upsell,)])
+def test_a_list_of_one_service_is_that_service(store: tm.Store, features: object) -> None:
+    """A list that holds one service asks for it."""
+    assert column(store, features, "spent") == [5]
+
+
+@pytest.mark.parametrize("service", [Upsell, "upsell"])
+def test_a_service_among_features_is_told(store: tm.Store, service: object) -> None:
+    """A list of several things holds features, and the message says so."""
+    with pytest.raises(RequestInvalid, match=r"^'upsell' is a service, and a list holds features"):
+        store.training_set([Habits.nights, service], LABELS)
+
+
+def test_a_feature_listed_twice_is_told_to_be_named_once(store: tm.Store) -> None:
+    """Longer names would not help there."""
+    with pytest.raises(RequestInvalid, match="Ask for the feature once"):
+        store.training_set([Habits.nights, "habits:nights"], LABELS)
+
+
+def test_a_column_is_not_a_feature(store: tm.Store) -> None:
+    """A column among the features is refused by its name."""
+    with pytest.raises(DefinitionError, match=r"^<column Visit.guest: string> is not a definition"):
+        store.training_set([Visit.guest], LABELS)
+
+
+def test_a_feature_of_an_unknown_name_is_not_found(store: tm.Store) -> None:
+    """A name that is nearly a service is suggested."""
+    with pytest.raises(NotFound, match="Did you mean 'upsell'"):
+        store.training_set("upsel", LABELS)
+
+
+@pytest.mark.parametrize("at", [5, 1.5, date(2026, 5, 9)])
+def test_a_moment_is_a_datetime_or_text(store: tm.Store, at: Any) -> None:
+    """A number or a date is no moment, since neither says when."""
+    with pytest.raises(RequestInvalid, match="is not a moment"):
+        store.online(Upsell, {"guest": "ada"}, at=at)
+
+
+def test_a_categorical_key_of_polars_is_read(store: tm.Store) -> None:
+    """Polars' categories are text."""
+    labels = pl.DataFrame(LABELS).with_columns(pl.col("guest").cast(pl.Categorical))
+    assert column(store, Upsell, "spent", labels) == [5]
+
+
+def test_a_frame_with_two_columns_of_one_name_is_refused(store: tm.Store) -> None:
+    """Which of the two is meant cannot be told."""
+    labels = LABELS.to_pandas()
+    twice = pd.concat([labels, labels[["guest"]]], axis=1)
+    with pytest.raises(
+        RequestInvalid, match=r"^The DataFrame does not convert to Arrow: Duplicate"
+    ):
+        store.training_set(Upsell, twice)
+
+
+def test_a_reader_is_a_history_that_stays() -> None:
+    """A reader gives its rows once; the source keeps them."""
+
+    class Read(tm.Source, history=tm.frame(VISITS.to_reader()), time="at"):
+        """A stay."""
+
+        guest: tm.Col[str]
+        nights: tm.Col[int | None]
+        at: tm.Col[datetime]
+
+    class Stays(tm.FeatureView, entity=Guest, source=Read):
+        """How somebody stays."""
+
+        nights = tm.sum(Read.nights)
+
+    with tm.connect(":memory:") as store:
+        assert [column(store, Stays, "nights") for _ in range(2)] == [[5], [5]]
+
+
+@pytest.mark.parametrize("frame", [{"guest": ["ada"]}, "visits.parquet", pl.LazyFrame({"a": [1]})])
+def test_a_history_that_is_no_frame_is_refused_where_it_is_declared(frame: object) -> None:
+    """Not when it is first read."""
+    with pytest.raises(DefinitionError, match="is not a table"):
+        tm.frame(frame)
+
+
+def test_sql_may_name_a_column_that_is_a_reserved_word(store: tm.Store) -> None:
+    """`at` is a word of the database's own; the author need not know."""
+    assert column(store, [Habits.newest_year], "newest_year") == [2026]
+
+
+@pytest.mark.parametrize("text", ["at < now()", "random() > 0.5", "at > today()", "uuid() = a"])
+def test_sql_that_changes_by_itself_is_refused(text: str) -> None:
+    """Its value in training would not be its value when served."""
+    with pytest.raises(DefinitionError, match="changes by itself"):
+        tm.sql(text, bool)
+
+
+def test_sql_that_does_not_read_is_told_without_names_of_the_parser() -> None:
+    """A message holds the author's words and the reason."""
+    with pytest.raises(DefinitionError, match=r"'a = = 1' does not read: [^<]*$"):
+        tm.sql("a = = 1", bool)
+
+
+def test_a_feature_in_a_document_may_name_an_entity_that_is_declared_elsewhere() -> None:
+    """By the entity's name or by that of its only key."""
+    week = {"source": "visit", "aggregation": {"function": "count", "window": "1w"}}
+    month = {"source": "visit", "aggregation": {"function": "count", "window": "30d"}}
+    by_name = {"name": "stays", "entity": "hotel_guest", **month}
+    by_key = {"name": "visits", "entity": "guest", **week}
+    entity = {"entities": [{"name": "hotel_guest", "keys": {"guest": "string"}}]}
+    with tm.connect(":memory:") as store:
+        store.apply(store.plan([tm.load(entity), Visit, tm.load(by_name), tm.load(by_key)]))
+        assert column(store, ["stays", "visits"], "stays") == [2]
+
+
+def read_csv(tmp_path: Path, value: str) -> list[Any]:
+    """An int and a decimal of one row of CSV."""
+    rows = f"guest,nights,price,at\nada,{value},2026-05-01T00:00:00Z\n"
+    (tmp_path / "bills.csv").write_text(rows)
+
+    class Bill(tm.Source, history=tm.csv(str(tmp_path / "bills.csv")), time="at"):
+        """What somebody paid."""
+
+        guest: tm.Col[str]
+        nights: tm.Col[int | None]
+        price: tm.Col[Decimal | None] = tm.decimal(9, 2)
+        at: tm.Col[datetime]
+
+    class Bills(tm.FeatureView, entity=Guest, source=Bill):
+        """What somebody pays."""
+
+        nights = tm.last(Bill.nights)
+        price = tm.last(Bill.price)
+
+    with tm.connect(":memory:") as store:
+        row = store.training_set(Bills, LABELS).to_arrow().to_pylist()[0]
+    return [row["nights"], row["price"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("9007199254740993,1.5", [2**53 + 1, Decimal("1.50")]),
+        ("-3,2.500", [-3, Decimal("2.50")]),
+        (",", [None, None]),
+    ],
+)
+def test_numbers_of_a_csv_file_are_read_exactly(
+    tmp_path: Path, value: str, read: list[Any]
+) -> None:
+    """Digits are kept; nothing is null."""
+    assert read_csv(tmp_path, value) == read
+
+
+@pytest.mark.parametrize("value", ["1.5,1", "1,1.239", "1e3,1", "x,1"])
+def test_a_number_of_a_csv_file_that_would_be_rounded_is_refused(
+    tmp_path: Path, value: str
+) -> None:
+    """A history that does not fit its declaration is an error, not a near value."""
+    with pytest.raises(SchemaMismatch, match="does not read as its declared type"):
+        read_csv(tmp_path, value)
