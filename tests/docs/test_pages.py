@@ -50,11 +50,10 @@ def test_every_example_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     document = Sybil(parsers=[PythonCodeBlockParser(), ConsoleBlockParser()]).parse(ROOT / page)
-    before = set(sys.modules)
     try:
         for example in document.examples():
             example.evaluate()
     finally:
-        for name in set(sys.modules) - before:
-            if not name.startswith(("tidemark", "numba", "pyarrow", "duckdb", "numpy")):
+        for name, module in list(sys.modules.items()):
+            if str(tmp_path) in str(getattr(module, "__file__", "")):
                 del sys.modules[name]
