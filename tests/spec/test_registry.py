@@ -181,12 +181,12 @@ def test_a_changed_meaning_under_the_same_version_is_refused(applied: Registry) 
 
 
 def test_a_new_version_carries_the_changed_meaning(applied: Registry) -> None:
-    """Version 2 is another feature; version 1 leaves with its definition."""
+    """Version 2 is another feature, and version 1 stays beside it."""
     plan = applied.plan(settled_only(version=2))
     assert [(change.what, change.title) for change in plan.changes] == [
-        ("removed", "feature user_spend:spend@1"),
         ("added", "feature user_spend:spend@2"),
     ]
+    assert plan.kept == ("user_spend:spend@1",)
     assert applied.apply(plan).revision == 2
 
 
@@ -224,12 +224,16 @@ def test_a_changed_service_is_contract(applied: Registry) -> None:
     assert changes(applied, definitions) == [("contract", "service fraud")]
 
 
-def test_what_is_no_longer_defined_is_removed(applied: Registry) -> None:
-    """A removal is a change like any other, and earlier revisions keep what they had."""
+def test_a_service_that_is_no_longer_defined_is_removed(applied: Registry) -> None:
+    """Features stay until they are retired; earlier revisions keep what they had."""
     plan = applied.plan(Definitions.of([USER, PURCHASE]))
-    assert {change.what for change in plan.changes} == {"removed"}
+    assert [(change.what, change.title) for change in plan.changes] == [
+        ("removed", "service fraud")
+    ]
+    assert plan.kept == ("user_spend:spend@1", "ratio@1")
     applied.apply(plan)
-    assert applied.snapshot().definitions.views == ()
+    assert applied.snapshot().definitions.services == ()
+    assert applied.snapshot().definitions.views == (VIEW,)
     assert applied.snapshot(1).definitions == ALL
 
 

@@ -285,9 +285,9 @@ class TestPlan:
         store.apply(plan)
         assert [change.title for change in plan.changes] == [
             "view status",
-            "feature status:status@1",
             "feature status:status@2",
         ]
+        assert plan.kept == ("status:status@1",)
         assert {change.what for change in store.plan(as_data).changes} == {"metadata"}
 
     def test_a_plan_made_before_another_was_applied(self, store: tm.Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
@@ -31,7 +31,15 @@ from tidemark.model.graph import (
 )
 from tidemark.model.window import Window, format_duration
 
-What = Literal["added", "removed", "meaning", "contract", "metadata", "operation"]
+What = Literal["added", "removed", "meaning", "contract", "metadata", "operation", "restated"]
+Class = Literal[
+    "additive", "metadata", "policy", "operational", "semantic", "source", "restatement", "alias",
+    "retirement",
+]  # fmt: skip
+"""What kind of consequences a change has; `docs/reference/cli.md` explains each."""
+
+POLICY_TAGS = frozenset({"pii", "sensitive", "confidential", "restricted", "gdpr"})
+"""Tags that say how data must be treated; one that comes or goes is a change of policy."""
 
 _DURATIONS = {"delay", "max_age", "freshness"}
 _WORDS = {
@@ -76,6 +84,50 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     def title(self) -> str:
         """The kind and the name."""
         return f"{self.kind} {self.name}"
+
+    @property
+    def category(self) -> Class:
+        """What kind of consequences the change has."""
+        match self.what:
+            case "added":
+                return "additive"
+            case "removed":
+                return "retirement"
+            case "restated":
+                return "restatement"
+            case "metadata":
+                return "policy" if _is_policy(self.fields) else "metadata"
+            case "operation":
+                promised = {each.field for each in self.fields} == {"freshness"}
+                return "policy" if promised else "operational"
+            case "contract" | "meaning":
+                if self.kind == "source" or self.through.startswith("source "):
+                    return "source"
+                return _of_service(self.fields) if self.kind == "service" else "semantic"
+
+
+def _is_policy(fields: Iterable[FieldChange]) -> bool:
+    tags = [
+        set((text or "").lower().split(", "))
+        for each in fields
+        if each.field.rpartition(".")[2] == "tags"
+        for text in (each.before, each.after)
+    ]
+    return any(POLICY_TAGS & (one ^ other) for one, other in zip(tags[::2], tags[1::2], strict=True))
+
+
+def _of_service(fields: Iterable[FieldChange]) -> Class:
+    """Whether a service reads something else under a name, or only gained names."""
+    for each in fields:
+        before, after = (
+            dict(part.split(" = ") for part in (text or "").split(", ") if part)
+            for text in (each.before, each.after)
+        )
+        if any(before[name] != after[name] for name in before.keys() & after.keys()):
+            return "alias"
+        if before.keys() - after.keys():
+            return "semantic"
+    return "additive"
 
 
 def diff(old: Definitions, new: Definitions) -> tuple[Change, ...]:

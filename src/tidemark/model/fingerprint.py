@@ -107,6 +107,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
         "type": "contract",
         "version": "contract",
         "inputs": "meaning",
+        "code": "meaning",
         "function": "operation",
         **_DESCRIBED,
     },

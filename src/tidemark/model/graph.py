@@ -183,13 +183,17 @@ class Input(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class OnDemand(_Described, frozen=True, kw_only=True, omit_defaults=True):
-    """A typed Python function of features and request values, named as `module:function`."""
+    """A typed Python function of features and request values, named as `module:function`.
+
+    `code` is the fingerprint of what the function does, its own helpers included.
+    """
 
     name: str
     function: str
     inputs: tuple[Input, ...]
     type: Type
     version: int = 1
+    code: str = ""
 
     @property
     def reference(self) -> str:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import getpass
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from typing import cast
 
-import msgspec
+from msgspec.structs import replace
 
 from tidemark import define
-from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid, StoreUnavailable
-from tidemark.model.diff import diff
-from tidemark.model.fingerprint import ENGINE_EPOCH
+from tidemark.errors import NotFound, PlanConflict, RequestInvalid, StoreUnavailable
+from tidemark.model.diff import Change, diff
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, Direction, Lineage
-from tidemark.model.records import DatasetRecord, Model, ModelStage, Records
+from tidemark.model.records import Confirmation, DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
-from tidemark.model.twins import Twin, twins
-from tidemark.model.window import format_moment, parse_moment
+from tidemark.model.twins import Twin
+from tidemark.model.window import parse_moment
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
-from tidemark.registry.plan import Applied, Plan
-from tidemark.registry.protocol import NO_REVISION, Reader, Revision, Writer
+from tidemark.registry.lives import deprecated, published, retired
+from tidemark.registry.plan import Applied, Plan, unconfirmed_error
+from tidemark.registry.planning import make_plan, records_after
+from tidemark.registry.protocol import Reader, Revision, Writer
+from tidemark.registry.snapshots import Snapshot, check_chain, opened, sealed
 from tidemark.registry.sql import SqlRevisions
 
 __all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer", "whoami"]
@@ -33,86 +37,92 @@ _ATTEMPTS = 1_000
 """How often a change that commutes with others is tried; each time at least one writer got on."""
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is defined as of one revision; revision 0 is the empty registry.
-
-    `records` are the lives of features, the models and the datasets.  `at` is in microseconds since
-    1970 UTC; `epoch` is the engine epoch it was applied under.
-    """
-
-    revision: int = 0
-    digest: str = NO_REVISION
-    author: str = ""
-    at: int = 0
-    reason: str = ""
-    epoch: int = ENGINE_EPOCH
-    definitions: Definitions = Definitions()
-    records: Records = Records()
-
-    @property
-    def models(self) -> tuple[Model, ...]:
-        """The models that are registered."""
-        return self.records.models
-
-    @property
-    def datasets(self) -> tuple[DatasetRecord, ...]:
-        """The datasets that are kept."""
-        return self.records.datasets
-
-
 class Registry:
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
-    Nothing is opened before first use.
+    Nothing is opened before first use.  `administrators` may confirm for any model.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, administrators: Collection[str] = ()) -> None:
         self.url = url
+        self.administrators = tuple(administrators)
         self._revisions: Writer = SqlRevisions(url)
         self._newest = Snapshot()
         self._discovery = Discovery()
 
     def snapshot(self, as_of: int | str | datetime | None = None) -> Snapshot:
-        """Everything that is defined, now or as of a revision number or a moment.
+        """Everything that is defined, now or as of a revision (12, `"r12"`) or a moment.
 
         Raises `NotFound` if there was no such revision, `EngineError` if it was tampered with.
         """
         if as_of is None:
             if self._revisions.head() != self._newest.digest:
                 latest = self._revisions.latest()
-                self._newest = _read(latest) if latest else Snapshot()
+                self._newest = opened(latest) if latest else Snapshot()
             return self._newest
-        if isinstance(as_of, int):
-            found = self._revisions.revision(as_of)
+        number = _revision_number(as_of)
+        if number is not None:
+            found = self._revisions.revision(number)
         else:
-            found = self._revisions.revision_at(parse_moment(as_of))
+            found = self._revisions.revision_at(parse_moment(cast("str | datetime", as_of)))
         if found is None:
             raise NotFound(
                 f"There is no revision as of {as_of}.",
                 remedy="store.registry.history() lists them.",
             )
-        return _read(found)
+        return opened(found)
 
     def history(self) -> list[Snapshot]:
         """All revisions, oldest first, after checking that each follows from the one before."""
         revisions = self._revisions.revisions()
-        _check_chain(revisions)
-        return [_read(each) for each in revisions]
+        check_chain(revisions)
+        return [opened(each) for each in revisions]
 
-    def plan(self, definitions: Definitions) -> Plan:
-        """What applying the definitions would change; changes nothing itself."""
-        snapshot = self.snapshot()
-        changes = diff(snapshot.definitions, definitions)
-        features = {"feature", "on-demand feature"}
-        added = {each.name for each in changes if each.what == "added" and each.kind in features}
-        return Plan(
-            revision=snapshot.revision,
-            base=snapshot.digest,
-            epoch=snapshot.epoch,
-            definitions=definitions,
-            changes=changes,
-            twins=twins(definitions, added),
-        )
+    def diff(self, before: int | str | datetime, after: int | str | datetime) -> tuple[Change, ...]:
+        """Every change of definitions from one revision or moment to another."""
+        return diff(self.snapshot(before).definitions, self.snapshot(after).definitions)
+
+    def plan(self, definitions: Definitions, *, restated: Sequence[str] = ()) -> Plan:
+        """What applying the definitions would change; changes nothing itself.
+
+        `restated` names sources whose history was rewritten under unchanged definitions.  Raises
+        `DefinitionError` if the definitions do not fit what the registry keeps.
+        """
+        made = make_plan(self.snapshot(), definitions, restated)
+        if not made.models:
+            return made
+        return replace(made, confirmed=tuple(self._revisions.confirmations(made.digest)))
+
+    def revert(self, as_of: int | str | datetime) -> Plan:
+        """A plan that says again what was said then; versions published since are kept."""
+        return self.plan(self.snapshot(as_of).definitions)
+
+    def confirm(self, plan: Plan, *, model: str, by: str) -> None:
+        """Record that somebody answerable for a model consents to exactly this plan.
+
+        `by` is the model's owner or an administrator.  Raises `PlanConflict` for anybody else, for
+        a model that the plan does not reach, and for a plan that is stale.
+        """
+        now = self.snapshot()
+        if now.digest != plan.base:
+            raise _stale(plan, now.revision)
+        plan = self._remade(plan)
+        found = {each.model: each for each in plan.models}
+        if model not in found:
+            raise PlanConflict(
+                f"The plan does not need a confirmation for {model}.",
+                where=f"It needs: {', '.join(found) or 'none'}.",
+            )
+        answerable = {found[model].owner, *self.administrators} - {""}
+        if by not in answerable:
+            raise PlanConflict(
+                f"{by} cannot confirm for {model}.",
+                where=f"It is confirmed by {', '.join(sorted(answerable)) or 'nobody yet'}.",
+                remedy="Its owner or an administrator (administrators = [...] in tidemark.toml) "
+                "confirms.",
+            )
+        moment = time.time_ns() // 1_000
+        self._revisions.confirm(Confirmation(plan.digest, model, by, moment))
 
     def apply(
         self,
@@ -121,15 +131,23 @@ class Registry:
         reason: str = "",
         author: str | None = None,
         allow_duplicates: Collection[str] = (),
+        draft: bool = False,
     ) -> Applied:
         """Make the plan's definitions the ones in force, in one step that happens or does not.
 
         `author` is otherwise `TIDEMARK_AUTHOR` or the user of the machine.  Raises `PlanConflict`
         when the registry has moved on since the plan was made, or when the plan is refused.  A
         feature named in `allow_duplicates` may mean the same as another one; the reason, which must
-        then be given, records it.
+        then be given, records it.  With `draft`, the features that the plan adds may still change.
         """
+        current = self.snapshot()
+        if current.digest != plan.base:
+            raise _stale(plan, current.revision)
+        plan = self._remade(plan)
         plan.check(allow_duplicates)
+        confirmed = self._revisions.confirmations(plan.digest) if plan.models else ()
+        if lacking := plan.lacking(confirmed):
+            raise unconfirmed_error(lacking, plan.digest)
         if allow_duplicates and plan.duplicates:
             if not reason:
                 raise RequestInvalid(
@@ -139,15 +157,62 @@ class Registry:
                 )
             pairs = "; ".join(f"{twin.first} = {twin.second}" for twin in plan.duplicates)
             reason = f"{reason} (duplicates allowed: {pairs})"
-        current = self.snapshot()
-        if current.digest != plan.base:
-            raise _stale(plan, current.revision)
         if plan.empty:
             return _applied(current, plan)
-        revision = self._revision(current, plan.definitions, current.records, reason, author)
+        then = replace(
+            current,
+            definitions=plan.definitions,
+            records=records_after(current.records, plan, confirmed, draft=draft),
+        )
+        revision = sealed(current, _signed(then, reason, author))
         if not self._revisions.append(revision):
             raise _stale(plan, self.snapshot().revision)
-        return _applied(_read(revision), plan)
+        return _applied(opened(revision), plan)
+
+    def deprecate(
+        self,
+        feature: str,
+        *,
+        replacement: str = "",
+        sunset: str | date = "",
+        reason: str = "",
+        author: str | None = None,
+    ) -> None:
+        """Say that a feature is to be left: it serves on, and whoever reads it is warned once.
+
+        `replacement` is the feature to read instead, `sunset` the day from which it may end.
+        """
+        why = reason or f"deprecate {feature}"
+        self._change(
+            lambda now: deprecated(
+                now, feature, replacement=replacement, sunset=sunset, reason=reason
+            ),
+            why,
+            author,
+        )
+
+    def retire(
+        self,
+        feature: str,
+        *,
+        replacement: str = "",
+        reason: str = "",
+        author: str | None = None,
+    ) -> None:
+        """End a feature: it serves no more, and its version is never used for anything else.
+
+        Raises `PlanConflict` while a service, an on-demand feature or a model uses it.
+        """
+        self._change(
+            lambda now: retired(now, feature, replacement=replacement, reason=reason),
+            reason or f"retire {feature}",
+            author,
+        )
+
+    def publish(self, feature: str, *, reason: str = "", author: str | None = None) -> None:
+        """Publish a draft, take a deprecation back, or let a retired feature be defined again."""
+        why = reason or f"publish {feature}"
+        self._change(lambda now: published(now, feature), why, author)
 
     def register_model(
         self,
@@ -221,18 +286,36 @@ class Registry:
         `edit` gives the records that follow from a snapshot, and is asked again when another writer
         came between: what it does must hold in whatever order such changes are made.
         """
+        return self._change(lambda now: replace(now, records=edit(now)), reason, author)
+
+    def _change(
+        self, edit: Callable[[Snapshot], Snapshot], reason: str, author: str | None
+    ) -> Snapshot:
+        """Append the revision that an edit of the newest one gives, however many others write."""
         for _ in range(_ATTEMPTS):
             current = self.snapshot()
-            records = edit(current)
-            if records == current.records:
+            then = edit(current)
+            if then == current:
                 return current
-            revision = self._revision(current, current.definitions, records, reason, author)
+            # What a revision rested on is told by that revision, not by those that follow.
+            then = replace(then, records=replace(then.records, confirmations=()))
+            revision = sealed(current, _signed(then, reason, author))
             if self._revisions.append(revision):
-                return _read(revision)
+                return opened(revision)
             time.sleep(random.uniform(0.001, 0.05))  # noqa: S311  # so that writers part
         raise StoreUnavailable(
             "Others kept changing the registry.", where=self.url, remedy="Try again."
         )
+
+    def _remade(self, plan: Plan) -> Plan:
+        """The plan with what it says made anew, so that no text of a file has to be trusted."""
+        made = make_plan(self.snapshot(), plan.definitions, plan.restated)
+        if (made.digest, made.changes) != (plan.digest, plan.changes):
+            raise PlanConflict(
+                "The plan does not say what applying it would do.",
+                remedy="Plan again, look at it, and apply that.",
+            )
+        return replace(plan, models=made.models, drafts=made.drafts, twins=made.twins)
 
     def search(
         self,
@@ -293,64 +376,22 @@ class Registry:
         index = self._discovery.lineage(snapshot.digest, snapshot.definitions, readers)
         return index.of(ref, direction)
 
-    def _revision(
-        self,
-        current: Snapshot,
-        definitions: Definitions,
-        records: Records,
-        reason: str,
-        author: str | None,
-    ) -> Revision:
-        """The revision that follows the current one."""
-        return Revision(
-            number=current.revision + 1,
-            previous=current.digest,
-            author=author or whoami(),
-            at=max(time.time_ns() // 1_000, current.at),
-            reason=reason,
-            epoch=ENGINE_EPOCH,
-            definitions=msgspec.json.encode(definitions).decode(),
-            records=_text(records),
-        ).sealed()
-
     def close(self) -> None:
         """Close the connections to the database."""
         self._revisions.close()
 
 
-def _read(revision: Revision) -> Snapshot:
-    if revision.digest != revision.expected_digest():
-        raise _tampered(revision)
-    return Snapshot(
-        revision=revision.number,
-        digest=revision.digest,
-        author=revision.author,
-        at=revision.at,
-        reason=revision.reason,
-        epoch=revision.epoch,
-        definitions=msgspec.json.decode(revision.definitions, type=Definitions),
-        records=msgspec.json.decode(revision.records or "{}", type=Records),
-    )
+def _signed(snapshot: Snapshot, reason: str, author: str | None) -> Snapshot:
+    now = time.time_ns() // 1_000
+    return replace(snapshot, author=author or whoami(), at=now, reason=reason)
 
 
-def _text(records: Records) -> str:
-    return "" if records == Records() else msgspec.json.encode(records).decode()
-
-
-def _check_chain(revisions: Sequence[Revision]) -> None:
-    previous = NO_REVISION
-    for number, revision in enumerate(revisions, 1):
-        if revision.number != number or revision.previous != previous:
-            raise _tampered(revision)
-        previous = revision.digest
-
-
-def _tampered(revision: Revision) -> EngineError:
-    return EngineError(
-        f"Revision {revision.number} of the registry is not what was applied.",
-        where=f"by {revision.author} at {format_moment(revision.at)}",
-        remedy="Somebody edited the database; restore it from a copy.",
-    )
+def _revision_number(as_of: object) -> int | None:
+    """The number of a revision, written 12 or `r12`; None for a moment."""
+    if isinstance(as_of, int):
+        return as_of
+    found = re.fullmatch(r"r?(\d{1,9})", as_of) if isinstance(as_of, str) else None
+    return int(found[1]) if found else None
 
 
 def _stale(plan: Plan, current: int) -> PlanConflict:

@@ -1,32 +1,62 @@
-"""A plan: what applying definitions would change, and what cannot be changed like that."""
+"""A plan: what applying definitions would change, what follows, and what stands in the way."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidemark.errors import PlanConflict
+from tidemark.errors import NotFound, PlanConflict
 from tidemark.model.diff import Change
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
+from tidemark.model.records import Confirmation
 from tidemark.model.twins import Twin
 from tidemark.model.window import format_moment
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-_SYMBOLS = {"added": ("+", "green"), "removed": ("-", "red"), "meaning": ("!", "magenta")}
-_CHANGED = ("~", "yellow")
+
+class Impact(msgspec.Struct, frozen=True):
+    """A model in production some of whose values can change: it must be confirmed for the plan."""
+
+    model: str
+    owner: str
+    through: tuple[str, ...]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Backfill(msgspec.Struct, frozen=True):
+    """Features of a view that cannot be served before it is materialized.
+
+    `rows` and `events` are those of the last materialization of the view; None: there was none.
+    """
+
+    view: str
+    features: tuple[str, ...]
+    rows: int | None = None
+    events: int | None = None
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """An on-demand feature that the registry keeps but whose code is gone, and what reads it."""
+
+    feature: str
+    why: str
+    readers: tuple[str, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What applying `definitions` would change in the registry.
 
     `revision` and `base` are the number and digest of the revision that it was made against;
-    `epoch` is the engine epoch of that revision.  `twins` are those of the features that it adds.
+    `epoch` is the engine epoch of that revision.  `definitions` are what is said and what is
+    `kept`: references of published features that are no longer said.  `drafts` may change still.
+    `restated` are sources whose history was rewritten.  `twins` are those of the features that it
+    adds, `models` those that need a confirmation, `confirmed` those that had one.
     """
 
     revision: int
@@ -35,12 +65,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     definitions: Definitions
     changes: tuple[Change, ...]
     twins: tuple[Twin, ...] = ()
+    kept: tuple[str, ...] = ()
+    drafts: tuple[str, ...] = ()
+    restated: tuple[str, ...] = ()
+    models: tuple[Impact, ...] = ()
+    confirmed: tuple[Confirmation, ...] = ()
+    backfill: tuple[Backfill, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
     @property
     def digest(self) -> str:
         """What identifies the plan: the revision it was made against and where it leads."""
-        text = msgspec.json.encode((self.revision, self.base, ENGINE_EPOCH, self.definitions))
-        return hashlib.sha256(text).hexdigest()[:16]
+        parts = self.revision, self.base, ENGINE_EPOCH, self.definitions, self.restated
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
     @property
     def empty(self) -> bool:
@@ -55,12 +92,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def refused(self) -> tuple[Change, ...]:
         """The changes that would alter what a published version computes or returns."""
-        return tuple(change for change in self.changes if _refused(change))
+        return tuple(change for change in self.changes if self.refuses(change))
 
     @property
     def duplicates(self) -> tuple[Twin, ...]:
         """The added features that mean the same as another one under another name."""
         return tuple(twin for twin in self.twins if twin.kind == "same")
+
+    @property
+    def unconfirmed(self) -> tuple[Impact, ...]:
+        """The models that nobody had confirmed when the plan was made."""
+        return self.lacking(self.confirmed)
+
+    def lacking(self, confirmed: Collection[Confirmation]) -> tuple[Impact, ...]:
+        """The models that these confirmations leave unconfirmed."""
+        models = {each.model for each in confirmed if each.plan == self.digest}
+        return tuple(impact for impact in self.models if impact.model not in models)
+
+    def refuses(self, change: Change) -> bool:
+        """Whether a change would alter a published version by its own definition.
+
+        What changes because a source did is shown, not refused: there is no version of it to keep.
+        """
+        if change.kind not in {"feature", "on-demand feature"} or change.name in self.drafts:
+            return False
+        return change.what in {"meaning", "contract"} and not change.through.startswith("source ")
 
     def check(self, allow_duplicates: Collection[str] = ()) -> None:
         """Raise `PlanConflict` if the plan holds a change that cannot be applied.
@@ -72,10 +128,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             raise PlanConflict(
                 f"A published version cannot change what it computes: {names}.",
                 where="\n".join(
-                    f"{change.name}  {line}" for change in self.refused for line in _details(change)
+                    f"{change.name}  {line}" for change in self.refused for line in details(change)
                 ),
                 remedy="Declare a new version beside what reads the old one: version=2 on the "
                 "aggregate, the view or the on-demand function; or undo the change.",
+            )
+        missed = [each for each in self.lost if each.readers]
+        if missed:
+            raise PlanConflict(
+                "The code of on-demand features that are still read is gone.",
+                where="\n".join(
+                    f"{each.feature}: {each.why}; read by {', '.join(each.readers)}"
+                    for each in missed
+                ),
+                remedy="Keep the function in a module that `definitions` names, or move what reads "
+                "it to another version.",
             )
         allowed = {name.partition("@")[0] for name in allow_duplicates}
         second = [
@@ -94,69 +161,71 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 "store.apply(plan, allow_duplicates=[...], reason=...).",
             )
 
+    def write(self, path: str | Path) -> None:
+        """Save the plan, to be looked at and applied later from the same revision."""
+        body = msgspec.to_builtins(self)
+        sealed = {"tidemark_plan": 1, "digest": self.digest, "seal": _seal(body), "plan": body}
+        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(sealed), indent=1))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        """A plan that was saved; raises `PlanConflict` if it was altered since."""
+        try:
+            sealed: dict[str, Any] = msgspec.json.decode(Path(path).read_bytes())
+            body = sealed["plan"]
+            plan = msgspec.convert(body, cls)
+        except FileNotFoundError:
+            raise NotFound(
+                f"There is no plan {str(path)!r}.", remedy=f"Make it: tidemark plan --out {path}"
+            ) from None
+        except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError):
+            raise PlanConflict(
+                f"{str(path)!r} is not a plan of this Tidemark.",
+                remedy=f"Make one: tidemark plan --out {path}",
+            ) from None
+        if sealed.get("seal") != _seal(body) or sealed.get("digest") != plan.digest:
+            raise PlanConflict(
+                "The plan is not what was saved: somebody edited it.",
+                where=str(path),
+                remedy="Change the definitions and plan again.",
+            )
+        return plan
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
+        facts = msgspec.to_builtins(self)
+        names = ("twins", "kept", "models", "confirmed", "backfill", "lost", "restated")
         return {
             "revision": self.revision,
             "digest": self.digest,
             "changes": [
-                {**msgspec.to_builtins(change), "refused": _refused(change)}
+                {
+                    **msgspec.to_builtins(change),
+                    "class": change.category,
+                    "refused": self.refuses(change),
+                }
                 for change in self.changes
             ],
             "new_engine_epoch": self.new_epoch,
-            "twins": msgspec.to_builtins(self.twins),
+            **{name: facts.get(name, ()) for name in names},
         }
+
+    def to_markdown(self) -> str:
+        """The plan for a review, as Markdown."""
+        from tidemark.registry.rendering import markdown
+
+        return markdown(self)
 
     def __rich__(self) -> Text:
         """The plan in colour."""
-        return self._render()
+        from tidemark.registry.rendering import text
+
+        return text(self)
 
     def __str__(self) -> str:
-        return self._render().plain
+        return self.__rich__().plain
 
     __repr__ = __str__
-
-    def _render(self) -> Text:
-        from rich.text import Text
-
-        against = f"revision {self.revision}" if self.revision else "an empty registry"
-        text = Text(f"Plan against {against}\n\n")
-        if self.empty:
-            return text.append("  Nothing to change.\n")
-        if self.new_epoch:
-            text.append(
-                "  ! This release computes some values otherwise; materialize again.\n", "magenta"
-            )
-        for change in self.changes:
-            symbol, colour = _SYMBOLS.get(change.what, _CHANGED)
-            what = "" if change.what in {"added", "removed"} else f"  {change.what}"
-            text.append(f"  {symbol} {change.title}{what}", colour)
-            text.append("  refused\n" if _refused(change) else "\n", "bold red")
-            for line in _details(change):
-                text.append(f"      {line}\n", "dim")
-        for twin in self.twins:
-            text.append(
-                f"  = {twin}\n".replace("\n  ", "\n      "), "red" if twin.kind == "same" else "dim"
-            )
-        count = {
-            what: sum(each.what == what for each in self.changes) for what in ("added", "removed")
-        }
-        changed = len(self.changes) - sum(count.values())
-        text.append(
-            f"\n{count['added']} to add, {changed} to change, {count['removed']} to remove\n"
-        )
-        if self.refused:
-            text.append(
-                "Refused: a published version cannot change what it computes. Declare version=2, "
-                "or undo the change.\n",
-                "bold red",
-            )
-        if self.duplicates:
-            text.append(
-                "Refused unless allowed with a reason: one meaning would have two names.\n",
-                "bold red",
-            )
-        return text
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,17 +250,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     __repr__ = __str__
 
 
-def _refused(change: Change) -> bool:
-    """Whether a change would alter a published version by its own definition.
-
-    What changes because a source did is shown, not refused: there is no version of it to keep.
-    """
-    if change.kind not in {"feature", "on-demand feature"} or change.through.startswith("source "):
-        return False
-    return change.what in {"meaning", "contract"}
-
-
-def _details(change: Change) -> list[str]:
+def details(change: Change) -> list[str]:
+    """The differences of a change and what follows from it, one line each."""
     lines = [
         f"{each.field}: {each.before or 'none'} -> {each.after or 'none'}" for each in change.fields
     ]
@@ -200,3 +260,24 @@ def _details(change: Change) -> list[str]:
     if change.affects:
         lines.append(f"read by {', '.join(change.affects)}")
     return lines
+
+
+def unconfirmed_error(lacking: Sequence[Impact], digest: str) -> PlanConflict:
+    """That models must be confirmed first, and by whom."""
+    lines = [
+        f"{each.model}: by {each.owner or 'an administrator'}, for {', '.join(each.through)}"
+        for each in lacking
+    ]
+    first = lacking[0]
+    return PlanConflict(
+        "Models in production would receive other values, and are not confirmed: "
+        f"{', '.join(each.model for each in lacking)}.",
+        where="\n".join(lines),
+        remedy=f"tidemark confirm PLAN --model {first.model} --by {first.owner or '...'}, "
+        f"store.registry.confirm(plan, model={first.model!r}, by=...); the plan is {digest}.",
+        unconfirmed=tuple(each.model for each in lacking),
+    )
+
+
+def _seal(body: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
