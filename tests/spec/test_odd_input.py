@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 import tidemark as tm
-from tidemark.errors import DefinitionError, NotFound, RequestInvalid, SchemaMismatch
+from tidemark.errors import DefinitionError, EngineError, NotFound, RequestInvalid, SchemaMismatch
+from tidemark.testing import features_at
 
 ZONED = pa.timestamp("us", "UTC")
 
@@ -225,3 +226,36 @@ def test_a_number_of_a_csv_file_that_would_be_rounded_is_refused(
     """A history that does not fit its declaration is an error, not a near value."""
     with pytest.raises(SchemaMismatch, match="does not read as its declared type"):
         read_csv(tmp_path, value)
+
+
+@pytest.mark.parametrize("views", [Habits, "habits", [Habits], ("habits",)])
+def test_one_view_is_materialized_without_a_list(store: tm.Store, views: object) -> None:
+    """A view alone is that view, as a class or by name."""
+    assert [view.view for view in store.materialize(views).views] == ["habits"]
+
+
+def test_rows_of_a_test_may_say_their_moments_as_text() -> None:
+    """ISO text is a moment everywhere."""
+    rows = [{"guest": "ada", "nights": 2, "at": "2026-05-01T00:00:00Z"}]
+    given = {"nights": 2, "newest_year": 2026}
+    assert features_at(Habits, rows, {"guest": "ada"}, at="2026-05-01T00:00:00Z") == given
+
+
+def test_an_error_of_the_database_says_whose_history_it_was() -> None:
+    """A query that the database refuses is found again by the name of its source."""
+
+    class Lost(tm.Source, history=tm.query("SELECT * FROM nowhere"), time="at"):
+        """A table that is gone."""
+
+        guest: tm.Col[str]
+        at: tm.Col[datetime]
+
+    class Losses(tm.FeatureView, entity=Guest, source=Lost):
+        """How often."""
+
+        losses = tm.count()
+
+    with tm.connect(":memory:") as store, pytest.raises(EngineError) as caught:
+        store.training_set(Losses, LABELS)
+    assert caught.value.where == "the history of lost"
+    assert "nowhere" in caught.value.sql

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
@@ -43,10 +44,11 @@ class Relation:
         condition = f" WHERE {where}" if where else ""
         for part in self.parts:
             query = f"SELECT {items} FROM ({part}){condition}"
-            for batch in self.engine.batches(query, self.tables, rows):
-                if self.progress is not None:
-                    self.progress(batch.num_rows)
-                yield batch
+            with _telling(self.source):
+                for batch in self.engine.batches(query, self.tables, rows):
+                    if self.progress is not None:
+                        self.progress(batch.num_rows)
+                    yield batch
 
     def count(self, where: str = "") -> int:
         """How many rows there are for which `where` is true."""
@@ -70,7 +72,20 @@ def open_source(
     Raises `SchemaMismatch` where it does not have what the source declares and `EngineError` where
     it cannot be read.
     """
-    return replace(_opened(engine, source), progress=progress)
+    with _telling(source):
+        return replace(_opened(engine, source), progress=progress)
+
+
+@contextmanager
+def _telling(source: Source) -> Generator[None]:
+    """Say whose history it was, where an error does not say a place."""
+    try:
+        yield
+    except EngineError as error:
+        if error.where:
+            raise
+        where = f"the history of {source.name}"
+        raise EngineError(error.what, sql=error.sql, where=where, remedy=error.remedy) from error
 
 
 def _opened(engine: DuckDB, source: Source) -> Relation:

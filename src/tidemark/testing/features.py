@@ -30,8 +30,8 @@ def features_at(
 ) -> dict[str, Any]:
     """The features of one entity at a moment, from literal rows of the view's source.
 
-    Rows are dictionaries; columns that they leave out are null.  `at` is an aware datetime or ISO
-    text with a zone.  Needs no project, no files and no store.
+    Rows are dictionaries; columns that they leave out are null.  Moments are datetimes or ISO text,
+    `at` with a zone.  Needs no project, no files and no store.
     """
     from tidemark.engines.training import training_set
 
@@ -94,9 +94,18 @@ def _table(source: Source, rows: Sequence[Mapping[str, object]]) -> pa.Table:
     return table
 
 
+def _moment(value: object) -> object:
+    """ISO text as the moment that it says; the zone may be left to the source."""
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _column(field: Field, values: list[object]) -> pa.Array:
     type_ = arrow_type(field.type)
     if field.type == TIMESTAMP:
+        values = [_moment(value) for value in values]
         moments = [value for value in values if isinstance(value, datetime)]
         if moments and all(moment.tzinfo is None for moment in moments):
             type_ = pa.timestamp("us")  # the source says which zone they are in

@@ -39,10 +39,18 @@ class Made(NamedTuple):
     commands: tuple[str, ...]
 
 
+def _exists(file: Path) -> bool:
+    """Whether a file is there, as far as we may look; writing it tells of the rest."""
+    try:
+        return file.exists()
+    except PermissionError:
+        return False
+
+
 def create(path: Path) -> Made:
     """Write the example project; raises `RequestInvalid` rather than overwrite a file."""
     data = ("data/purchases/part-0.parquet", "data/labels.parquet")
-    present = [name for name in (*_FILES, *data) if (path / name).exists()]
+    present = [name for name in (*_FILES, *data) if _exists(path / name)]
     if present:
         raise RequestInvalid(
             f"{path} already has {', '.join(present)}.",
