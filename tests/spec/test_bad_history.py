@@ -179,6 +179,14 @@ def test_a_source_without_rows_is_no_error(engine: DuckDB, tmp_path: Path) -> No
     assert read(engine, Csv("none.csv")) == {"user_id": [], "at": []}
 
 
+def test_quoted_nothing_in_csv_is_text(engine: DuckDB, tmp_path: Path) -> None:
+    """A field with nothing in it is null; a quoted one is the empty text."""
+    (tmp_path / "a.csv").write_text(
+        'user_id,at,note\nada,2026-01-01T00:00:00Z,""\nbob,2026-01-01T00:00:00Z,\n'
+    )
+    assert read(engine, Csv("a.csv"), note=STRING)["note"] == ["", None]
+
+
 def test_csv_is_read_as_declared(engine: DuckDB, tmp_path: Path) -> None:
     """A code that looks like a number stays text, and a zone in the text is respected."""
     (tmp_path / "a.csv").write_text("at,user_id,amount\n2026-01-01T01:00:00+01:00,007,1.10\n")

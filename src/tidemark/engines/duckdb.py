@@ -176,4 +176,11 @@ class DuckDB:
 def _refused(error: Exception, query: str) -> EngineError:
     """An error of the database, without the hints that only its own shell could follow."""
     message = str(error).split("\n\nLINE ")[0].strip()
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return EngineError(
+            "The memory limit is too small for this history.",
+            sql=query,
+            where=message.splitlines()[0],
+            remedy='Raise it: memory_limit = "4GB" in tidemark.toml, or TIDEMARK_MEMORY_LIMIT=4GB.',
+        )
     return EngineError(f"The database refused a query: {message}", sql=query)

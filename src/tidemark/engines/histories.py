@@ -224,7 +224,10 @@ def _unreadable(
 
 
 def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
-    """Text is parsed once, as the declared types; a timestamp itself says whether it has a zone."""
+    """Text is parsed once, as the declared types; a timestamp itself says whether it has a zone.
+
+    A field with nothing in it is null; one that is quoted, `""`, is the empty text.
+    """
     parts: list[str] = []
     for name in files:
         header = _describe(engine, f"read_csv({text(name)}, header = true)")
@@ -235,7 +238,8 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
         types = ", ".join(
             f"{text(c.name)}: {text('VARCHAR' if c in exact else sql_type(c.type))}" for c in read
         )
-        origin = f"read_csv({text(name)}, header = true, types = {{{types}}})"
+        options = f"header = true, allow_quoted_nulls = false, types = {{{types}}}"
+        origin = f"read_csv({text(name)}, {options})"
         if exact:
             numbers = ", ".join(_exact(c.name, c.type) for c in exact)
             origin = f"(SELECT * REPLACE ({numbers}) FROM {origin})"
