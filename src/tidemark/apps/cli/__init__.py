@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
+from tidemark.apps.cli.dataset import dataset
 from tidemark.apps.cli.shell import (
     CHANGES,
     CONFIRMATION_MISSING,
@@ -108,26 +109,37 @@ def _confirm(made: Plan, yes: bool) -> None:
 @main.command(cls=Command)
 @click.argument("service")
 @click.option("--labels", required=True, metavar="FILE", help="Label rows: Parquet or CSV.")
-@click.option("--out", required=True, metavar="FILE", help="Where to write: Parquet or CSV.")
+@click.option("--out", metavar="FILE", help="Where to write: Parquet or CSV.")
+@click.option("--save-as", metavar="NAME", help="Keep it as a dataset, with what it was made from.")
 @click.option("--time", metavar="COLUMN", help="The time column, where labels have several.")
 @click.option("--timezone", metavar="ZONE", help="The zone of times that carry none.")
 @click.option("--hindsight", is_flag=True, help="Ignore when events became known.")
 def train(
-    service: str, labels: str, out: str, time: str | None, timezone: str | None, hindsight: bool
+    service: str,
+    labels: str,
+    out: str | None,
+    save_as: str | None,
+    time: str | None,
+    timezone: str | None,
+    hindsight: bool,
 ) -> None:
     """Join labels with features as they stood.
 
-    SERVICE is a service, or one feature (view:feature).
+    SERVICE is a service, or one feature (view:feature).  The rows go to a file, or are kept
+    under a name, or both.
     """
     from tidemark.apps.cli.tables import read_table, write_table
 
+    if out is None and save_as is None:
+        raise click.UsageError("Say where the rows go: --out FILE, --save-as NAME, or both.")
     rows = read_table(Path(labels))
     with open_store() as store:
         training = store.training_set(
-            service, rows, time=time, timezone=timezone, hindsight=hindsight
+            service, rows, time=time, timezone=timezone, hindsight=hindsight, save_as=save_as
         )
-    write_table(training.to_arrow(), Path(out))
-    show(str(training.report), {"out": out, **asdict(training.report)})
+    if out is not None:
+        write_table(training.to_arrow(), Path(out))
+    show(str(training.report), {"out": out, "saved_as": save_as, **asdict(training.report)})
 
 
 @main.command(cls=Command)
@@ -266,3 +278,6 @@ def doctor() -> None:
     show(found.text(), found.to_dict())
     if not found.healthy:
         raise SystemExit(ERROR)
+
+
+main.add_command(dataset)
