@@ -120,9 +120,13 @@ class TestPlanAndApply:
     def test_a_plan_as_json(self, project: Path, run: Run) -> None:
         """Only JSON is on stdout."""
         facts = json.loads(run("plan", "--json").stdout)
-        assert {"what": "added", "kind": "entity", "name": "user", "refused": False} in facts[
-            "changes"
-        ]
+        assert {
+            "what": "added",
+            "kind": "entity",
+            "name": "user",
+            "class": "additive",
+            "refused": False,
+        } in facts["changes"]
 
     def test_every_mistake_of_a_file_at_once(self, project: Path, run: Run) -> None:
         """With file and line, and no traceback."""

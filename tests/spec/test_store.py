@@ -328,6 +328,7 @@ class TestDescribe:
             "kind": "feature",
             "name": "user_spend:spend@1",
             "owner": "risk@example.com",
+            "lifecycle": "published",
             "meaning": "Sum of amount over purchase, in the 7 days up to and including the moment "
             "asked for; null if there were none.",
             "type": "float64",

@@ -25,13 +25,24 @@ from tidemark.model.window import parse_moment
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.lives import deprecated, published, retired
-from tidemark.registry.plan import Applied, Plan, unconfirmed_error
+from tidemark.registry.plan import Applied, Backfill, Lost, Plan, unconfirmed_error
 from tidemark.registry.planning import make_plan, records_after
 from tidemark.registry.protocol import Reader, Revision, Writer
 from tidemark.registry.snapshots import Snapshot, check_chain, opened, sealed
 from tidemark.registry.sql import SqlRevisions
 
-__all__ = ["Applied", "Plan", "Reader", "Registry", "Revision", "Snapshot", "Writer", "whoami"]
+__all__ = [
+    "Applied",
+    "Backfill",
+    "Lost",
+    "Plan",
+    "Reader",
+    "Registry",
+    "Revision",
+    "Snapshot",
+    "Writer",
+    "whoami",
+]
 
 _ATTEMPTS = 1_000
 """How often a change that commutes with others is tried; each time at least one writer got on."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tidemark import define
+from msgspec.structs import replace
+
 from tidemark.errors import RequestInvalid
+from tidemark.online.coverage import unserved
 from tidemark.online.protocol import open_store
-from tidemark.registry import Applied, Plan, Snapshot
-from tidemark.store import describe as _describe
+from tidemark.registry import Applied, Backfill, Plan, Snapshot
+from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config
 from tidemark.store.datasets import ProjectRegistry, Recipe, Saving, Verification, verify
 from tidemark.store.project import Project, identity, listed, name_of
@@ -53,7 +55,7 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.registry = ProjectRegistry(config.registry_url, config.root)
+        self.registry = ProjectRegistry(config.registry_url, config.root, config.administrators)
         self._project = Project(config)
         self._online = open_store(config.online, config.root)
         self._lock = threading.Lock()
@@ -62,22 +64,37 @@ class Store:
         self._readers: dict[object, Reader] = {}
         self._folder: TemporaryDirectory[str] | None = None
 
-    def plan(self, definitions: object = None) -> Plan:
+    def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.
 
         None stands for those that `tidemark.toml` names; otherwise a module, objects, or
-        `tm.load(...)`.  Raises `DefinitionError` with every problem found.
+        `tm.load(...)`.  `restated` are sources whose history was rewritten as it is.  Raises
+        `DefinitionError` with every problem found.
         """
-        return self.registry.plan(self._project.lower(definitions).definitions)
+        lowered = self._project.lower(definitions)
+        sources = [name_of(each) for each in restated]
+        return self._told(self.registry.plan(lowered.definitions, restated=sources))
+
+    def revert(self, as_of: int | str | datetime) -> Plan:
+        """A plan that says again what was said as of a revision or a moment."""
+        return self._told(self.registry.revert(as_of))
 
     def apply(
-        self, plan: Plan, *, reason: str = "", allow_duplicates: Collection[str] = ()
+        self,
+        plan: Plan,
+        *,
+        reason: str = "",
+        allow_duplicates: Collection[str] = (),
+        draft: bool = False,
     ) -> Applied:
         """Put the plan's definitions in force; raises `PlanConflict` if it is stale or refused.
 
         `allow_duplicates` names features that may mean the same as another one; `reason` says why.
+        With `draft`, the features that are added may still change, until they are published.
         """
-        applied = self.registry.apply(plan, reason=reason, allow_duplicates=allow_duplicates)
+        applied = self.registry.apply(
+            plan, reason=reason, allow_duplicates=allow_duplicates, draft=draft
+        )
         self._read_at = float("-inf")
         return applied
 
@@ -112,8 +129,9 @@ class Store:
                 remedy="Name it, save_as=..., or split what is returned: training.split(...).",
             )
         snapshot = self._applied()
+        features = reading.named(features, snapshot.records)
         definitions = self._project.beside(snapshot.definitions, features)
-        outputs = define.outputs(features, definitions, full_names=full_names)
+        outputs = reading.outputs(features, definitions, snapshot.records, full_names=full_names)
         functions = self._project.functions(definitions, outputs)
         recipe = Recipe(definitions, functions, outputs, time, timezone, hindsight)
         with self._engine() as engine:
@@ -174,13 +192,18 @@ class Store:
         """The features of many entities at one moment, in the order of the keys."""
         return self._reader(features).online_many(keys, request=request, at=at)
 
-    def describe(self, ref: object = None) -> _describe.Description:
-        """What is in force: everything, or one definition by its object or name."""
-        snapshot = self._applied()
+    def describe(
+        self, ref: object = None, *, as_of: int | str | datetime | None = None
+    ) -> _describe.Description:
+        """What is in force, or was as of a revision or a moment.
+
+        Everything, or one definition by its object or name; `model:fraud@3` is a model.
+        """
+        snapshot = self._applied() if as_of is None else self.registry.snapshot(as_of)
         if ref is None:
             return _describe.overview(snapshot, self.config.name)
         definitions = self._project.beside(snapshot.definitions, ref)
-        return _describe.describe(definitions, name_of(ref))
+        return _describe.describe(definitions, name_of(ref), snapshot.records)
 
     def value_twins(self, *, entities: int = 200, least: float = 0.95) -> tuple[ValueTwin, ...]:
         """Features of different views that give the same values, whatever their definitions say.
@@ -214,6 +237,22 @@ class Store:
     def __repr__(self) -> str:
         return f"<Tidemark store {self.config.name or self.config.root}>"
 
+    def _told(self, plan: Plan) -> Plan:
+        """The plan with what only this process can tell: missing rows, and code that is gone."""
+        altered = {
+            name
+            for change in plan.changes
+            if change.what in {"added", "meaning"}
+            for name in (change.name, *change.affects)
+            if ":" in name
+        }
+        missing: list[Backfill] = []
+        if plan.revision and altered:
+            namespace = self.config.namespace
+            found = unserved(self._online, plan.definitions, altered, project=namespace)
+            missing = [Backfill(each.view, each.features, each.rows, each.events) for each in found]
+        return replace(plan, backfill=tuple(missing), lost=self._project.lost(plan))
+
     def _applied(self) -> Snapshot:
         """The revision in force, read again when it may have changed."""
         with self._lock:
@@ -235,8 +274,9 @@ class Store:
             from tidemark.serve import Reader
 
             definitions = snapshot.definitions
+            features = reading.named(features, snapshot.records)
             self._project.beside(definitions, features)  # refuses what means something else
-            outputs = define.outputs(features, definitions)
+            outputs = reading.outputs(features, definitions, snapshot.records)
             functions = self._project.functions(definitions, outputs)
             if len(self._readers) >= READERS:
                 self._readers = {}

@@ -23,7 +23,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     relative to `root`, the directory that holds `tidemark.toml`, as is `datasets`, the folder of
     saved training sets (empty: one that goes with the store).  An empty `memory_limit` and 0
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
-    back the online state can be asked about.
+    back the online state can be asked about.  `administrators` may confirm plans for any model.
     """
 
     name: str = ""
@@ -34,6 +34,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit: str = ""
     threads: int = 0
     retain: str = ""
+    administrators: tuple[str, ...] = ()
     root: Path = Path()
 
     @property
@@ -75,6 +76,10 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     settings |= _overrides(environment, _SETTINGS)
     if isinstance(settings.get("definitions"), str):
         settings["definitions"] = [settings["definitions"]]
+    if isinstance(settings.get("administrators"), str):
+        settings["administrators"] = [
+            each.strip() for each in settings["administrators"].split(",") if each.strip()
+        ]
     return _checked(settings, file.parent, str(file))
 
 

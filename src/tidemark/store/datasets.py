@@ -43,8 +43,8 @@ _LIBRARIES = ("tidemark", "duckdb", "pyarrow", "numpy", "numba")
 class ProjectRegistry(Registry):
     """The registry of a project, whose datasets lie in its folder."""
 
-    def __init__(self, url: str, root: Path) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, root: Path, administrators: Collection[str] = ()) -> None:
+        super().__init__(url, administrators=administrators)
         self._root = root
 
     def datasets(self, *, as_of: int | str | datetime | None = None) -> list[Dataset]:

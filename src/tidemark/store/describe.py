@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from tidemark.errors import NotFound
 from tidemark.model import prose
@@ -19,8 +21,10 @@ from tidemark.model.graph import (
     OnDemand,
     Request,
     Source,
+    parse_reference,
 )
 from tidemark.model.lineage import columns_used
+from tidemark.model.records import Model, Records
 from tidemark.model.window import format_duration, format_moment
 from tidemark.registry import Snapshot
 
@@ -44,8 +48,9 @@ def overview(snapshot: Snapshot, name: str) -> Description:
     facts["sources"] = {item.name: _headline(item.description) for item in definitions.sources}
     facts["views"] = {
         view.name: ", ".join(feature.name for feature in view.features)
-        for view in definitions.views
+        for view in reversed(definitions.views)  # of variants, the one that was said last
     }
+    facts["views"] = dict(sorted(facts["views"].items()))
     facts["on_demand"] = {item.name: _headline(item.description) for item in definitions.on_demand}
     facts["services"] = {
         service.name: ", ".join(output.name for output in service.outputs)
@@ -54,37 +59,60 @@ def overview(snapshot: Snapshot, name: str) -> Description:
     return Description({key: value for key, value in facts.items() if value not in ({}, "")})
 
 
-def describe(definitions: Definitions, name: str) -> Description:
-    """One entity, source, view, feature (`view:feature`), request, on-demand feature or service.
+def describe(definitions: Definitions, name: str, records: Records) -> Description:
+    """One definition: entity, source, view, feature, request, on-demand feature, service, or model.
 
+    A feature is named `view:feature` or, of one version, `view:feature@2`; a model `model:fraud@3`.
     Raises `NotFound` with the nearest name.
     """
-    bare = name.partition("@")[0]
-    view_name, _, feature = bare.rpartition(":")
-    if view_name:
-        view = definitions.view(view_name)
-        return _feature(definitions, view, view.feature(feature))
+    if name.startswith("model:"):
+        return _model(definitions, records.model(name.removeprefix("model:")))
+    reference = parse_reference(name)
+    if reference.owner:
+        if "@" not in name:
+            versions = definitions.versions(reference.owner, reference.name)
+            reference = replace(reference, version=_usual(name, versions, records))
+        view, feature = definitions.locate(reference)
+        return _feature(definitions, view, feature, records)
+    bare = reference.name
+    if bare in {item.name for item in definitions.on_demand}:
+        version = reference.version
+        if "@" not in name:
+            version = _usual(bare, definitions.versions("", bare), records)
+        return _on_demand(definitions, definitions.on_demand_feature(bare, version), records)
     for item in _by_likelihood(definitions):
         if item.name == bare:
             return _definition(definitions, item)
-    owners = [view for view in definitions.views for each in view.features if each.name == bare]
+    owners = {
+        view.name for view in definitions.views for each in view.features if each.name == bare
+    }
     if len(owners) == 1:
-        return _feature(definitions, owners[0], owners[0].feature(bare))
+        return describe(definitions, f"{owners.pop()}:{name}", records)
     known = {item.name for item in definitions}
     known |= {f"{view.name}:{each.name}" for view in definitions.views for each in view.features}
     raise NotFound.named("definition", name, known)
 
 
-def _by_likelihood(definitions: Definitions) -> Iterable[Definition]:
+def _usual(name: str, versions: Sequence[int], records: Records) -> int:
+    """The version that a name without one means: the newest that is no draft."""
+    stages = records.stages()
+    published = [each for each in versions if stages.get(f"{name}@{each}") != "draft"]
+    return next(iter(published or versions), 1)
+
+
+def _by_likelihood(
+    definitions: Definitions,
+) -> Iterable[Entity | Source | FeatureView | Request | FeatureService]:
     yield from definitions.services
     yield from definitions.views
-    yield from definitions.on_demand
     yield from definitions.entities
     yield from definitions.sources
     yield from definitions.requests
 
 
-def _definition(definitions: Definitions, item: Definition) -> Description:
+def _definition(
+    definitions: Definitions, item: Entity | Source | FeatureView | Request | FeatureService
+) -> Description:
     match item:
         case Entity():
             views = [view.name for view in definitions.views if view.entity == item.name]
@@ -96,15 +124,6 @@ def _definition(definitions: Definitions, item: Definition) -> Description:
             return _view(definitions, item)
         case Request():
             return _facts(item, "request", fields=_fields(item.fields))
-        case OnDemand():
-            return _facts(
-                item,
-                "on-demand feature",
-                version=item.version,
-                type=str(item.type),
-                meaning=prose.on_demand_sentence(item),
-                read_by=list(consumers(definitions, f"{item.name}@{item.version}")),
-            )
         case FeatureService():
             outputs = {
                 output.name: f"{definitions.type_of(output.reference)}  {output.reference}"
@@ -152,13 +171,73 @@ def _view(definitions: Definitions, view: FeatureView) -> Description:
     )
 
 
-def _feature(definitions: Definitions, view: FeatureView, feature: Feature) -> Description:
+def _on_demand(definitions: Definitions, item: OnDemand, records: Records) -> Description:
+    return _facts(
+        item,
+        "on-demand feature",
+        version=item.version,
+        **_life(definitions, item.reference, records),
+        type=str(item.type),
+        meaning=prose.on_demand_sentence(item),
+        read_by=_readers(definitions, item.reference, records),
+    )
+
+
+def _model(definitions: Definitions, model: Model) -> Description:
+    outputs = {
+        output.name: f"{definitions.type_of(output.reference)}  {output.reference}"
+        for output in model.outputs
+    }
+    facts = Description(
+        kind="model",
+        name=model.reference,
+        owner=model.owner or "nobody",
+        stage=model.stage,
+        service=model.service,
+        dataset=model.dataset,
+        outputs=outputs,
+    )
+    return Description({key: value for key, value in facts.items() if value not in ("", {})})
+
+
+def _life(definitions: Definitions, reference: str, records: Records) -> dict[str, Any]:
+    """Where a feature is in its life, and its other versions."""
+    life = records.life(reference)
+    parsed = parse_reference(reference)
+    others = [
+        f"{reference.rpartition('@')[0]}@{version}"
+        for version in definitions.versions(parsed.owner, parsed.name)
+        if version != parsed.version
+    ]
+    return {
+        "lifecycle": life.stage,
+        "reason": life.reason,
+        "replacement": life.replacement,
+        "sunset": life.sunset,
+        "other_versions": others,
+    }
+
+
+def _readers(definitions: Definitions, reference: str, records: Records) -> list[str]:
+    """Everything that reads a feature: on-demand features, services, models."""
+    models = [
+        f"model {model.reference}"
+        for model in records.models
+        if reference in map(str, definitions.needed(each.reference for each in model.outputs))
+    ]
+    return [*consumers(definitions, reference), *models]
+
+
+def _feature(
+    definitions: Definitions, view: FeatureView, feature: Feature, records: Records
+) -> Description:
     source = definitions.source(view.source)
     reference = feature_name(view, feature)
     facts = _facts(
         feature,
         "feature",
         name=reference,
+        **_life(definitions, reference, records),
         meaning=prose.sentence(view, feature, source),
         type=str(feature.type),
         entity=view.entity,
@@ -166,7 +245,7 @@ def _feature(definitions: Definitions, view: FeatureView, feature: Feature) -> D
         columns=columns_used(source, view, feature),
         bound=_bound(view),
         zone=feature.aggregate.window.zone or "UTC; a day is 24 hours",
-        read_by=list(consumers(definitions, reference)),
+        read_by=_readers(definitions, reference, records),
     )
     facts["owner"] = feature.owner or view.owner or "nobody"
     return facts

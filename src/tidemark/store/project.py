@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
-from msgspec.structs import replace
 
 from tidemark import define
 from tidemark.define import Lowered
 from tidemark.define.features import Feature
 from tidemark.define.modules import importable_from, imported_function
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
-from tidemark.model.diff import diff
-from tidemark.model.graph import Definition, Definitions, FeatureView, Output
+from tidemark.model.diff import consumers, diff
+from tidemark.model.graph import Definition, Definitions, FeatureView, OnDemand, Output
+from tidemark.model.merge import merged
+from tidemark.registry import Lost, Plan
 from tidemark.store.config import Config
 
 Function = Callable[..., Any]
@@ -46,6 +47,19 @@ class Project:
                 self._functions[name] = imported_function(feature)
         return {name: self._functions[name] for name in asked}
 
+    def lost(self, plan: Plan) -> tuple[Lost, ...]:
+        """The on-demand features that the plan keeps although their code is not there any more."""
+        found: list[Lost] = []
+        for feature in plan.definitions.on_demand:
+            if feature.reference in plan.kept:
+                try:
+                    with importable_from(self.config.root):
+                        imported_function(feature)
+                except NotFound as error:
+                    readers = consumers(plan.definitions, feature.reference)
+                    found.append(Lost(feature.reference, error.what, readers))
+        return tuple(found)
+
     def beside(self, applied: Definitions, features: object) -> Definitions:
         """What is applied, and what the objects among `features` define on top of it.
 
@@ -54,13 +68,13 @@ class Project:
         own = self._own(features)
         if not own:
             return applied
-        merged = {(type(item), item.name): item for item in applied}
-        for item in own:
-            there = merged.get((type(item), item.name))
-            if isinstance(item, FeatureView) and isinstance(there, FeatureView):
-                item = _joined(item, there)  # noqa: PLW2901
-            merged[type(item), item.name] = item
-        definitions = Definitions.of(merged.values())
+        mine = {(type(item), item.name) for item in own}
+        rest = [
+            item
+            for item in applied
+            if (type(item), item.name) not in mine and not isinstance(item, FeatureView | OnDemand)
+        ]
+        definitions = merged(Definitions.of([*own, *rest]), applied)
         for change in diff(applied, definitions):
             # A source may have grown by columns that nothing applied reads.
             if change.what == "meaning" or (change.what == "contract" and change.kind != "source"):
@@ -111,13 +125,6 @@ def listed(features: object) -> list[object]:
     """One thing or several as a list."""
     alone = isinstance(features, str | type) or not isinstance(features, Iterable)
     return [features] if alone else list(cast("Iterable[object]", features))
-
-
-def _joined(mine: FeatureView, there: FeatureView) -> FeatureView:
-    """One's own features of a view, and those of the applied view besides."""
-    names = {feature.name for feature in mine.features}
-    rest = tuple(each for each in there.features if each.name not in names)
-    return replace(mine, features=mine.features + rest)
 
 
 def name_of(item: object) -> str:

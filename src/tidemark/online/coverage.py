@@ -1,0 +1,54 @@
+"""Which features the online rows do not answer for yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from tidemark.model.diff import feature_name
+from tidemark.model.fingerprint import held_id
+from tidemark.model.graph import Definitions
+from tidemark.online.keys import held_key, read_held, read_record, record_key
+from tidemark.online.protocol import OnlineStore
+
+
+class Unserved(msgspec.Struct, frozen=True):
+    """Features of a view without rows, and the rows and events that the view's newest state has."""
+
+    view: str
+    features: tuple[str, ...]
+    rows: int | None
+    events: int | None
+
+
+def unserved(
+    online: OnlineStore, definitions: Definitions, among: Collection[str], *, project: str
+) -> list[Unserved]:
+    """The features among these (`view:feature@1`) that cannot be served, view by view."""
+    found: list[Unserved] = []
+    for name in sorted({each.rpartition(":")[0] for each in among} - {""}):
+        (stored,) = online.get_many([record_key(project, name)])
+        states = read_record(stored).states
+        places = [held_key(project, name, each.state) for each in states]
+        held: set[str] = set()
+        for text in online.get_many(places):
+            held |= read_held(bytes(text))[1].keys() if text is not None else set[str]()
+        missing = tuple(
+            feature_name(view, feature)
+            for view in definitions.variants(name)
+            for feature in view.features
+            if feature_name(view, feature) in among
+            and held_id(view, feature, definitions.source(view.source)) not in held
+        )
+        if missing:
+            newest = states[0] if states else None
+            found.append(
+                Unserved(
+                    name,
+                    missing,
+                    newest.rows if newest else None,
+                    newest.events if newest else None,
+                )
+            )
+    return found
