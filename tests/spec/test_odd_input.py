@@ -259,3 +259,22 @@ def test_an_error_of_the_database_says_whose_history_it_was() -> None:
         store.training_set(Losses, LABELS)
     assert caught.value.where == "the history of lost"
     assert "nowhere" in caught.value.sql
+
+
+def test_a_request_field_that_is_a_list_may_be_shared_by_many(store: tm.Store) -> None:
+    """One dict of values holds for all entities, also where a value is a list of text."""
+
+    class Basket(tm.Request):
+        """What is being bought."""
+
+        items: tm.Col[list[str]]
+
+    @tm.on_demand(items=Basket.items, nights=Habits.nights)
+    def weight(items: list[str], nights: int | None) -> int:
+        return len(items) + (nights or 0)
+
+    store.apply(store.plan([Upsell, weight]))
+    store.materialize()
+    keys = [{"guest": "ada"}, {"guest": "bob"}]
+    vectors = store.online_many(weight, keys, request={"items": ["tea", "ink"]})
+    assert vectors.to_dicts() == [{"weight": 7}, {"weight": 2}]

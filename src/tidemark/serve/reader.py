@@ -132,5 +132,6 @@ def _is_column(field: Field, value: object) -> bool:
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
         return False
     return field.type.scalar or any(
-        hasattr(each, "__len__") for each in cast("list[object]", value)
+        hasattr(each, "__len__") and not isinstance(each, str | bytes)
+        for each in cast("list[object]", value)
     )
