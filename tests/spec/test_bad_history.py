@@ -179,6 +179,14 @@ def test_a_source_without_rows_is_no_error(engine: DuckDB, tmp_path: Path) -> No
     assert read(engine, Csv("none.csv")) == {"user_id": [], "at": []}
 
 
+def test_decimals_in_csv_may_have_an_exponent(engine: DuckDB, tmp_path: Path) -> None:
+    """As Arrow writes small ones; one with more places than declared is refused, not rounded."""
+    (tmp_path / "a.csv").write_text("user_id,at,x\nada,2026-01-01T00:00:00Z,1.5E-3\n")
+    assert str(read(engine, Csv("a.csv"), x=decimal(9, 4))["x"][0]) == "0.0015"
+    with pytest.raises(SchemaMismatch, match="does not read as its declared type"):
+        read(engine, Csv("a.csv"), x=decimal(9, 3))
+
+
 def test_quoted_nothing_in_csv_is_text(engine: DuckDB, tmp_path: Path) -> None:
     """A field with nothing in it is null; a quoted one is the empty text."""
     (tmp_path / "a.csv").write_text(

@@ -258,9 +258,15 @@ def _exact(column: str, type_: Type) -> str:
     """Text as a whole number or a decimal; the database itself would round what has more digits."""
     given = f"nullif(trim({identifier(column)}), '')"
     digits = "[0-9]+" if type_.name == "int64" else rf"[0-9]*\.?[0-9]{{0,{type_.scale}}}0*"
+    fits = f"regexp_full_match({given}, '[+-]?{digits}')"
+    if type_.name == "decimal":
+        # 1.5E-3 has as many places as its digits after the point, less the exponent.
+        power = rf"try_cast(regexp_extract({given}, '[eE]([+-]?[0-9]+)$', 1) AS INTEGER)"
+        places = rf"length(regexp_extract({given}, '\.([0-9]*)[eE]', 1)) - {power}"
+        fits += f" OR ({power} IS NOT NULL AND {places} <= {type_.scale})"
     wrong = f"error(format('\"{{}}\" of {{}} is no {type_}', {given}, {text(column)}))"
     return (
-        f"CAST(CASE WHEN {given} IS NULL OR regexp_full_match({given}, '[+-]?{digits}') "
+        f"CAST(CASE WHEN {given} IS NULL OR {fits} "
         f"THEN {given} ELSE {wrong} END AS {sql_type(type_)}) AS {identifier(column)}"
     )
 
