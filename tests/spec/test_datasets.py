@@ -12,7 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +24,7 @@ from hypothesis import given, strategies as st
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.engines import content
+from tidemark.engines.splits import PARTS, SplitPlan, assign
 from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid, StaleSource
 from tidemark.store import Store
 
@@ -264,6 +267,18 @@ class TestKilled:
         store.training_set("spending:spend", LABELS, time="when", save_as="march")
         assert store.verify_dataset("march").reproduced
 
+    def test_of_two_writers_at_once_one_is_told(self, store: Store, project: Path) -> None:
+        """The name is taken by one of them, whole."""
+        pq.write_table(LABELS, project / "labels.parquet")
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, "no"], cwd=project, stderr=-1)
+            for _ in range(2)
+        ]
+        said = [writer.communicate()[1].decode() for writer in writers]
+        assert sorted(writer.returncode for writer in writers) == [0, 1], said
+        assert "There is a dataset 'march'" in "".join(said)
+        assert store.verify_dataset("march").reproduced
+
     def test_what_was_left_behind_is_removed_in_time(self, store: Store, project: Path) -> None:
         """Not at once: another process may be writing it."""
         home = project / ".tidemark" / "datasets"
@@ -393,7 +408,7 @@ class TestVerify:
     ) -> None:
         """A release that computes other values says so."""
         store.training_set(Fraud, LABELS, save_as="march")
-        monkeypatch.setattr("tidemark.store.datasets.ENGINE_EPOCH", 2)
+        monkeypatch.setattr("tidemark.store.verification.ENGINE_EPOCH", 2)
         found = store.verify_dataset("march")
         assert found.changed == ("the engine epoch was 1 and is 2",)
 
@@ -444,6 +459,47 @@ class TestVerify:
             found = store.verify_dataset("march")
         assert found.changed == ("source bought: it had 1 rows and has 2",)
         assert found.differing == {"spend": 1}
+
+    def test_a_delta_table_is_known_by_its_version(self, tmp_path: Path) -> None:
+        """Which the table itself keeps."""
+        deltalake.write_deltalake(tmp_path / "bought", purchases(FIRST))
+        (tmp_path / "tidemark.toml").write_text("", "utf-8")
+
+        class Bought(tm.Source, history=tm.delta("bought"), time="at"):
+            user_id: tm.Col[str]
+            at: tm.Col[datetime]
+            amount: tm.Col[float]
+
+        class Sums(tm.FeatureView, entity=User, source=Bought):
+            spend = tm.sum(Bought.amount)
+
+        with tm.connect(tmp_path) as store:
+            store.apply(store.plan([Sums]))
+            store.training_set([Sums.spend], LABELS, save_as="march")
+            assert store.verify_dataset("march").changed == ()
+            deltalake.write_deltalake(tmp_path / "bought", purchases(SECOND), mode="append")
+            found = store.verify_dataset("march")
+        assert found.changed == ("source bought: it was at version 0 and is at 1",)
+        assert found.differing == {"spend": 1}
+
+    def test_a_frame_of_another_process_is_said(self, project: Path) -> None:
+        """Only this process could make it again."""
+
+        class Bought(tm.Source, history=tm.frame(purchases(FIRST)), time="at"):
+            user_id: tm.Col[str]
+            at: tm.Col[datetime]
+            amount: tm.Col[float]
+
+        class Sums(tm.FeatureView, entity=User, source=Bought):
+            spend = tm.sum(Bought.amount)
+
+        with tm.connect(project) as store:
+            store.apply(store.plan([Sums]))
+            store.training_set([Sums.spend], LABELS, save_as="march")
+        with tm.connect(project) as store:
+            found = store.verify_dataset("march")
+        assert not found.reproduced
+        assert "a frame of another process" in found.error
 
     def test_whatever_labels_hold_comes_back(self, store: Store) -> None:
         """Categories, times without a zone, lists and nulls make the same rows again."""
@@ -584,6 +640,44 @@ class TestSplits:
         (overlap,) = training.split().report.overlaps
         assert overlap.entities == {"user": 40}
         assert (overlap.rows, overlap.late) == (0, 0)
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 6), st.sampled_from("abcde")), min_size=2, max_size=30),
+        st.sampled_from(["time", "entity", "random"]),
+        st.sampled_from([0.25, 0.5, (0.25, 0.25)]),
+        st.integers(0, 3),
+        st.integers(0, 99),
+    )
+    def test_a_report_is_what_comparing_the_rows_gives(
+        self, rows: list[tuple[int, str]], by: Any, fraction: Any, gap: int, seed: int
+    ) -> None:
+        """Every row is in one part or in the gap; shared entities, rows and late labels count."""
+        t = np.array([time for time, _ in rows], np.int64)
+        keys = {"user": [pa.chunked_array([[user for _, user in rows]])]}
+        gap_text = f"{gap}us" if gap and by == "time" else ""
+        plan = SplitPlan.of(fraction, by=by, gap=gap_text, seed=seed)
+        try:
+            codes, report = assign(t, keys, plan)
+        except RequestInvalid:
+            return
+        parts = {
+            name: [row for row, code in zip(rows, codes, strict=True) if code == place]
+            for place, name in enumerate(PARTS)
+        }
+        assert report.rows == {name: len(part) for name, part in parts.items()}
+        assert sum(report.rows.values()) + report.left_out == len(rows)
+        for overlap in report.overlaps:
+            mine, theirs = parts[overlap.first], parts[overlap.second]
+            begins = min(time for time, _ in theirs)
+            assert overlap.entities == {"user": len({u for _, u in mine} & {u for _, u in theirs})}
+            assert overlap.rows == sum(row in theirs for row in mine)
+            assert overlap.late == sum(time > begins for time, _ in mine)
+            if by == "time":
+                assert overlap.leaks() == []
+                assert max(time for time, _ in mine) < begins - (gap if gap_text else 0)
+            if by == "entity":
+                assert overlap.entities == {"user": 0}
+            assert overlap.rows == 0
 
     def test_each_part_can_be_split_again(self, training: Any) -> None:
         """Folds are splits of parts."""

@@ -187,9 +187,9 @@ def content_hash(columns: tuple[ColumnContent, ...]) -> str:
 def write(manifest: Manifest, table: pa.Table, home: Path) -> Dataset:
     """Write a dataset into its folder, whole or not at all.
 
-    A folder of the same content that is there already is taken as it is: it was written by a
-    process that ended before it could say so.  Raises `PlanConflict` if there is another one of
-    this name, `StoreUnavailable` if the disk refuses.
+    A folder of the same content and revision that is there already is taken as it is: it was
+    written by a process that ended before it could say so.  Raises `PlanConflict` if there is
+    another one of this name, `StoreUnavailable` if the disk refuses.
     """
     folder = home / manifest.name
     part = home / f".{manifest.name}.{secrets.token_hex(4)}"
@@ -259,7 +259,8 @@ class _Versioned(msgspec.Struct):
 
 def _adopted(manifest: Manifest, folder: Path) -> Dataset:
     there = read(manifest.name, folder)
-    if there.content_hash != manifest.content_hash:
+    mine, theirs = ((m.content_hash, m.registry, m.outputs) for m in (manifest, there.manifest))
+    if mine != theirs:
         raise PlanConflict(
             f"There is a folder of another dataset {manifest.name!r}, unknown to the registry.",
             where=str(folder),

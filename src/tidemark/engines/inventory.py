@@ -83,7 +83,8 @@ def examine(engine: DuckDB, source: Source) -> SourceState:
             return msgspec.structs.replace(state, files=hashed)
         case Table() | Query():
             rows, hash_ = _rows(engine, source)
-        case Frame(name) if name in engine.frames:
+        case Frame(name):
+            open_source(engine, source).close()  # says so if the frame is gone
             table = as_table(engine.frames[name])
             rows, hash_ = table.num_rows, content.rows_hash(content.column_hashes(table))
         case _:

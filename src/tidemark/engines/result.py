@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -72,14 +73,14 @@ class Spine:
     entities: Mapping[str, tuple[str, ...]]
 
 
-class Rows:
+class Rows(ABC):
     """Label rows with their features, in the frame of the user's choice."""
 
     spine: Spine
 
+    @abstractmethod
     def to_arrow(self) -> pa.Table:
         """As an Arrow table."""
-        raise NotImplementedError
 
     def to_pandas(self) -> pd.DataFrame:
         """As a pandas frame; whole numbers and bools with nulls have pandas' nullable types."""

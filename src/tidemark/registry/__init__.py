@@ -268,10 +268,10 @@ class Registry:
         return model
 
     def register_dataset(self, dataset: DatasetRecord, *, author: str | None = None) -> None:
-        """Keep a dataset for good; raises `PlanConflict` if there is another of its name."""
+        """Keep a dataset for good; raises `PlanConflict` if there is one of its name."""
 
         def edit(now: Snapshot) -> Records:
-            if any(each.name == dataset.name and each != dataset for each in now.datasets):
+            if any(each.name == dataset.name for each in now.datasets):
                 raise PlanConflict(
                     f"There is a dataset {dataset.name!r}.",
                     remedy="Datasets never change: choose another name.",

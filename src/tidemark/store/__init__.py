@@ -19,8 +19,9 @@ from tidemark.online.protocol import open_store
 from tidemark.registry import Applied, Backfill, Plan, Snapshot
 from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config
-from tidemark.store.datasets import ProjectRegistry, Recipe, Saving, Verification, verify
+from tidemark.store.datasets import ProjectRegistry, Recipe, Saving
 from tidemark.store.project import Project, identity, listed, name_of
+from tidemark.store.verification import Verification, verify
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
