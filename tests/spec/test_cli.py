@@ -234,7 +234,7 @@ class TestFirstDay:
 
     def test_an_unforeseen_error(self, applied: Path, run: Run, monkeypatch) -> None:
         """Even a bug is one sentence, and says how to see more."""
-        monkeypatch.setattr("tidemark.store.Store.describe", lambda *_: 1 / 0)
+        monkeypatch.setattr("tidemark.store.Store.describe", lambda *_, **__: 1 / 0)
         result = run("describe")
         assert result.exit_code == 1
         assert "ZeroDivisionError: division by zero" in result.stderr

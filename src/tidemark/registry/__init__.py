@@ -89,8 +89,21 @@ class Registry:
         check_chain(revisions)
         return [opened(each) for each in revisions]
 
-    def diff(self, before: int | str | datetime, after: int | str | datetime) -> tuple[Change, ...]:
-        """Every change of definitions from one revision or moment to another."""
+    def log(self, limit: int = 20) -> list[Snapshot]:
+        """The newest revisions, newest first."""
+        newest = self.snapshot().revision
+        return [self.snapshot(number) for number in range(newest, max(newest - limit, 0), -1)]
+
+    def verify(self) -> int:
+        """How many revisions there are, each as it was applied; raises `EngineError` if not."""
+        revisions = self._revisions.revisions()
+        check_chain(revisions)
+        return len(revisions)
+
+    def diff(
+        self, before: int | str | datetime, after: int | str | datetime | None = None
+    ) -> tuple[Change, ...]:
+        """Every change of definitions from one revision or moment to another (None: now)."""
         return diff(self.snapshot(before).definitions, self.snapshot(after).definitions)
 
     def plan(self, definitions: Definitions, *, restated: Sequence[str] = ()) -> Plan:

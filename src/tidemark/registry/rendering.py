@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.text import Text
 
@@ -61,6 +61,18 @@ def text(plan: Plan) -> Text:
     for line in _obstacles(plan):
         out.append(f"{line}\n", "bold red")
     return out
+
+
+def changes(found: Iterable[Change]) -> Text:
+    """Changes that are past, in colour."""
+    out = Text()
+    for change in found:
+        sign, colour = _LOOKS[change.category]
+        what = "" if change.what in {"added", "removed"} else f"  {change.what}"
+        out.append(f"{sign} {change.title}{what}\n", colour)
+        for line in details(change):
+            out.append(f"    {line}\n", "dim")
+    return out if out.plain else Text("Nothing changed.")
 
 
 def markdown(plan: Plan) -> str:

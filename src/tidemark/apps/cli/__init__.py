@@ -5,7 +5,6 @@ Everything heavy is imported inside the commands, so that help is instant.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
+from tidemark.apps.cli import planning, registry
 from tidemark.apps.cli.dataset import dataset
 from tidemark.apps.cli.shell import (
-    CHANGES,
-    CONFIRMATION_MISSING,
     ERROR,
-    REFUSED,
     Command,
     open_store,
     project,
     show,
-    wants_json,
 )
 
 if TYPE_CHECKING:
     from tidemark.model.lineage import Direction, Format
-    from tidemark.registry import Plan
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
@@ -52,58 +47,6 @@ def init(path: str) -> None:
     show(
         "\n".join([*lines, *(f"  {step}" for step in steps)]), {"files": made.files, "next": steps}
     )
-
-
-@main.command(cls=Command)
-@click.option("--exit-code", is_flag=True, help="Exit with 10 if there are changes.")
-def plan(exit_code: bool) -> None:
-    """Show what applying the definitions would change.
-
-    Exits with 12 if a change is refused.
-    """
-    with open_store() as store:
-        made = store.plan()
-    show(made, made.to_dict())
-    if made.refused or made.duplicates:
-        raise SystemExit(REFUSED)
-    if exit_code and not made.empty:
-        raise SystemExit(CHANGES)
-
-
-@main.command(cls=Command)
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--reason", default="", help="Why, for the registry's history.")
-@click.option(
-    "--allow-duplicate",
-    "duplicates",
-    multiple=True,
-    metavar="REF",
-    help="A feature that may mean the same as another one; the reason says why.",
-)
-def apply(yes: bool, reason: str, duplicates: tuple[str, ...]) -> None:
-    """Plan, ask, and put the definitions in force.
-
-    Exits with 11 if nobody confirmed, with 12 if a change is refused.
-    """
-    with open_store() as store:
-        made = store.plan()
-        if not wants_json():
-            show(made, None)
-        if not made.empty:
-            made.check(duplicates)
-            _confirm(made, yes)
-        applied = store.apply(made, reason=reason, allow_duplicates=duplicates)
-    show(str(applied), applied.to_dict())
-
-
-def _confirm(made: Plan, yes: bool) -> None:
-    if yes:
-        return
-    if wants_json() or not sys.stdin.isatty():
-        click.echo(f"{len(made.changes)} changes are not applied without --yes.", err=True)
-        raise SystemExit(CONFIRMATION_MISSING)
-    if not click.confirm("Apply?"):
-        raise SystemExit(CONFIRMATION_MISSING)
 
 
 @main.command(cls=Command)
@@ -190,14 +133,15 @@ def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: st
 
 @main.command(cls=Command)
 @click.argument("ref", required=False)
-def describe(ref: str | None) -> None:
+@click.option("--as-of", metavar="REVISION", help="As of r12, or of a moment.")
+def describe(ref: str | None, as_of: str | None) -> None:
     """Describe what is in force.
 
-    REF is the name of an entity, a source, a view, a feature (view:feature), a request, an
-    on-demand feature or a service; everything if left out.
+    REF is the name of an entity, a source, a view, a feature (view:feature, view:feature@2), a
+    request, an on-demand feature, a service or a model (model:fraud@3); everything if left out.
     """
     with open_store() as store:
-        facts = store.describe(ref)
+        facts = store.describe(ref, as_of=as_of)
     show(repr(facts), facts)
 
 
@@ -210,6 +154,7 @@ def describe(ref: str | None) -> None:
 @click.option("--source", help="From this source only.")
 @click.option("--kind", help="Of this kind only, such as feature or source.")
 @click.option("--limit", default=10, show_default=True, help="How many to show.")
+@click.option("--as-of", metavar="REVISION", help="As of r12, or of a moment.")
 def search(words: tuple[str, ...], **filters: Any) -> None:
     """Find features and what they are made of.
 
@@ -280,4 +225,5 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-main.add_command(dataset)
+for command in (*planning.COMMANDS, *registry.COMMANDS, dataset):
+    main.add_command(command)

@@ -73,7 +73,9 @@ def fail(error: TidemarkError) -> NoReturn:
     else:
         click.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)
         click.echo(str(error), err=True)
-    raise SystemExit(REFUSED if isinstance(error, PlanConflict) else ERROR)
+    if isinstance(error, PlanConflict):
+        raise SystemExit(CONFIRMATION_MISSING if error.unconfirmed else REFUSED)
+    raise SystemExit(ERROR)
 
 
 def open_store() -> Store:
