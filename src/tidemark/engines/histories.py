@@ -58,6 +58,11 @@ class Relation:
             for part in self.parts
         )
 
+    def table(self, query: str) -> pa.Table:
+        """The whole result of a query over the parts."""
+        with _telling(self.source):
+            return self.engine.table(query, self.tables)
+
     def close(self) -> None:
         """Remove what was kept for the reading."""
         if self.kept is not None:
@@ -128,7 +133,8 @@ def as_table(frame: object) -> pa.Table:
         return table.drop_columns(index).replace_schema_metadata(None)
     raise RequestInvalid(
         f"A {type(frame).__name__} is not a table.",
-        remedy="Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives Arrow.",
+        remedy="Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives Arrow; "
+        "collect a lazy one first.",
     )
 
 
@@ -296,7 +302,8 @@ def _query(engine: DuckDB, source: Source, query: str, connection: str) -> Relat
     return _kept(engine, source, part, database)
 
 
-def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
+def delta_of(engine: DuckDB, source: Source, path: str) -> tuple[int, object]:
+    """The version of a Delta table, and its rows; raises `EngineError`, `MissingExtra`."""
     try:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
@@ -304,9 +311,14 @@ def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
         raise MissingExtra("delta", "Reading a Delta Lake table") from None
     address = path if "://" in path else str(engine.root / path)
     try:
-        dataset = cast("Any", DeltaTable(address)).to_pyarrow_dataset()
+        table = cast("Any", DeltaTable(address))
+        return int(table.version()), table.to_pyarrow_dataset()
     except (DeltaError, OSError) as error:
         raise EngineError(f"The Delta table of {source.name} cannot be read: {error}") from error
+
+
+def _delta(engine: DuckDB, source: Source, path: str) -> Relation:
+    _, dataset = delta_of(engine, source, path)
     return _arrow(engine, source, dataset, f"delta table {path}")
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 
 from tidemark.compile import text
 from tidemark.engines import content
 from tidemark.engines.duckdb import DuckDB
-from tidemark.engines.histories import as_table, files_of, open_source
+from tidemark.engines.histories import as_table, delta_of, files_of, open_source
 from tidemark.errors import StaleSource
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 from tidemark.model.window import format_moment
@@ -53,10 +52,7 @@ def glance(engine: DuckDB, source: Source) -> SourceState:
             files = tuple(_files(engine, source, path))
             return SourceState(source.name, f"files {path}", files)
         case Delta(path):
-            import deltalake
-
-            address = path if "://" in path else str(engine.root / path)
-            version = int(cast("Any", deltalake.DeltaTable(address)).version())
+            version, _ = delta_of(engine, source, path)
             return SourceState(source.name, f"delta table {path}", version=version)
         case Table(name):
             return SourceState(source.name, f"table {name}")

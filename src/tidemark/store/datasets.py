@@ -256,7 +256,7 @@ def versions() -> dict[str, str]:
 
 
 def _code(function: Callable[..., Any]) -> str:
-    """The hash of what a function does: neither its comments nor its layout count."""
+    """The hash of what a function does: neither comments, layout nor its decorators count."""
     from tidemark.engines.content import digest
 
     try:
@@ -264,6 +264,9 @@ def _code(function: Callable[..., Any]) -> str:
     except (OSError, TypeError, SyntaxError):
         return ""
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return digest([ast.dump(tree)])[:32]
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = []
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    # As text, since the tree differs from one Python to the next.
+    return digest([ast.unparse(tree)])[:32]
