@@ -208,6 +208,8 @@ def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definition
 def _same(reference: Reference, asked: Definitions, applied: Definitions) -> None:
     """Refuse a feature whose definition in this process is not the one that was applied."""
     applied.type_of(reference)
+    if reference.version not in asked.versions(reference.owner, reference.name):
+        return  # named by text, so that there is nothing to compare
     if reference.kind == "feature":
         mine, theirs = (each.locate(reference)[1] for each in (asked, applied))
         same = (mine.aggregate, mine.type) == (theirs.aggregate, theirs.type)

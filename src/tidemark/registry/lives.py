@@ -58,7 +58,11 @@ def retired(
         )
     before = now.records.life(name)
     life = Lifecycle(
-        name, "retired", replacement or before.replacement, "", reason or before.reason
+        name,
+        "retired",
+        _exact(now, replacement) if replacement else before.replacement,
+        "",
+        reason or before.reason,
     )
     return replace(
         now, definitions=_without(now.definitions, name), records=now.records.with_life(life)

@@ -28,7 +28,7 @@ def make_plan(now: Snapshot, said: Definitions, restated: Sequence[str] = ()) ->
     """
     drafts = {name for name, stage in now.records.stages().items() if stage == "draft"}
     whole = merged(said, now.definitions, drafts)
-    problems = [*_retired(said, now.records), *_unfit(whole, said, now)]
+    problems = list(_retired(said, now.records)) or _unfit(whole, said)
     if problems:
         raise DefinitionError(problems)
     changes = [*diff(now.definitions, whole), *_restated(whole, restated)]
@@ -102,12 +102,11 @@ def _read(definitions: Definitions) -> Iterator[tuple[str, Reference]]:
             yield f"The service {service.name}", output.reference
 
 
-def _unfit(whole: Definitions, said: Definitions, now: Snapshot) -> list[Problem]:
+def _unfit(whole: Definitions, said: Definitions) -> list[Problem]:
     """What does not hold for what is said together with what is kept."""
     if whole == said and all(_there(whole, reference) for _, reference in _read(said)):
         return []
-    retired = {name for name, stage in now.records.stages().items() if stage == "retired"}
-    return [each for each in check_merged(whole) if not any(name in each.what for name in retired)]
+    return check_merged(whole)
 
 
 def _there(definitions: Definitions, reference: Reference) -> bool:

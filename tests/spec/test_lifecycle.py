@@ -1,0 +1,228 @@
+"""Lives of features: draft, published, deprecated, retired; and what each of these promises."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+import tidemark as tm
+from tidemark.errors import DefinitionError, NotFound, PlanConflict, RequestInvalid
+from tidemark.store import reading
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+ROWS = pa.table(
+    {
+        "user_id": ["u1"],
+        "amount": [1.0],
+        "at": pa.array([NOON - timedelta(days=1)], pa.timestamp("us", "UTC")),
+    }
+)
+LABELS = pa.table({"user_id": ["u1"], "t": pa.array([NOON], pa.timestamp("us", "UTC"))})
+
+
+class User(tm.Entity):
+    user_id: tm.Key[str]
+
+
+class Purchase(tm.Source, history=tm.frame(ROWS), time="at"):
+    user_id: tm.Col[str]
+    amount: tm.Col[float]
+    at: tm.Col[datetime]
+
+
+class Spend(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+    total = tm.sum(Purchase.amount, over="30d")
+    visits = tm.count(over="30d")
+
+
+class Visits(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+    visits = tm.count(over="30d")
+
+
+class Fraud(tm.FeatureService):
+    total = "spend:total@1"
+
+
+@pytest.fixture
+def store():
+    with tm.connect(":memory:") as opened:
+        opened.apply(opened.plan([Spend, Fraud]))
+        yield opened
+
+
+class TestDrafts:
+    """What is tried out promises nothing."""
+
+    @pytest.fixture
+    def drafted(self, store: tm.Store) -> tm.Store:
+        class More(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+            total = tm.sum(Purchase.amount, over="30d")
+            visits = tm.count(over="30d")
+            largest = tm.max(Purchase.amount, over="30d")
+
+        store.apply(store.plan([More, Fraud]), draft=True)
+        return store
+
+    class Changed(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+        """The draft computes something else."""
+
+        total = tm.sum(Purchase.amount, over="30d")
+        visits = tm.count(over="30d")
+        largest = tm.max(Purchase.amount, over="7d")
+
+    def test_a_draft_may_change_its_meaning(self, drafted: tm.Store):
+        """Under the same version."""
+        assert drafted.describe("spend:largest")["lifecycle"] == "draft"
+        assert drafted.apply(drafted.plan([self.Changed, Fraud])).revision == 3
+
+    def test_a_published_one_may_not(self, drafted: tm.Store):
+        """From then on it is like any other."""
+        drafted.registry.publish("spend:largest")
+        with pytest.raises(PlanConflict, match="spend:largest@1"):
+            drafted.apply(drafted.plan([self.Changed, Fraud]))
+
+    def test_a_draft_that_is_no_longer_said_is_gone(self, drafted: tm.Store):
+        """Only what is published is kept."""
+        drafted.apply(drafted.plan([Spend, Fraud]))
+        with pytest.raises(NotFound):
+            drafted.describe("spend:largest")
+        assert drafted.registry.snapshot().records.lifecycle == ()
+
+    def test_a_name_means_the_newest_published_version(self, drafted: tm.Store):
+        """A draft is read only by who names its version."""
+
+        class Next(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+            total = tm.max(Purchase.amount, over="30d", version=2)
+            visits = tm.count(over="30d")
+
+        drafted.apply(drafted.plan([Next, Fraud]), draft=True)
+        assert drafted.describe("spend:total")["name"] == "spend:total@1"
+        assert drafted.describe("spend:total@2")["lifecycle"] == "draft"
+
+
+class TestDeprecated:
+    """It serves on, and says that it is to be left."""
+
+    @pytest.fixture
+    def deprecated(self, store: tm.Store, monkeypatch: pytest.MonkeyPatch) -> tm.Store:
+        monkeypatch.setattr(reading, "_told", set())
+        store.registry.deprecate(
+            "spend:total", replacement="spend:visits", sunset="2027-01-31", reason="too costly"
+        )
+        store.apply(store.plan([Spend, Fraud]))
+        return store
+
+    def test_reading_it_warns_once_in_a_process(self, deprecated: tm.Store):
+        """With the reason, the day and what to read instead."""
+        told = (
+            r"spend:total@1 is deprecated \(too costly\)\. It may end on 2027-01-31\. "
+            r"Read spend:visits@1 instead\."
+        )
+        with pytest.warns(FutureWarning, match=told):
+            deprecated.training_set("fraud", LABELS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            deprecated.training_set("fraud", LABELS)
+
+    def test_describe_says_so(self, deprecated: tm.Store):
+        """All that was said."""
+        facts = deprecated.describe("spend:total")
+        assert facts["lifecycle"] == "deprecated"
+        assert (facts["replacement"], facts["sunset"]) == ("spend:visits@1", "2027-01-31")
+
+    def test_it_can_be_taken_back(self, deprecated: tm.Store):
+        """Publishing it again."""
+        deprecated.registry.publish("spend:total")
+        assert deprecated.describe("spend:total")["lifecycle"] == "published"
+
+    def test_it_outlives_other_changes(self, deprecated: tm.Store):
+        """Applying something else says nothing about it."""
+        deprecated.apply(deprecated.plan([Spend]))
+        assert deprecated.describe("spend:total")["lifecycle"] == "deprecated"
+
+    @pytest.mark.parametrize(
+        ("options", "error", "said"),
+        [
+            ({"replacement": "spend:nothing"}, NotFound, "no feature 'spend:nothing'"),
+            ({"replacement": "spend:total"}, RequestInvalid, "cannot replace itself"),
+            ({"sunset": "soon"}, RequestInvalid, "'soon' is not a date"),
+        ],
+    )
+    def test_what_cannot_be_said(
+        self, store: tm.Store, options: dict[str, str], error: type[Exception], said: str
+    ):
+        """One sentence each."""
+        with pytest.raises(error, match=said):
+            store.registry.deprecate("spend:total", **options)
+
+
+class TestRetired:
+    """It serves no more, and nothing else ever takes its version."""
+
+    @pytest.fixture
+    def retired(self, store: tm.Store) -> tm.Store:
+        store.apply(store.plan([Visits]))
+        store.registry.retire("spend:total", replacement="spend:visits", reason="too costly")
+        store.apply(store.plan([Visits]))
+        return store
+
+    def test_not_while_a_service_reads_it(self, store: tm.Store):
+        """Whoever uses it is named."""
+        with pytest.raises(PlanConflict, match="spend:total@1 is still used") as caught:
+            store.registry.retire("spend:total")
+        assert caught.value.where == "service fraud"
+
+    def test_not_while_a_model_reads_it(self, store: tm.Store):
+        """Until the model is retired as well."""
+        store.registry.register_model("fraud", 3, service="fraud", owner="risk")
+        store.apply(store.plan([Spend]))
+        with pytest.raises(PlanConflict) as caught:
+            store.registry.retire("spend:total")
+        assert caught.value.where == "model fraud@3 (risk)"
+        pins = store.registry.model("fraud", 3)
+        store.registry.register_model("fraud", 3, service=pins, owner="risk", stage="retired")
+        store.registry.retire("spend:total")
+
+    def test_reading_it_is_one_clear_error(self, retired: tm.Store):
+        """What happened to it and what to read instead."""
+        with pytest.raises(NotFound, match=r"spend:total@1 is retired \(too costly\)") as caught:
+            retired.training_set(["spend:total@1"], LABELS)
+        assert caught.value.remedy.startswith("Read spend:visits@1 instead.")
+
+    def test_its_definition_stays_readable(self, retired: tm.Store):
+        """As of a revision that had it."""
+        assert retired.describe("spend:total", as_of=1)["name"] == "spend:total@1"
+
+    def test_it_cannot_be_said_again(self, retired: tm.Store):
+        """Neither with the same meaning nor with another."""
+        with pytest.raises(DefinitionError, match="spend:total@1 is retired"):
+            retired.plan([Spend])
+
+    def test_a_service_cannot_read_it(self, retired: tm.Store):
+        """One error, not two."""
+        with pytest.raises(DefinitionError) as caught:
+            retired.plan([Visits, Fraud])
+        (problem,) = caught.value.problems
+        assert problem.what == (
+            "The service fraud reads spend:total@1, which is retired (too costly)."
+        )
+
+    def test_it_can_be_brought_back(self, retired: tm.Store):
+        """By publishing it and saying it again."""
+        retired.registry.publish("spend:total@1")
+        retired.apply(retired.plan([Spend, Fraud]))
+        assert retired.training_set("fraud", LABELS).to_arrow()["total"].to_pylist() == [1.0]
+
+    def test_its_rows_go(self, store: tm.Store):
+        """At the next materialization."""
+        store.materialize(until=NOON)
+        store.apply(store.plan([Visits]))
+        store.registry.retire("spend:total")
+        with pytest.raises(NotFound):
+            store.registry.retire("spend:total")
+        store._read_at = float("-inf")
+        store.materialize(until=NOON)
+        assert store.online("spend:visits", {"user_id": "u1"}, at=NOON)["visits"] == 1
