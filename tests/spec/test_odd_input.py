@@ -8,9 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tidemark as tm
@@ -278,3 +280,56 @@ def test_a_request_field_that_is_a_list_may_be_shared_by_many(store: tm.Store) -
     keys = [{"guest": "ada"}, {"guest": "bob"}]
     vectors = store.online_many(weight, keys, request={"items": ["tea", "ink"]})
     assert vectors.to_dicts() == [{"weight": 7}, {"weight": 2}]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """A DuckDB file with a table, and a view of it in another schema."""
+    file = tmp_path / "lake.duckdb"
+    with duckdb.connect(str(file)) as connection:
+        connection.register("visits", VISITS)
+        connection.execute("CREATE TABLE stays AS SELECT * FROM visits")
+        connection.execute("CREATE SCHEMA marts")
+        connection.execute("CREATE VIEW marts.stays_seen AS SELECT * FROM stays")
+    return file
+
+
+def nights_of(history: Any) -> list[Any]:
+    """The nights of one guest, read from a history."""
+
+    class Read(tm.Source, history=history, time="at"):
+        """A stay."""
+
+        guest: tm.Col[str]
+        nights: tm.Col[int | None]
+        at: tm.Col[datetime]
+
+    class Stays(tm.FeatureView, entity=Guest, source=Read):
+        """How somebody stays."""
+
+        nights = tm.sum(Read.nights)
+
+    with tm.connect(":memory:") as store:
+        return column(store, Stays, "nights")
+
+
+def test_a_view_of_a_database_finds_its_own_tables(lake: Path) -> None:
+    """A view names its tables as it was written, without the database."""
+    assert nights_of(tm.table("marts.stays_seen", connection=str(lake))) == [5]
+
+
+def test_a_query_may_end_in_a_comment(lake: Path) -> None:
+    """And in a semicolon before it."""
+    assert nights_of(tm.query("SELECT * FROM stays -- all of them", connection=str(lake))) == [5]
+
+
+def test_a_database_that_somebody_writes_says_what_to_do(lake: Path) -> None:
+    """A notebook often holds the connection that made the table."""
+    with duckdb.connect(str(lake)), pytest.raises(EngineError, match="close the connection"):
+        nights_of(tm.table("stays", connection=str(lake)))
+
+
+def test_a_path_of_pathlib_is_a_path(tmp_path: Path) -> None:
+    """Files are named by text or by pathlib's paths."""
+    pq.write_table(VISITS, tmp_path / "visits.parquet")
+    assert nights_of(tm.parquet(tmp_path / "visits.parquet")) == [5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from os import PathLike, fspath
 from typing import Any
 
 from tidemark.define.expressions import Col
@@ -48,14 +49,14 @@ class HeldFrame:
         self.frame = frame
 
 
-def parquet(path: str) -> Parquet:
+def parquet(path: str | PathLike[str]) -> Parquet:
     """Parquet files by a path or glob, relative to the project."""
-    return Parquet(path)
+    return Parquet(fspath(path))
 
 
-def csv(path: str) -> Csv:
+def csv(path: str | PathLike[str]) -> Csv:
     """CSV files with a header by a path or glob, relative to the project."""
-    return Csv(path)
+    return Csv(fspath(path))
 
 
 def table(name: str, connection: str = "") -> Table:
@@ -68,9 +69,9 @@ def query(sql: str, connection: str = "") -> Query:
     return Query(sql, connection)
 
 
-def delta(path: str) -> Delta:
+def delta(path: str | PathLike[str]) -> Delta:
     """A Delta Lake table by its path or address."""
-    return Delta(path)
+    return Delta(fspath(path))
 
 
 def frame(frame: object) -> HeldFrame:

@@ -147,7 +147,16 @@ class DuckDB:
                 raise EngineError(f"There is no database {database}.")
             name = f"history_{len(self._attached)}"
             quoted = str(path).replace("'", "''")
-            self.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
+            try:
+                self.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
+            except EngineError as error:
+                raise EngineError(
+                    f"The database {database} cannot be opened for reading.",
+                    sql=error.sql,
+                    where=error.what,
+                    remedy="DuckDB gives a file to one writer or to readers: close the connection "
+                    "that has it open, also one in this process.",
+                ) from error
             self._attached[path] = name
         return self._attached[path]
 

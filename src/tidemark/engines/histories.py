@@ -280,13 +280,14 @@ def _exact(column: str, type_: Type) -> str:
 def _table(engine: DuckDB, source: Source, name: str, connection: str) -> Relation:
     database = engine.attach(engine.root / connection) if connection else "memory"
     origin = ".".join(identifier(part) for part in [database, *_qualified(name)])
-    part = _part(engine, source, origin, f"table {name}")
+    named = database if connection else ""  # a view there names tables of its own database
+    part = _part(engine, source, origin, f"table {name}", database=named)
     table = _qualified(name)[-1]
     is_table = engine.rows(
         f"SELECT count(*) FROM duckdb_tables() WHERE database_name = {text(database)} "
         f"AND table_name = {text(table)}"
     )[0][0]
-    return Relation(engine, source, (part,)) if is_table else _kept(engine, source, part)
+    return Relation(engine, source, (part,)) if is_table else _kept(engine, source, part, named)
 
 
 def _qualified(name: str) -> list[str]:
@@ -297,7 +298,7 @@ def _qualified(name: str) -> list[str]:
 def _query(engine: DuckDB, source: Source, query: str, connection: str) -> Relation:
     """A query may give its rows in another order each time, so it is asked once."""
     database = engine.attach(engine.root / connection) if connection else ""
-    origin = f"({query.strip().rstrip(';')})"
+    origin = f"({query.strip().rstrip(';')}\n)"  # the line end closes a comment
     part = _part(engine, source, origin, f"query of {source.name}", database=database)
     return _kept(engine, source, part, database)
 

@@ -134,9 +134,8 @@ def _distinct_keys(relation: Relation, entity: Entity, view: FeatureView, where:
     conditions = [f"{identifier(name)} IS NOT NULL" for name in view.keys]
     conditions += [where] if where else []
     parts = " UNION ALL ".join(f"SELECT {names} FROM ({part})" for part in relation.parts)
-    table = relation.engine.table(
-        f"SELECT DISTINCT {names} FROM ({parts}) WHERE {' AND '.join(conditions)} ORDER BY {names}",
-        relation.tables,
+    table = relation.table(
+        f"SELECT DISTINCT {names} FROM ({parts}) WHERE {' AND '.join(conditions)} ORDER BY {names}"
     )
     types = [arrow_type(key.type) for key in entity.keys]
     schema = pa.schema(list(zip((key.name for key in entity.keys), types, strict=True)))
