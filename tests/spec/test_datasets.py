@@ -829,6 +829,24 @@ class TestLineage:
         then = store.registry.snapshot(as_of=dataset.revision).definitions
         assert then.view("spending").feature("spend").type.name == "float64"
 
+    def test_a_model_reads_what_it_was_trained_on(self, store: Store) -> None:
+        """Anything else would be served values that it has never seen."""
+        store.training_set(Fraud, LABELS, save_as="march")
+        with pytest.raises(PlanConflict, match="reads what it was not trained on") as error:
+            store.registry.register_model(
+                "fraud", 1, service=["spending:spend", "spending:purchases"], dataset="march"
+            )
+        assert error.value.where == (
+            "not in the dataset march: spending:purchases@1\nwhich has spending:spend@1, share@1"
+        )
+
+    def test_what_is_used_for_a_dataset_counts_as_use(self, store: Store) -> None:
+        """When features are searched for."""
+        store.training_set([Spending.purchases], LABELS, time="when", save_as="march")
+        (hit, *_) = store.registry.search("purchases", kind="feature")
+        assert hit.reference == "spending:purchases@1"
+        assert hit.consumers == ("dataset march",)
+
 
 class TestCommands:
     @pytest.fixture

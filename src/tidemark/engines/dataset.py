@@ -278,10 +278,11 @@ def _sweep(home: Path, name: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk, where the system can."""
+    """Bring a file to the disk, and a folder where the system can."""
+    if os.name == "nt" and path.is_dir():
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            os.fsync(handle)
+        os.fsync(handle)
     finally:
         os.close(handle)

@@ -273,8 +273,6 @@ class Registry:
                 owner=owner or by,
                 stage=stage,
             )
-            if dataset:
-                snapshot.records.dataset(dataset)
             return with_model(snapshot.records, snapshot.definitions, model)
 
         self.record(edit, reason=f"model {name}@{version}", author=by)

@@ -14,7 +14,7 @@ def with_model(records: Records, definitions: Definitions, model: Model) -> Reco
     """Records with a model; one that is there already keeps its pins.
 
     Raises `NotFound` if it reads what is not defined, `PlanConflict` if its version is taken by
-    other features.
+    other features or if it reads what its dataset has not.
     """
     if model.stage not in MODEL_STAGES:
         raise RequestInvalid(
@@ -32,7 +32,23 @@ def with_model(records: Records, definitions: Definitions, model: Model) -> Reco
             )
     if model.stage == "production":
         refuse_drafts(records, definitions, model)
+    if model.dataset:
+        _refuse_untrained(records, model)
     return records.with_model(model)
+
+
+def _refuse_untrained(records: Records, model: Model) -> None:
+    """Raise `PlanConflict` if a model would read what the dataset it was trained on has not."""
+    pins = records.dataset(model.dataset).pins
+    references = [each.reference for each in model.outputs if each.reference.kind != "request"]
+    missing = [str(reference) for reference in references if str(reference) not in pins]
+    if missing:
+        raise PlanConflict(
+            f"The model {model.reference} reads what it was not trained on.",
+            where=f"not in the dataset {model.dataset}: {', '.join(missing)}\n"
+            f"which has {', '.join(pins)}",
+            remedy="Name the dataset that it was trained on, or the features of this one.",
+        )
 
 
 def registered(records: Records) -> tuple[Consumer, ...]:
