@@ -333,3 +333,14 @@ def test_a_path_of_pathlib_is_a_path(tmp_path: Path) -> None:
     """Files are named by text or by pathlib's paths."""
     pq.write_table(VISITS, tmp_path / "visits.parquet")
     assert nights_of(tm.parquet(tmp_path / "visits.parquet")) == [5]
+
+
+@pytest.mark.parametrize("address", ["registry.db", "mysql://somewhere/tidemark", ""])
+def test_a_registry_is_named_by_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """A plain path is not one; the message shows how to write it."""
+    (tmp_path / "tidemark.toml").write_text("")
+    monkeypatch.setenv("TIDEMARK_REGISTRY", address)
+    with pytest.raises(DefinitionError, match=r"Write it as \"sqlite:///registry.db\""):
+        tm.connect(tmp_path)

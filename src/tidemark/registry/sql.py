@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc, pool
 
-from tidemark.errors import EngineError, MissingExtra, StoreUnavailable
+from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUnavailable
 from tidemark.model.records import Confirmation
 from tidemark.registry.protocol import NO_REVISION, Revision
 
@@ -64,7 +64,7 @@ class SqlRevisions:
     """A `Writer` on a database named by a SQLAlchemy URL; tables are made on first use."""
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
+        self._url = _address(url)
         self._engine: sa.Engine | None = None
 
     def head(self) -> str:
@@ -196,6 +196,20 @@ class SqlRevisions:
             return sa.create_engine(self._url, pool_pre_ping=True)
         except ModuleNotFoundError as error:
             raise MissingExtra("postgres", "A registry in Postgres") from error
+
+
+def _address(url: str) -> sa.URL:
+    try:
+        address = sa.make_url(url)
+    except exc.ArgumentError:
+        address = None
+    if address is None or address.get_backend_name() not in _EXCLUSIVE:
+        raise DefinitionError(
+            "This is not the address of a registry.",
+            where=f"registry = {url.rpartition('@')[2]!r}",  # without a password
+            remedy='Write it as "sqlite:///registry.db" or "postgresql://user@host/database".',
+        )
+    return address
 
 
 def _version(connection: sa.Connection) -> int:
