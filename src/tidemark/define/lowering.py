@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
+from tidemark.define.code import Code, code_of
 from tidemark.define.columns import HeldFrame
 from tidemark.define.declarations import (
     About,
@@ -91,10 +92,32 @@ class _Lowering:
         """Check everything together."""
         definitions = link(graph.Definitions.of(self.objects))
         wrong = check(definitions, self.spelled, pinned=self.pinned)
-        found = [*problems, *wrong, *self.importable(definitions)]
+        missing = list(self.importable(definitions))
+        definitions, refused = self.coded(definitions)
+        found = [*problems, *wrong, *missing, *refused]
         if found:
             raise DefinitionError(ordered(found))
         return Lowered(definitions, self.functions, self.frames)
+
+    def coded(self, definitions: graph.Definitions) -> tuple[graph.Definitions, Sequence[Problem]]:
+        """The definitions with the fingerprints of their functions; what these may not use."""
+        found: list[Problem] = []
+        features: list[graph.OnDemand] = []
+        for feature in definitions.on_demand:
+            function = self.functions.get(feature.reference)
+            code = code_of(function) if function is not None else Code(feature.code, ())
+            features.append(msgspec.structs.replace(feature, code=code.fingerprint))
+            spelling = self.spelled.get(Subject("on_demand", feature.name))
+            where = str(spelling.where) if spelling else feature.function
+            found += [
+                Problem(
+                    f"{feature.name} gives different values for the same inputs: {why}.",
+                    where,
+                    "Make it an input: a request field, or a feature.",
+                )
+                for why in code.refused
+            ]
+        return msgspec.structs.replace(definitions, on_demand=tuple(features)), found
 
     def importable(self, definitions: graph.Definitions) -> Iterator[Problem]:
         """Import the functions that are named only; what cannot be is a problem."""

@@ -18,6 +18,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from tidemark.define.code import code_of
 from tidemark.define.declarations import Entity, Request, Source
 from tidemark.define.lowering import Lowered, lower
 from tidemark.define.on_demand import OnDemandFunction
@@ -239,6 +240,12 @@ def imported_function(feature: OnDemand) -> Callable[..., Any]:
             "from the project's root.",
         ) from error
     function: Callable[..., Any] = found.function if isinstance(found, OnDemandFunction) else found
+    if isinstance(found, OnDemandFunction) and found.version != feature.version:
+        raise NotFound(
+            f"{feature.function!r} is version {found.version} of {feature.name} now, not version "
+            f"{feature.version}.",
+            remedy="Keep the code of a version in a module of its own as long as it is read.",
+        )
     parameters = set(inspect.signature(function).parameters)
     inputs = {each.parameter for each in feature.inputs}
     if parameters != inputs:
@@ -246,5 +253,10 @@ def imported_function(feature: OnDemand) -> Callable[..., Any]:
             f"{feature.function!r} has the parameters {', '.join(sorted(parameters))}, "
             f"but {feature.name} gives {', '.join(sorted(inputs))}.",
             remedy="Name the same ones in both.",
+        )
+    if feature.code and code_of(function).fingerprint not in {feature.code, ""}:
+        raise NotFound(
+            f"The code of {feature.function!r} is not that of {feature.reference} any more.",
+            remedy="Keep the code of a version in a module of its own as long as it is read.",
         )
     return function
