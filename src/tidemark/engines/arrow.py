@@ -82,15 +82,20 @@ def column_of(
     mask = ~defined
     if type_.name == "decimal" and high is not None:
         pairs = np.stack([values.astype(np.int64, copy=False), high], axis=1)
-        buffers = [pa.py_buffer(np.packbits(defined, bitorder="little")), pa.py_buffer(pairs)]
-        return pa.Array.from_buffers(arrow, len(values), buffers)
+        return pa.Array.from_buffers(arrow, len(values), [_bitmap(defined), pa.py_buffer(pairs)])
     if type_.name == "bool":
         return pa.array(values != 0, mask=mask)
     if type_.name == "date":
         return pa.array(values.astype(np.int32), pa.int32(), mask=mask).view(arrow)
     if type_.name == "timestamp":
         return pa.array(values, pa.int64(), mask=mask).view(arrow)
-    return pa.array(values, arrow, mask=mask, from_pandas=False)
+    numbers = np.ascontiguousarray(values, arrow.to_pandas_dtype())
+    return pa.Array.from_buffers(arrow, len(values), [_bitmap(defined), pa.py_buffer(numbers)])
+
+
+def _bitmap(defined: NDArray[np.bool_]) -> pa.Buffer | None:
+    """Which values are not null, as Arrow holds it; None where all are there."""
+    return None if defined.all() else pa.py_buffer(np.packbits(defined, bitorder="little"))
 
 
 def scalar_of(literal: Literal) -> pa.Scalar:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -172,8 +171,8 @@ class _Group:
         self.events: Events = read_events(
             relation, versions, view, self.keys, span, where=where, total=total
         )
-        starts, self.order = ordering.by_segment(self.keys.codes, asked.t, len(self.keys))
-        self.moments = Moments(starts, asked.t[self.order])
+        starts, order = ordering.by_segment(self.keys.codes, asked.t, len(self.keys))
+        self.moments = Moments(starts, asked.t[order], order)
         self.engine = relation.engine
         self.columns: dict[str, pa.ChunkedArray] = {}
         self.picked: list[tuple[Feature, Positions | Lists]] = []
@@ -263,28 +262,14 @@ class _Group:
         """Numbers, or lists of values, as a column in the order of the rows asked for."""
         if isinstance(result, Lists):
             items = _items(feature.type.item or feature.type, result.at, value)
-            return self._lists(result.starts, items)
+            return _lists(result.starts, items)
         assert isinstance(result, Numbers)  # noqa: S101 - events are picked elsewhere
-        found = self._in_place(result.valid)
-        values = self._in_place(result.values)
+        values, found = result.values, result.valid
         if value.dictionary is not None and feature.type.name not in {"int64", "float64"}:
             column = value.dictionary.take(pa.array(values.astype(np.int64), mask=~found))
         else:
-            high = None if result.high is None else self._in_place(result.high)
-            column = column_of(values, found, feature.type, high)
+            column = column_of(values, found, feature.type, result.high)
         return _with_default(column, found, feature)
-
-    def _in_place(self, values: NDArray[Any]) -> NDArray[Any]:
-        placed = np.empty_like(values)
-        placed[self.order] = values
-        return placed
-
-    def _lists(self, starts: NDArray[np.int64], items: pa.Array) -> pa.ChunkedArray:
-        """Lists of the moments as a column; an empty one is null."""
-        empty = np.append(starts[1:] == starts[:-1], False)
-        offsets = pa.array(starts.astype(np.int32), mask=empty)
-        back = self._in_place(np.arange(len(self.order)))
-        return pa.chunked_array([pa.ListArray.from_arrays(offsets, items).take(pa.array(back))])
 
     def _pick(self) -> None:
         """Fetch the values of the picked events, all in one pass that keeps only them."""
@@ -304,16 +289,15 @@ class _Group:
             places = chosen[id(result)].places
             if isinstance(result, Lists):
                 items = values.take(pa.array(places)).combine_chunks()
-                self.columns[feature.name] = self._lists(result.starts, items)
+                self.columns[feature.name] = _lists(result.starts, items)
             else:
-                places = self._in_place(places)
                 found = places >= 0
                 column = values.take(pa.array(places, mask=~found))
                 self.columns[feature.name] = _with_default(column, found, feature)
         self.picked.clear()
 
     def _overflow(self, error: SumOverflow, feature: Feature) -> EngineError:
-        row = int(self.order[error.request])
+        row = error.request
         keys = ", ".join(repr(column[row].as_py()) for column in self.asked.keys)
         return EngineError(
             f"The sum {self.view.name}:{feature.name} does not fit into {feature.type}.",
@@ -363,6 +347,13 @@ def _item(feature: Feature) -> Type:
     """The type of the events' values behind a feature that picks them."""
     several = feature.aggregate.function in {"first_n", "last_n"}
     return feature.type.item or feature.type if several else feature.type
+
+
+def _lists(starts: NDArray[np.int64], items: pa.Array) -> pa.ChunkedArray:
+    """Lists as a column; an empty one is null."""
+    empty = np.append(starts[1:] == starts[:-1], False)
+    offsets = pa.array(starts.astype(np.int32), mask=empty)
+    return pa.chunked_array([pa.ListArray.from_arrays(offsets, items)])
 
 
 def _items(type_: Type, at: NDArray[np.int64], value: Loaded) -> pa.Array:

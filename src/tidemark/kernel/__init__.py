@@ -42,10 +42,14 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments asked for, sorted by segment and within it by time."""
+    """The moments asked for, sorted by segment and within it by time.
+
+    `places` says where the results of each go, a permutation; None leaves them in this order.
+    """
 
     starts: Words
     t: Words
+    places: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ Result = Numbers | Positions | Lists
 
 
 class SumOverflow(OverflowError):
-    """A sum of integers or decimals that does not fit its type, at moment `request`."""
+    """A sum of integers or decimals that does not fit its type, at this place of the results."""
 
     def __init__(self, aggregate: int, request: int) -> None:
         super().__init__(f"the sum of aggregate {aggregate} at moment {request} overflows")

@@ -12,18 +12,19 @@ never fall as t grows.  What leaves the range of int64 stays at its end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tidemark.kernel.calendar import period_start
 from tidemark.kernel.compiled import nested
-from tidemark.kernel.encoding import I64_MIN
+from tidemark.kernel.encoding import BEFORE, I64_MIN, LENGTH, LOW, OFFSET
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tidemark.model.window import Bound, Window
+    from tidemark.model.window import Unit
 
     Words = NDArray[np.int64]
 
@@ -34,21 +35,22 @@ def earlier(moment: int, duration: int) -> int:
     return moment - duration if moment >= I64_MIN + duration else I64_MIN
 
 
-def shift(moments: Words, duration: int) -> Words:
-    """`earlier` for each of many moments."""
-    return np.maximum(moments, I64_MIN + duration) - duration
-
-
-def window_bounds(window: Window, bound: Bound, max_age: int, t: Words) -> tuple[Words, Words]:
-    """The bounds of the window at each moment; `max_age` 0 means none."""
-    before = 1 if bound == "before" else 0
-    high = shift(t, window.offset + before)
-    if window.kind == "all":
-        low = np.full(len(t), I64_MIN, np.int64)
-    elif window.unit is not None:
-        low = period_start(shift(t, window.offset), window.unit, window.zone)
-    else:
-        low = shift(high, window.length - 1)
-    if max_age:
-        low = np.maximum(low, shift(t, max_age))
+@nested
+def bounds_at(t: int, period: int, group: Words, max_age: int) -> tuple[int, int]:
+    """The bounds of a group's window at a moment; `period` is where a calendar window begins."""
+    high = earlier(t, group[OFFSET] + group[BEFORE])
+    low = period if group[LOW] >= 0 else I64_MIN
+    if group[LENGTH] > 0:
+        low = earlier(high, group[LENGTH] - 1)
+    if max_age > 0:
+        low = max(low, earlier(t, max_age))
     return low, high
+
+
+def period_starts(t: Words, periods: Iterable[tuple[Unit, str, int]]) -> NDArray[np.int64]:
+    """Where the calendar windows of moments begin: a row for each unit, zone and offset."""
+    rows = [
+        period_start(np.maximum(t, I64_MIN + offset) - offset, unit, zone)
+        for unit, zone, offset in periods
+    ]
+    return np.array(rows, np.int64).reshape(len(rows), len(t))

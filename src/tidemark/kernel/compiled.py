@@ -152,6 +152,7 @@ _Array = cast("Any", types.Array)
 WORDS = _Array(types.int64, 1, "C", readonly=True)
 BYTES = _Array(types.uint8, 1, "C", readonly=True)
 NEW_WORDS, WORD_ROWS = types.int64[::1], types.int64[:, ::1]
+SLICED_ROWS = types.int64[:, :]
 BYTE_ROWS, NEW_INTS, INTEGER = types.uint8[:, ::1], types.int32[::1], types.int64
 
 # Each is known only inside compiled functions.

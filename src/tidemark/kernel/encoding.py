@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tidemark.model.aggregates import Aggregate
+    from tidemark.model.window import Bound, Window
 
     Words = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
@@ -45,6 +46,13 @@ FUNCTION, ROW, SECOND, N, Q, DDOF = range(6)
 """Columns of the table of a group's aggregates.
 
 `ROW` and `SECOND` are rows of the results (-1: none), `Q` holds the bits of a double.
+"""
+
+ROWS, SKIP_NULL, BEFORE, LENGTH, OFFSET, MAX_AGE, LOW, START, STOP = range(9)
+"""Columns of a table of groups: what their windows are, and which aggregates are theirs.
+
+`BEFORE` is 1 for `bound="before"`; `LENGTH` 0 is a window without length; `LOW` is a row of the
+starts of periods that are passed in, or -1; the aggregates are `[START, STOP)`.
 """
 
 NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
@@ -96,6 +104,15 @@ def encode(
     return np.array(sorted(table), np.int64).reshape(-1, DDOF + 1)
 
 
+def encode_window(
+    window: Window, bound: Bound, max_age: int, low: int, *, skip_null: bool
+) -> tuple[int, ...]:
+    """The columns of a table of groups before `START`."""
+    length = window.length if window.kind == "sliding" else 0
+    before = int(bound == "before")
+    return window.rows, int(skip_null), before, length, window.offset, max_age, low
+
+
 def memory_size(events: int, moments: int) -> int:
     """How many words the sweeps of a segment of this size need at most."""
-    return 8 * moments + 28 * events + 8_192
+    return 10 * moments + 32 * events + 8_192

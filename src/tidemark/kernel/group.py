@@ -39,6 +39,7 @@ def sweep_group(
     scale: int,
     ranks: Words,
     values: Words,
+    window: tuple[int, int, int, int],
     steps: Steps,
     group: Words,
     out: Out,
@@ -49,7 +50,8 @@ def sweep_group(
     """Write the results of all aggregates of `group`, from column `at` of the results on.
 
     Positions in results count from `origin`. `ranks` and `values` are those of `rank_segment`, or
-    empty where no function needs them; `zeros` is for `sweep_distinct`.
+    empty where no function needs them; `window` is what `sums.cover` gives, `zeros` is for
+    `sweep_distinct`.
     """
     stop = _after(group, 0, COUNT)
     for f in range(stop):
@@ -59,7 +61,7 @@ def sweep_group(
             out.state[row, at + r] = VALUE
     start, stop = stop, _after(group, stop, ALL)
     if start < stop:
-        sweep_sums(events, kind, scale, steps, group[start:stop], out, at)
+        sweep_sums(events, kind, scale, window, steps, group[start:stop], out, at)
     start, stop = stop, _after(group, stop, LAST_N)
     if start < stop:
         sweep_positions(events, steps, group[start:stop], out, at, origin)

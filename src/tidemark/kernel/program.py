@@ -22,7 +22,9 @@ from tidemark.kernel.encoding import (
     LISTS,
     NONE,
     RANKED,
+    STOP,
     encode,
+    encode_window,
     takes_two_rows,
 )
 
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
     from tidemark.model.graph import FeatureView
     from tidemark.model.window import Unit
 
-(VIEW, KIND, SCALE, WORD, HIGH, RANKS_NEEDED, VALID, WHERE, ROWS, SKIP_NULL, BEFORE, LENGTH,
- OFFSET, MAX_AGE, LOW, START, STOP) = range(17)  # fmt: skip
-"""Columns of the table of groups.
+(VIEW, KIND, SCALE, WORD, HIGH, VALID, WHERE, RANKS_NEEDED) = range(STOP + 1, STOP + 9)
+"""Columns of the table of groups after those that say what their windows are.
 
 `WORD` and `HIGH` are word columns of the row, `VALID` and `WHERE` byte columns, -1 where there is
-none; `LENGTH` 0 is a window without length; `LOW` is an index into the bounds that are passed in,
-or -1; the aggregates are `[START, STOP)`.
+none.
 """
+
+_READ = RANKS_NEEDED - VIEW
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,23 @@ class _Builder:
             aggregates = [aggregate for aggregate, _ in members]
             tables.append(encode(aggregates, outputs, [self.second[i] for i in outputs]))
             ranked = int(any(a.function in RANKED for a in aggregates))
-            groups.append(
-                (*key[:RANKS_NEEDED], ranked, *key[RANKS_NEEDED:], start, start + len(members))
-            )
-            start += len(members)
+            stop = start + len(members)
+            groups.append((*key[_READ:], start, stop, *key[:_READ], ranked))
+            start = stop
         return Program(
             tuple(self.views),
             len(self.second),
             tuple(self.second),
             tuple(self.lists),
             tuple(self.periods),
-            np.array(groups, np.int64).reshape(-1, STOP + 1),
+            np.array(groups, np.int64).reshape(-1, RANKS_NEEDED + 1),
             np.concatenate(tables),
         )
 
     def _group_of(
         self, view: FeatureView, layout: Layout, feature: LayoutFeature, kind: int
     ) -> tuple[int, ...]:
+        """What is read from the rows, and the window."""
         aggregate, window = feature.aggregate, feature.aggregate.window
         low = -1
         if window.unit is not None:
@@ -128,13 +130,13 @@ class _Builder:
             *_word_columns(layout, feature.column),
             feature.column,
             len(layout.columns) + feature.filter if feature.filter >= 0 else -1,
-            window.rows,
-            int(aggregate.function != "latest"),
-            int(view.bound == "before"),
-            window.length if window.kind == "sliding" else 0,
-            window.offset,
-            view.max_age if aggregate.rule.stored else 0,
-            low,
+            *encode_window(
+                window,
+                view.bound,
+                view.max_age if aggregate.rule.stored else 0,
+                low,
+                skip_null=aggregate.function != "latest",
+            ),
         )
 
 

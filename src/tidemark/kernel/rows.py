@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.bounds import earlier
+from tidemark.kernel.bounds import bounds_at
 from tidemark.kernel.calendar import period_start_one
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
@@ -21,12 +21,14 @@ from tidemark.kernel.compiled import (
     INTEGER,
     NEW_INTS,
     NEW_WORDS,
+    SLICED_ROWS,
     WORD_ROWS,
     WORDS,
     entry,
     nested,
 )
 from tidemark.kernel.encoding import (
+    BEFORE,
     EXPIRED,
     FIRST,
     FUNCTION,
@@ -34,8 +36,14 @@ from tidemark.kernel.encoding import (
     I64_MIN,
     LAST_N,
     LATEST,
+    LOW,
+    MAX_AGE,
     ROW,
+    ROWS,
     SECOND,
+    SKIP_NULL,
+    START,
+    STOP,
     VALUE,
     Events,
     Out,
@@ -43,19 +51,10 @@ from tidemark.kernel.encoding import (
 )
 from tidemark.kernel.group import sweep_group
 from tidemark.kernel.program import (
-    BEFORE,
     HIGH,
     KIND,
-    LENGTH,
-    LOW,
-    MAX_AGE,
-    OFFSET,
     RANKS_NEEDED,
-    ROWS,
     SCALE,
-    SKIP_NULL,
-    START,
-    STOP,
     VALID,
     VIEW,
     WHERE,
@@ -63,7 +62,8 @@ from tidemark.kernel.program import (
     Program,
 )
 from tidemark.kernel.ranks import rank_segment
-from tidemark.kernel.steps import ACTIVE, ADD_END, Steps, make_steps, position, seek
+from tidemark.kernel.steps import ACTIVE, ADD_END, Steps, choose, make_steps, position, seek
+from tidemark.kernel.sums import cover
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,7 +173,8 @@ def _most_events(words: Words, row_at: NDArray[np.int64]) -> int:
     WORD_ROWS,
     INTEGER,
     WORDS,
-    *(WORD_ROWS,) * 4,
+    *(WORD_ROWS,) * 3,
+    SLICED_ROWS,
     BYTE_ROWS,
     NEW_WORDS,
     *(WORD_ROWS,) * 2,
@@ -208,42 +209,42 @@ def _call(
             events = _events(words, flags, row_at[view, k], group)
             if g == 0 or groups[g - 1, VIEW] != view:
                 out_known[view, k] = _newest_visible(events, t, group[BEFORE])
-            events = _within(events, *_bounds(t, lows, group))
+            period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
+            events = _within(events, *bounds_at(t, period, group, 0))
             size = len(events.time)
             ranks, values, rest = memory[:size], memory[size : 2 * size], memory[2 * size :]
             if group[RANKS_NEEDED]:
                 kind, scale = group[KIND], group[SCALE]
                 rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
             table = aggregates[group[START] : group[STOP]]
-            steps = _steps(events, t, lows, group, group[MAX_AGE], moment, rest)
+            steps = _steps(events, t, period, group, group[MAX_AGE], moment, rest)
             newest = I64_MIN
             if steps.table[0, ACTIVE] > 0:
                 newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
             sweep_group(
-                events, group[KIND], group[SCALE], ranks, values, steps, table, out, k, 0, zeros
+                events,
+                group[KIND],
+                group[SCALE],
+                ranks,
+                values,
+                cover(events, group[KIND], table),
+                steps,
+                table,
+                out,
+                k,
+                0,
+                zeros,
             )
             _read_positions(events, table, out, k)
             for f in range(len(table)):
                 out_time[table[f, ROW], k] = newest
             if group[MAX_AGE] > 0 and steps.table[0, ACTIVE] == 0:
-                steps = _steps(events, t, lows, group, 0, moment, rest)
+                steps = _steps(events, t, period, group, 0, moment, rest)
                 if steps.table[0, ACTIVE] > 0:
                     newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
                     for f in range(len(table)):
                         out_state[table[f, ROW], k] = EXPIRED
                         out_time[table[f, ROW], k] = newest
-
-
-@nested
-def _bounds(t: int, lows: Words, group: Words) -> tuple[int, int]:
-    """The bounds of a group's window, as `window_bounds` says, without `max_age`."""
-    high = earlier(t, group[OFFSET] + group[BEFORE])
-    low = I64_MIN
-    if group[LOW] >= 0:
-        low = lows[int(group[LOW])]
-    elif group[LENGTH] > 0:
-        low = earlier(high, group[LENGTH] - 1)
-    return low, high
 
 
 @nested
@@ -264,15 +265,15 @@ def _within(events: Events, low: int, high: int) -> Events:
 
 @nested
 def _steps(
-    events: Events, t: int, lows: Words, group: Words, max_age: int, moment: Words, memory: Words
+    events: Events, t: int, period: int, group: Words, max_age: int, moment: Words, memory: Words
 ) -> Steps:
     """The steps of a group through its only moment."""
-    low, high = _bounds(t, lows, group)
-    if max_age > 0:
-        low = max(low, earlier(t, max_age))
+    low, high = bounds_at(t, period, group, max_age)
     moment[0], moment[1], moment[2] = t, low, high
+    chosen, memory = choose(events, group[SKIP_NULL] != 0, memory)
     return make_steps(
         events,
+        chosen,
         moment[0:1],
         moment[1:2],
         moment[2:3],

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
 
+NEAR = 16
+"""Events that are looked at one by one before the search takes longer steps."""
+
 DROP, DROP_END, ADD, ADD_END, ACTIVE = range(5)
 """Columns of the table of steps."""
 
@@ -49,6 +52,17 @@ class Steps(NamedTuple):
     free: Words
 
 
+class Chosen(NamedTuple):
+    """The events of a segment that can count, while all are known when they happen.
+
+    `order` are their positions, and `counts[i]` how many of them precede event i.  Both are empty
+    where all events can count.
+    """
+
+    order: Words
+    counts: Words
+
+
 @nested
 def position(order: Words, k: int) -> int:
     """The event at place k of an order."""
@@ -65,8 +79,21 @@ def starts_anew(table: NDArray[np.int64], is_range: bool, r: int) -> bool:
 
 
 @nested
+def choose(events: Events, skip_null: bool, memory: Words) -> tuple[Chosen, Words]:
+    """The events of a segment that can count, and the memory that remains."""
+    general = len(events.known) > 0 or len(events.until) > 0
+    if general or not (len(events.where) or (skip_null and len(events.valid))):
+        return Chosen(memory[:0], memory[:0]), memory
+    size = len(events.time)
+    order, counts = memory[: size + 1], memory[size + 1 : 2 * size + 2]
+    count = _eligible(events, skip_null, order, counts)
+    return Chosen(order[:count], counts), memory[2 * size + 2 :]
+
+
+@nested
 def make_steps(
     events: Events,
+    chosen: Chosen,
     t: Words,
     low: Words,
     high: Words,
@@ -74,24 +101,29 @@ def make_steps(
     skip_null: bool,
     memory: Words,
 ) -> Steps:
-    """The steps of a segment through the moments `t` with their bounds; `rows` 0 means all."""
+    """The steps of a segment through the moments `t` with their bounds; `rows` 0 means all.
+
+    `chosen` is what `choose` gives for the same events and `skip_null`.
+    """
     if len(events.known) or len(events.until):
         return _general(events, t, low, high, rows, skip_null, memory)
-    return _plain(events, low, high, rows, skip_null, memory)
+    return _plain(events, chosen, low, high, rows, memory)
 
 
 @nested
 def seek(time: Words, start: int, moment: int) -> int:
     """The first place from `start` on whose time is `moment` or later: near places are cheap."""
     size = len(time)
-    if start >= size or time[start] >= moment:
+    near = min(start + NEAR, size)
+    while start < near and time[start] < moment:
+        start += 1
+    if start < near or start == size:
         return start
-    stride = 1
+    stride = NEAR
     while start + stride < size and time[start + stride] < moment:
         start += stride
         stride *= 2
     end = min(start + stride, size)
-    start += 1
     while start < end:
         middle = (start + end) >> 1
         if time[middle] < moment:
@@ -103,21 +135,18 @@ def seek(time: Words, start: int, moment: int) -> int:
 
 @nested
 def _plain(
-    events: Events, low: Words, high: Words, rows: int, skip_null: bool, memory: Words
+    events: Events, chosen: Chosen, low: Words, high: Words, rows: int, memory: Words
 ) -> Steps:
-    moments, events_size = len(low), len(events.time)
+    moments = len(low)
     table = memory[: 5 * moments].reshape((moments, 5))
     memory = memory[5 * moments :]
-    order, counts = memory[: events_size + 1], memory[events_size + 1 : 2 * events_size + 2]
     _ranges(events.time, low, high, table)
     if rows > 0:
-        _keep_newest(events, rows, order, counts, table)
-    size = 0
-    if len(events.where) or (skip_null and len(events.valid)):
-        size = _eligible(events, skip_null, order, counts)
+        _keep_newest(events, rows, memory, table)
+    if len(chosen.counts):
         for r in range(moments):
-            table[r, ADD] = counts[table[r, ADD]]
-            table[r, ADD_END] = counts[table[r, ADD_END]]
+            table[r, ADD] = chosen.counts[table[r, ADD]]
+            table[r, ADD_END] = chosen.counts[table[r, ADD_END]]
     last_first = last_stop = 0
     for r in range(moments):
         first, stop = table[r, ADD], table[r, ADD_END]
@@ -126,7 +155,7 @@ def _plain(
         table[r, ADD] = max(last_stop, first)
         table[r, ACTIVE] = stop - first
         last_first, last_stop = first, stop
-    return Steps(order[:size], order[:size], table, True, memory[2 * events_size + 2 :])
+    return Steps(chosen.order, chosen.order, table, True, memory)
 
 
 @nested
@@ -141,10 +170,10 @@ def _ranges(time: Words, low: Words, high: Words, table: NDArray[np.int64]) -> N
 
 
 @nested
-def _keep_newest(
-    events: Events, rows: int, order: Words, counts: Words, table: NDArray[np.int64]
-) -> None:
+def _keep_newest(events: Events, rows: int, memory: Words, table: NDArray[np.int64]) -> None:
     """Raise the beginning of each range to the newest rows that pass the filter."""
+    size = len(events.time)
+    order, counts = memory[: size + 1], memory[size + 1 : 2 * size + 2]
     filtered = len(events.where) > 0
     if filtered:
         _eligible(events, False, order, counts)

@@ -64,14 +64,35 @@ class Total(NamedTuple):
 
 
 @nested
+def cover(events: Events, kind: int, group: Words) -> tuple[int, int, int, int]:
+    """The fields of the `exact.Window` that holds the sums of these events; zeros if none is."""
+    for f in range(len(group)):
+        if group[f, FUNCTION] >= SUM and group[f, FUNCTION] <= ALL:
+            if kind == FLOAT:
+                return exact.cover(events.words, events.valid)
+            return (0, 4, 0, 8) if kind == DECIMAL else (0, 2, 0, 4)
+    return 0, 0, 0, 0
+
+
+@nested
 def sweep_sums(
-    events: Events, kind: int, scale: int, steps: Steps, group: Words, out: Out, at: int
+    events: Events,
+    kind: int,
+    scale: int,
+    window: tuple[int, int, int, int],
+    steps: Steps,
+    group: Words,
+    out: Out,
+    at: int,
 ) -> None:
-    """Write the sums of `group` at each moment, from column `at` of the results on."""
+    """Write the sums of `group` at each moment, from column `at` of the results on.
+
+    `window` is what `cover` gives for these events, or for more than these.
+    """
     squares = False
     for f in range(len(group)):
         squares = squares or group[f, FUNCTION] == VARIANCE or group[f, FUNCTION] == STDDEV
-    total = _make_total(events, kind, squares, steps.free)
+    total = _make_total(window, squares, steps.free)
     acc, square_acc, base, square_base, special = total
     words, high, adds, drops, table = (
         events.words,
@@ -102,13 +123,8 @@ def sweep_sums(
 
 
 @nested
-def _make_total(events: Events, kind: int, squares: bool, memory: Words) -> Total:
-    base = square_base = 0
-    limbs, square_limbs = 2, 4
-    if kind == FLOAT:
-        base, limbs, square_base, square_limbs = exact.cover(events.words, events.valid)
-    elif kind == DECIMAL:
-        limbs, square_limbs = 4, 8
+def _make_total(window: tuple[int, int, int, int], squares: bool, memory: Words) -> Total:
+    base, limbs, square_base, square_limbs = window
     stop = limbs + (square_limbs if squares else 0)
     memory = memory[: stop + 3]
     memory[:] = 0

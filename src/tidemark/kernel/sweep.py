@@ -1,16 +1,16 @@
 """Many moments of many entities: `tidemark.kernel.evaluate`.
 
-Aggregates of one window are a group.  Each group is computed segment by segment, and the segments
-that have moments are dealt out in runs of about equal work to threads, which share nothing but the
-arrays into which each writes its own columns.
+Aggregates of one window are a group.  All groups are computed segment by segment, while its events
+are in the cache; the segments that have moments are dealt out in runs of about equal work to
+threads, which share nothing but the arrays into which each writes its own part.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -27,7 +27,7 @@ from tidemark.kernel import (
     SumOverflow,
     Timeline,
 )
-from tidemark.kernel.bounds import window_bounds
+from tidemark.kernel.bounds import bounds_at, period_starts
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
@@ -37,32 +37,43 @@ from tidemark.kernel.compiled import (
     WORD_ROWS,
     WORDS,
     entry,
+    nested,
     ready,
 )
 from tidemark.kernel.distinct import RANKS, REGISTERS
 from tidemark.kernel.encoding import (
     FLOAT,
     FUNCTIONS,
+    I64_MIN,
     KINDS,
     LISTS,
+    LOW,
+    MAX_AGE,
     NOTHING,
     OVERFLOW,
     RANKED,
+    ROW,
+    ROWS,
+    SKIP_NULL,
+    START,
+    STOP,
     Events,
     Out,
     encode,
+    encode_window,
     memory_size,
     takes_two_rows,
 )
 from tidemark.kernel.group import sweep_group
 from tidemark.kernel.ranks import rank_segment
-from tidemark.kernel.steps import make_steps
+from tidemark.kernel.steps import choose, make_steps
+from tidemark.kernel.sums import cover
 from tidemark.model.aggregates import Aggregate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tidemark.model.window import Bound, Window
+    from tidemark.model.window import Bound, Unit, Window
 
     Words = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
@@ -70,6 +81,7 @@ if TYPE_CHECKING:
 RUNS_PER_THREAD = 8
 LEAST_WORK = 200_000  # events and moments of a run, below which a thread is not worth waking
 
+_NO_WORDS = np.empty(0, np.int64)
 _POSITIONS = {"first", "last", "latest"}
 _FLOATS = {"mean", "variance", "stddev", "quantile", "approx_quantile"}
 _SAME = {"sum", "min", "max", "mode"}
@@ -134,7 +146,7 @@ def evaluate(
 ) -> list[Result]:
     """See `tidemark.kernel.evaluate`."""
     ready()
-    asked = Moments(_as_words(moments.starts), np.require(moments.t, np.int64, ["C", "W"]))
+    asked = Moments(_as_words(moments.starts), _as_words(moments.t), moments.places)
     sweep = _Sweep(Input.of(timeline, column), asked, column, bound, threads or os.cpu_count() or 1)
     return sweep.evaluate(aggregates, _groups(aggregates, max_age))
 
@@ -148,6 +160,7 @@ class _Sweep:
         self.events, self.moments, self.threads = events, moments, threads
         self.bound: Bound = bound
         self.kind, self.scale = KINDS[column.kind], column.scale
+        self.places = _as_words(moments.places)
         self.runs = list(_runs(events.starts, moments.starts, threads))
         self.ranks, self.values = np.empty(0, np.int64), np.empty(0, np.int64)
 
@@ -157,28 +170,22 @@ class _Sweep:
             self._rank()
         two = [takes_two_rows(a.function, self.kind) for a in aggregates]
         second = list(accumulate(two, initial=0))
-        shape = len(aggregates), len(self.moments.t)
-        words, state = np.empty(shape, np.int64), np.empty(shape, np.uint8)
-        others = np.empty((second[-1], shape[1]), np.int64)
+        count = len(self.moments.t)
         lists = self._place_lists(aggregates, groups)
+        others = np.empty((second[-1], count), np.int64)
         for i, starts in lists.items():
             others[second[i]] = starts[:-1]
         items = np.empty(max((int(starts[-1]) for starts in lists.values()), default=0), np.int64)
-        self._run(
-            task
-            for group in groups
-            for task in self._tasks(
-                group,
-                encode(
-                    [aggregates[i] for i in group.members],
-                    group.members,
-                    [second[i] for i in group.members],
-                ),
-                Out(words, others, state, items),
-            )
-        )
+        words = np.empty((len(aggregates), count), np.int64)
+        state = np.empty(words.shape, np.uint8)
+        out = Out(words, others, state, items)
+        self._sweep_groups(aggregates, groups, second, self.places, out)
+        if len(self.places):
+            placed = np.empty_like(others)
+            placed[:, self.places] = others
+            others = placed
         return [
-            _list(lists[i], words[i], items)
+            _list(others[second[i]], words[i], items)
             if i in lists
             else _result(i, a, self.kind, words[i], others[second[i]] if two[i] else None, state[i])
             for i, a in enumerate(aggregates)
@@ -225,7 +232,8 @@ class _Sweep:
                 continue
             counts = np.empty((1, len(self.moments.t)), np.int64)
             out = Out(counts, counts, np.empty(counts.shape, np.uint8), counts[0])
-            self._run(self._tasks(group, encode([Aggregate("count")], [0], [0]), out))
+            counted = replace(group, members=[0])
+            self._sweep_groups([Aggregate("count")], [counted], [0], _NO_WORDS, out)
             for i in members:
                 starts = np.zeros(len(self.moments.t) + 1, np.int64)
                 np.cumsum(np.minimum(counts[0], aggregates[i].n), out=starts[1:])
@@ -233,38 +241,69 @@ class _Sweep:
                 total = int(lists[i][-1])
         return lists
 
-    def _tasks(
-        self, group: _Group, table: NDArray[np.int64], out: Out
-    ) -> Iterator[Callable[[], None]]:
-        low, high = window_bounds(group.window, self.bound, group.max_age, self.moments.t)
-        for run in self.runs:
-            yield partial(self._sweep_run, run, group, low, high, table, out)
+    def _sweep_groups(
+        self,
+        aggregates: Sequence[Aggregate],
+        groups: list[_Group],
+        second: list[int],
+        places: Words,
+        out: Out,
+    ) -> None:
+        """Compute the aggregates of groups, which refer to them by index, into rows of `out`."""
+        encoded: list[tuple[int, ...]] = []
+        tables: list[NDArray[np.int64]] = []
+        periods: dict[tuple[Unit, str, int], int] = {}
+        stop = 0
+        for group in groups:
+            window, low = group.window, -1
+            if window.unit is not None:
+                period = window.unit, window.zone, window.offset
+                low = periods.setdefault(period, len(periods))
+            start, stop = stop, stop + len(group.members)
+            columns = encode_window(
+                window, self.bound, group.max_age, low, skip_null=group.skip_null
+            )
+            encoded.append((*columns, start, stop))
+            members = group.members
+            tables.append(
+                encode([aggregates[i] for i in members], members, [second[i] for i in members])
+            )
+        lows = period_starts(self.moments.t, periods)
+        table, all_groups = np.concatenate(tables), np.array(encoded, np.int64)
+        self._run(
+            partial(self._sweep_run, run, places, lows, all_groups, table, out) for run in self.runs
+        )
 
     def _sweep_run(
-        self, run: _Run, group: _Group, low: Words, high: Words, table: NDArray[np.int64], out: Out
+        self,
+        run: _Run,
+        places: Words,
+        lows: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        table: NDArray[np.int64],
+        out: Out,
     ) -> None:
-        distinct = table[-1, 0] == len(FUNCTIONS) - 1
+        distinct = (table[:, 0] == len(FUNCTIONS) - 1).any()
         cast("Any", _sweep)(
             *self.events,
             self.moments.starts,
             self.moments.t,
-            low,
-            high,
+            places,
+            lows,
             self.ranks,
             self.values,
             run.first,
             run.stop,
             self.kind,
             self.scale,
-            group.window.rows,
-            int(group.skip_null),
+            groups,
             table,
             *out,
-            np.empty(memory_size(run.events, run.moments), np.int64),
+            np.empty(memory_size(run.events, run.moments) + 2 * run.moments * len(table), np.int64),
             np.zeros(REGISTERS * RANKS if distinct else 0, np.int32),
         )
 
-    def _run(self, tasks: Iterator[Callable[[], None]]) -> None:
+    def _run(self, tasks: Iterable[Callable[[], None]]) -> None:
         if self.threads == 1 or (len(self.runs) == 1 and len(self.moments.t) < LEAST_WORK):
             for task in tasks:
                 task()
@@ -298,10 +337,11 @@ def _rank(
 @entry(
     *(WORDS,) * 6,
     *(BYTES,) * 2,
-    WORDS,
-    *(NEW_WORDS,) * 5,
-    *(INTEGER,) * 6,
-    *(WORD_ROWS,) * 3,
+    *(WORDS,) * 3,
+    WORD_ROWS,
+    *(NEW_WORDS,) * 2,
+    *(INTEGER,) * 4,
+    *(WORD_ROWS,) * 4,
     BYTE_ROWS,
     *(NEW_WORDS,) * 2,
     NEW_INTS,
@@ -316,18 +356,17 @@ def _sweep(
     valid: Bytes,
     where: Bytes,
     moment_starts: Words,
-    t: Words,
-    low: Words,
-    high: Words,
+    moments: Words,
+    places: Words,
+    lows: NDArray[np.int64],
     ranks: Words,
     values: Words,
     first: int,
     stop: int,
     kind: int,
     scale: int,
-    rows: int,
-    skip_null: int,
-    group: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    aggregates: NDArray[np.int64],
     out_words: NDArray[np.int64],
     out_second: NDArray[np.int64],
     out_state: NDArray[np.uint8],
@@ -335,7 +374,6 @@ def _sweep(
     memory: Words,
     zeros: NDArray[np.int32],
 ) -> None:
-    out = Out(out_words, out_second, out_state, items)
     for s in range(first, stop):
         a, b = starts[s], starts[s + 1]
         i, j = moment_starts[s], moment_starts[s + 1]
@@ -350,8 +388,54 @@ def _sweep(
             valid[a:b],
             where[a:b],
         )
-        steps = make_steps(events, t[i:j], low[i:j], high[i:j], rows, skip_null != 0, memory)
-        sweep_group(events, kind, scale, ranks[a:b], values[a:b], steps, group, out, i, a, zeros)
+        out, bounds, rest = _block(out_second[:, i:j], items, len(aggregates), j - i, memory)
+        low, high = bounds[0], bounds[1]
+        window = cover(events, kind, aggregates)
+        skip_null = groups[0, SKIP_NULL] != 0
+        chosen, free = choose(events, skip_null, rest)
+        for g in range(len(groups)):
+            group = groups[g]
+            if skip_null != (group[SKIP_NULL] != 0):
+                skip_null = not skip_null
+                chosen, free = choose(events, skip_null, rest)
+            for r in range(i, j):
+                period = lows[group[LOW], r] if group[LOW] >= 0 else I64_MIN
+                low[r - i], high[r - i] = bounds_at(moments[r], period, group, group[MAX_AGE])
+            steps = make_steps(
+                events, chosen, moments[i:j], low, high, group[ROWS], skip_null, free
+            )
+            sweep_group(
+                events,
+                kind,
+                scale,
+                ranks[a:b],
+                values[a:b],
+                window,
+                steps,
+                aggregates[group[START] : group[STOP]],
+                out,
+                0,
+                a,
+                zeros,
+            )
+        for f in range(len(aggregates)):
+            row = aggregates[f, ROW]
+            for r in range(i, j):
+                place = places[r] if len(places) else r
+                out_words[row, place] = out.words[row, r - i]
+                out_state[row, place] = out.state[row, r - i]
+
+
+@nested
+def _block(
+    second: NDArray[np.int64], items: Words, rows: int, moments: int, memory: Words
+) -> tuple[Out, NDArray[np.int64], Words]:
+    """Memory for the results of a segment and for two bounds, and what remains of it."""
+    size = rows * moments
+    words = memory[:size].reshape((rows, moments))
+    state = memory[size : 2 * size].view(np.uint8)[:size].reshape((rows, moments))
+    bounds = memory[2 * size : 2 * (size + moments)].reshape((2, moments))
+    return Out(words, second, state, items), bounds, memory[2 * (size + moments) :]
 
 
 def _as_words(values: NDArray[Any] | None) -> Words:
@@ -398,12 +482,10 @@ def _runs(starts: Words, moment_starts: Words, threads: int) -> Iterator[_Run]:
 
 
 def _list(starts: Words, lengths: Words, items: Words) -> Lists:
-    """Lists whose items begin at `starts` but may be fewer than there is room for."""
-    ends = np.zeros(len(starts), np.int64)
+    """Lists whose items begin at `starts`; there is room for more."""
+    ends = np.zeros(len(starts) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
-    if ends[-1] == starts[-1] - starts[0]:
-        return Lists(ends, items[starts[0] : starts[-1]])
-    return Lists(ends, items[np.arange(ends[-1]) + np.repeat(starts[:-1] - ends[:-1], lengths)])
+    return Lists(ends, items[np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)])
 
 
 def _result(
