@@ -71,7 +71,6 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(engine: DuckDB)
         (pa.array(["1", "2"]), FLOAT64, "declared as float64 but holds string"),
         (pa.array([1.5, 2.5]), INT64, "declared as int64 but holds float64"),
         (pa.array([1, 2]), STRING, "declared as string but holds int64"),
-        (pa.array([2**53, 1]), FLOAT64, "declared as float64 but holds int64"),
         (pa.array([[1.0], [2.0]]), list_of(STRING), "declared as list<string> but holds double[]"),
         (
             pa.array(["1.234", "2"]).cast(pa.decimal128(9, 3)),
@@ -95,6 +94,15 @@ def test_a_column_of_another_type_is_named_with_both_types(
         (pa.array([1, 2**32 - 1], pa.uint32()), INT64, [1, 2**32 - 1]),
         (pa.array([1.5, 2.5], pa.float32()), FLOAT64, [1.5, 2.5]),
         (pa.array([1, 2], pa.int32()), FLOAT64, [1.0, 2.0]),
+        (pa.array([2**53, None]), FLOAT64, [2.0**53, None]),
+        (pa.array([-(2**63), 2**60], pa.int64()), FLOAT64, [-(2.0**63), 2.0**60]),
+        (pa.array([2**63, 1], pa.uint64()), FLOAT64, [2.0**63, 1.0]),
+        (pa.array(["0.1", "-12.50"]).cast(pa.decimal128(38, 18)), FLOAT64, [0.1, -12.5]),
+        (
+            pa.array(["123456789012.5", None]).cast(pa.decimal128(18, 6)),
+            FLOAT64,
+            [123456789012.5, None],
+        ),
         (pa.array(["a", "b"]).dictionary_encode(), STRING, ["a", "b"]),
         (pa.array(["a", "b"], pa.large_string()), STRING, ["a", "b"]),
         (pa.array([None, None]), FLOAT64, [None, None]),
@@ -106,6 +114,25 @@ def test_what_loses_nothing_is_widened_silently(
 ) -> None:
     found = read(engine, rows(value=column), value=declared)["value"]
     assert found == (values or column.to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("column", "shown"),
+    [
+        (pa.array([1, 2**53 + 1]), "9007199254740993"),
+        (pa.array([1, 2**63 - 1]), "9223372036854775807"),
+        (pa.array(["1", "1234567890.1234567"]).cast(pa.decimal128(18, 7)), "1234567890.1234567"),
+    ],
+)
+def test_a_number_that_a_float_does_not_hold_is_an_error(
+    engine: DuckDB, column: pa.Array, shown: str
+) -> None:
+    """Whole numbers and decimals are read as floats exactly or not at all."""
+    with pytest.raises(EngineError) as error:
+        read(engine, rows(value=column), value=FLOAT64)
+    said = f"purchase.value holds {shown}, which a float64 does not hold exactly."
+    assert error.value.what == said
+    assert error.value.where == "the history of purchase"
 
 
 def test_an_integer_that_does_not_fit_is_an_error_not_another_number(engine: DuckDB) -> None:

@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from tidemark.engines import schema
 from tidemark.errors import EngineError
 from tidemark.kernel import calendar
 
@@ -191,5 +192,11 @@ def _refused(error: Exception, query: str) -> EngineError:
             sql=query,
             where=message.splitlines()[0],
             remedy='Raise it: memory_limit = "4GB" in tidemark.toml, or TIDEMARK_MEMORY_LIMIT=4GB.',
+        )
+    if message.endswith(schema.INEXACT):
+        return EngineError(
+            message.partition(": ")[2],
+            sql=query,
+            remedy="Declare the column as int or as a decimal, or round it in a query.",
         )
     return EngineError(f"The database refused a query: {message}", sql=query)

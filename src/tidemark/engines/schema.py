@@ -1,7 +1,8 @@
 """How the columns that a history has are read as the columns that its source declares.
 
-What holds every value without loss is widened silently; everything else is an error that names the
-column.  Afterwards a timestamp is an instant in UTC, whatever it was.
+What holds every value without loss is widened silently, and so are whole numbers and decimals that
+a double may hold, where one that it does not hold is an error.  Everything else is an error that
+names the column.  Afterwards a timestamp is an instant in UTC, whatever it was.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from tidemark.compile import identifier, sql_type
+from tidemark.compile import identifier, sql_type, text
 from tidemark.errors import SchemaMismatch
 from tidemark.model.graph import Source
 from tidemark.model.types import Type
@@ -20,6 +21,9 @@ _WHOLE = {*_SMALL, "BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT"}
 _AWARE = {"TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TIMESTAMPTZ_NS"}
 _NAIVE = {"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
 _EXACT_DIGITS = 15  # decimals of so many digits survive as doubles
+
+INEXACT = "which a float64 does not hold exactly."
+"""How the message of the database ends at a number that would be rounded."""
 
 
 def select(
@@ -57,9 +61,9 @@ def select(
                 micros = f"{to_utc(source.timezone)}({micros})"
             items.append(f"make_timestamptz({micros}) AS {name}")
             continue
-        read = _read(name, type_, field.type)
+        column = f"{source.name}.{field.name}"
+        read = _read(name, type_, field.type) or _as_double(name, column, type_, field.type)
         if read is None:
-            column = f"{source.name}.{field.name}"
             raise SchemaMismatch(
                 f"{column} is declared as {field.type} but holds {_plain(type_)}.",
                 where=where,
@@ -86,6 +90,24 @@ def _read(name: str, observed: str, declared: Type) -> str | None:
     if not _fits(observed, declared):
         return None
     return name if observed == sql_type(declared) else f"CAST({name} AS {sql_type(declared)})"
+
+
+def _as_double(name: str, column: str, observed: str, declared: Type) -> str | None:
+    """SQL that reads numbers as doubles and fails at one that no double holds; None for others.
+
+    A decimal is held if all its digits can be had back from the double that is nearest to it.
+    """
+    whole = observed in _WHOLE
+    if declared.name != "float64" or not (whole or observed.startswith("DECIMAL(")):
+        return None
+    double = f"CAST({name} AS DOUBLE)" if whole else f"CAST(CAST({name} AS VARCHAR) AS DOUBLE)"
+    if whole:
+        held = f"{name} BETWEEN {-(2**53)} AND {2**53} OR TRY_CAST({double} AS {observed}) = {name}"
+    else:
+        digits = f"trim(regexp_replace(CAST({name} AS VARCHAR), '[-.]', '', 'g'), '0')"
+        held = f"length({digits}) <= {_EXACT_DIGITS}"
+    said = f"format('{{}} holds {{}}, {INEXACT}', {text(column)}, CAST({name} AS VARCHAR))"
+    return f"CASE WHEN {name} IS NULL OR {held} THEN {double} ELSE error({said}) END"
 
 
 def _fits(observed: str, declared: Type) -> bool:
