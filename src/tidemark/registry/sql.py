@@ -106,7 +106,8 @@ class SqlRevisions:
         statement = _revision.insert().from_select(list(_revision.c.keys()), row)
         try:
             with self._begin() as connection:
-                return connection.execute(statement).rowcount == 1
+                done = connection.execute(statement, execution_options={"preserve_rowcount": True})
+                return done.rowcount == 1
         except exc.IntegrityError:
             return False
 
@@ -162,14 +163,19 @@ class SqlRevisions:
             ) from error
 
     def _open(self) -> sa.Engine:
-        engine = _sqlite(self._url) if self._url.get_backend_name() == "sqlite" else self._server()
-        with engine.begin() as connection:
-            version = _version(connection)
-        if version != SCHEMA:
+        sqlite = self._url.drivername.startswith("sqlite")
+        engine = _sqlite(self._url) if sqlite else self._server()
+        try:
             with engine.begin() as connection:
-                # Two processes may open a new or an old project at once: one of them prepares it.
-                connection.exec_driver_sql(_EXCLUSIVE[engine.dialect.name])
-                self._prepare(connection)
+                version = _version(connection)
+            if version != SCHEMA:
+                with engine.begin() as connection:
+                    # Two processes may open a new or an old project at once: one prepares it.
+                    connection.exec_driver_sql(_EXCLUSIVE[engine.dialect.name])
+                    self._prepare(connection)
+        except BaseException:
+            engine.dispose()
+            raise
         return engine
 
     def _prepare(self, connection: sa.Connection) -> None:
@@ -192,8 +198,11 @@ class SqlRevisions:
             connection.execute(_schema.update().values(version=number))
 
     def _server(self) -> sa.Engine:
+        url = self._url
+        if url.drivername in {"postgres", "postgresql"}:
+            url = url.set(drivername="postgresql+psycopg")
         try:
-            return sa.create_engine(self._url, pool_pre_ping=True)
+            return sa.create_engine(url, pool_pre_ping=True)
         except ModuleNotFoundError as error:
             raise MissingExtra("postgres", "A registry in Postgres") from error
 

@@ -11,8 +11,9 @@ from tidemark.testing.features import features_at
 
 if TYPE_CHECKING:
     from tidemark.testing.contracts import OnlineStoreContract
+    from tidemark.testing.registry import RevisionsContract
 
-__all__ = ["OnlineStoreContract", "features_at"]
+__all__ = ["OnlineStoreContract", "RevisionsContract", "features_at"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from tidemark.testing.contracts import OnlineStoreContract
 
         return OnlineStoreContract
+    if name == "RevisionsContract":
+        from tidemark.testing.registry import RevisionsContract
+
+        return RevisionsContract
     raise AttributeError(f"module 'tidemark.testing' has no attribute {name!r}")

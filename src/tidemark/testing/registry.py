@@ -1,0 +1,85 @@
+"""The contract of what a registry is kept in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from tidemark.model.records import Confirmation
+from tidemark.registry import Revision, Writer
+from tidemark.registry.protocol import NO_REVISION
+
+FIRST = Revision(1, NO_REVISION, "ada", 1_000, "first", 1, "{}").sealed()
+SECOND = Revision(2, FIRST.digest, "bob", 2_000, "", 1, '{"ä": 1}', '{"models": []}').sealed()
+
+
+class RevisionsContract:
+    """What every writer of revisions does; subclass it and give a fixture `connect`.
+
+    The fixture is a function that opens one and the same empty database each time it is called.
+    """
+
+    def test_there_is_nothing_in_the_beginning(self, connect: Callable[[], Writer]) -> None:
+        """Reading an empty registry is no error."""
+        revisions = connect()
+        assert (revisions.head(), revisions.latest(), revisions.revision(1)) == ("", None, None)
+        assert list(revisions.revisions()) == []
+        assert revisions.revision_at(1_000) is None
+
+    def test_what_was_appended_is_found(self, connect: Callable[[], Writer]) -> None:
+        """By number and by moment, as it was, by another connection."""
+        assert connect().append(FIRST)
+        assert connect().append(SECOND)
+        revisions = connect()
+        assert (revisions.head(), revisions.latest()) == (SECOND.digest, SECOND)
+        assert [revisions.revision(number) for number in (1, 2, 3)] == [FIRST, SECOND, None]
+        assert [revisions.revision_at(at) for at in (999, 1_000, 1_999, 2_000)] == [
+            None, FIRST, FIRST, SECOND,
+        ]  # fmt: skip
+        assert list(revisions.revisions()) == [FIRST, SECOND]
+
+    def test_only_the_next_one_is_taken(self, connect: Callable[[], Writer]) -> None:
+        """Whoever did not know of the newest revision is told so, and nothing happens."""
+        revisions = connect()
+        assert not revisions.append(SECOND)
+        assert revisions.append(FIRST)
+        assert not revisions.append(FIRST)
+        assert not revisions.append(replace(SECOND, previous="other"))
+        assert not revisions.append(replace(SECOND, number=3))
+        assert list(revisions.revisions()) == [FIRST]
+
+    def test_of_many_at_once_one_wins(self, connect: Callable[[], Writer]) -> None:
+        """Also in the very first moment of a database."""
+        outcomes: list[bool] = []
+
+        def append(name: str) -> None:
+            own = connect()
+            outcomes.append(own.append(replace(FIRST, author=name).sealed()))
+            own.close()
+
+        threads = [threading.Thread(target=append, args=(f"author {n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == [*[False] * 7, True]
+        assert len(connect().revisions()) == 1
+
+    def test_confirmations_are_kept(self, connect: Callable[[], Writer]) -> None:
+        """The first of a plan and a model stays; those of other plans are others."""
+        one = Confirmation("plan", "fraud@3", "ada", 1)
+        other = Confirmation("plan", "churn@1", "bob", 2)
+        revisions = connect()
+        for each in (one, other, replace(one, by="eve"), replace(one, plan="another")):
+            revisions.confirm(each)
+        assert list(connect().confirmations("plan")) == [other, one]
+        assert list(connect().confirmations("none")) == []
+
+    def test_a_closed_one_opens_again(self, connect: Callable[[], Writer]) -> None:
+        """Closing gives connections back, no more."""
+        revisions = connect()
+        revisions.append(FIRST)
+        revisions.close()
+        assert revisions.head() == FIRST.digest
