@@ -235,6 +235,11 @@ def test_a_bad_key_among_many_is_named_by_its_row():
         (None, "The request field 'amount' is missing."),
         ({"amount": True}, "The request field 'amount' is True (bool); it must be float64."),
         ({"amount": "3"}, "The request field 'amount' is '3' (str); it must be float64."),
+        ({"amount": None}, "The request field 'amount' is null."),
+        (
+            {"amount": 2**53 + 1},
+            "The request field 'amount' is 9007199254740993 (int); it must be float64, exactly.",
+        ),
         ({"amount": 1.0, "amuont": 1.0}, "There is no request field 'amuont' here."),
     ],
 )
@@ -251,7 +256,7 @@ def test_request_values_that_do_not_fit_are_refused(request_, message):
 )
 def test_a_decimal_is_not_rounded_into_its_type(value, fits):
     """Equal decimals are equal keys; one with more digits is no key at all."""
-    inputs = Inputs("key", [Field("price", decimal(4, 2))], null=False)
+    inputs = Inputs("key", [Field("price", decimal(4, 2))])
     if fits:
         assert repr(inputs.one({"price": Decimal(value)})) == "[Decimal('1.50')]"
     else:
@@ -261,7 +266,7 @@ def test_a_decimal_is_not_rounded_into_its_type(value, fits):
 
 def test_integers_beyond_64_bits_are_refused():
     """In one request and in a column."""
-    inputs = Inputs("key", [Field("n", INT64)], null=False)
+    inputs = Inputs("key", [Field("n", INT64)])
     assert inputs.one({"n": -(2**63)}) == [-(2**63)]
     for given in ({"n": 2**63}, {"n": True}):
         with pytest.raises(RequestInvalid, match="it must be int64"):
@@ -272,7 +277,7 @@ def test_integers_beyond_64_bits_are_refused():
 
 def test_values_of_numpy_are_values():
     """As rows of a data frame give them."""
-    inputs = Inputs("key", [Field("n", INT64), Field("name", STRING)], null=False)
+    inputs = Inputs("key", [Field("n", INT64), Field("name", STRING)])
     assert inputs.one({"n": np.int64(7), "name": np.str_("a")}) == [7, "a"]
     assert inputs.many({"n": np.array([7, 8]), "name": np.array(["a", "b"])}) == (
         [[7, 8], ["a", "b"]],

@@ -264,10 +264,14 @@ def test_a_request_value_that_the_labels_lack(store: tm.Store) -> None:
 
 
 def test_a_function_that_fails_on_one_row_shows_its_values(store: tm.Store) -> None:
-    asked = labels(["ada"], [5], shop=["x"], price=pa.array([None], pa.float64()))
+    @tm.on_demand(price=Checkout.price, spend=Spending.spend)
+    def inverse(price: float, spend: float | None) -> float:
+        return (spend or 0.0) / price
+
+    asked = labels(["ada"], [5], price=[0.0])
     with pytest.raises(EngineError) as error:
-        store.training_set(Model, asked)
-    assert error.value.where == "row 0: price=None, spend=5.5"
+        store.training_set(inverse, asked)
+    assert error.value.where == "row 0: price=0.0, spend=5.5"
 
 
 def test_an_event_without_a_time_is_an_error() -> None:

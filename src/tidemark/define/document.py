@@ -100,16 +100,20 @@ class _Reader:
             "tags": as_texts(body.get("tags")),
         }
 
-    def fields(self, path: Path_, value: Any) -> tuple[graph.Field, ...]:
+    def fields(self, path: Path_, value: Any, *more: str) -> tuple[graph.Field, ...]:
+        """Named types; `more` is what may be said of each besides."""
         if is_mapping(value):
             value = {k: {"type": v} if isinstance(v, str) else v for k, v in value.items()}
         found: list[graph.Field] = []
         for name, at, body in self.doc.named(path, value):
-            known = self.doc.mapping(at, body, {"type", "description", "tags"})
+            known = self.doc.mapping(at, body, {"type", "description", "tags", *more})
             type_ = self.type(at, known.get("type"))
             if type_ is not None:
                 about = self.about(known)
-                found.append(graph.Field(name, type_, about["description"], about["tags"]))
+                optional = bool(known.get("optional"))
+                found.append(
+                    graph.Field(name, type_, about["description"], about["tags"], optional)
+                )
         return tuple(found)
 
     def type(self, path: Path_, text: Any) -> Type | None:
@@ -178,7 +182,7 @@ class _Reader:
 
     def section_requests(self, name: str, path: Path_, body: Any) -> None:
         known = self.doc.mapping(path, body, _ABOUT | {"fields"})
-        fields = self.fields((*path, "fields"), known.get("fields"))
+        fields = self.fields((*path, "fields"), known.get("fields"), "optional")
         self.keep("request", graph.Request(name=name, fields=fields, **self.about(known)), path)
 
     def section_views(self, name: str, path: Path_, body: Any) -> None:

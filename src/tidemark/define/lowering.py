@@ -245,7 +245,11 @@ class _Lowering:
             return
         self.spell("request", cls)
         self.spell("request", cls, *cls.__columns__)
-        fields = _fields(cls.__columns__)
+        columns = cls.__columns__
+        fields = tuple(
+            msgspec.structs.replace(field, optional=columns[field.name].optional)
+            for field in _fields(columns)
+        )
         self.objects.append(graph.Request(name=about.name, fields=fields, **_described(about)))
 
     def view(self, cls: type[FeatureView]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
@@ -34,9 +35,12 @@ class Labels:
         return tuple(self._key(entity, key) for key in entity.keys)
 
     def field(self, owner: str, field: Field) -> pa.ChunkedArray:
-        """What the caller will know at serving time, taken from the labels; may be null."""
+        """What the caller will know at serving time, taken from the labels."""
         wanted = f"the value {field.name!r} of the request {owner!r}"
-        return self._typed(self._column(field.name, wanted), field.name, field.type, wanted)
+        column = self._typed(self._column(field.name, wanted), field.name, field.type, wanted)
+        if not field.optional:
+            _refuse_nulls(column, field.name)
+        return column
 
     def _key(self, entity: Entity, key: Field) -> pa.ChunkedArray:
         wanted = f"the key {key.name!r} of {entity.name!r}"
@@ -67,7 +71,25 @@ class Labels:
         try:
             return _decoded(column, target) if encoded else column.cast(target)
         except pa.ArrowInvalid as error:
+            if target == pa.float64() and pa.types.is_integer(column.type):
+                return _doubles(column, name)
             raise problem from error
+
+
+def _doubles(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Whole numbers beyond 2**53 as doubles, if they are some."""
+    doubles = column.cast(pa.float64(), safe=False)
+    exact = pa.decimal128(38, 0)
+    rounded = pc.not_equal(doubles.cast(exact), column.cast(exact)).to_numpy()
+    if not rounded.any():
+        return doubles
+    row = int(np.argmax(rounded))
+    raise RequestInvalid(
+        f"The label column {name!r} holds {column[row].as_py()}, which a float64 does not hold "
+        "exactly.",
+        where=f"in row {row}, counted from 0",
+        remedy="Declare the request's field as int, or round the column before the call.",
+    )
 
 
 def _decoded(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:

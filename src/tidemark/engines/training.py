@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tidemark.define import on_demand
+from tidemark.define.python_types import stored
 from tidemark.engines import offline
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
@@ -19,6 +20,7 @@ from tidemark.engines.result import Report, Spine, TrainingSet
 from tidemark.engines.versions import Versions, resolve
 from tidemark.errors import EngineError, RequestInvalid, SchemaMismatch
 from tidemark.model.graph import Definitions, Feature, FeatureView, Output, Reference, Source
+from tidemark.model.types import TIMESTAMP, Type
 
 
 def training_set(
@@ -178,7 +180,10 @@ def _on_demand(
         for given in definitions.on_demand_feature(reference.name, reference.version).inputs
         if given.reference.kind != "on_demand"
     }
-    values = {reference: columns[reference].to_pylist() for reference in read}
+    values = {
+        reference: _python_values(columns[reference], definitions.type_of(reference))
+        for reference in read
+    }
     names = [str(reference) for reference in asked]
     results = on_demand.evaluate(definitions, functions, names, values, n)
     return {
@@ -187,3 +192,11 @@ def _on_demand(
         )
         for reference in asked
     }
+
+
+def _python_values(column: pa.ChunkedArray, type_: Type) -> list[Any]:
+    """The values as serving has them: moments are in `datetime.UTC`."""
+    values: list[Any] = column.to_pylist()
+    if TIMESTAMP not in {type_, type_.item}:
+        return values
+    return [None if value is None else stored(value, type_) for value in values]

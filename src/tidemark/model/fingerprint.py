@@ -61,7 +61,13 @@ _DESCRIBED: Mapping[str, Kind | None] = {
 # The kind of each field; None: the kind of the field that holds the object.  Objects of types not
 # listed (types, windows, expressions, aggregates, references) follow their holder as a whole.
 FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
-    Field: {"name": None, "type": None, "description": "metadata", "tags": "metadata"},
+    Field: {
+        "name": None,
+        "type": None,
+        "description": "metadata",
+        "tags": "metadata",
+        "optional": "contract",
+    },
     Entity: {"name": "contract", "keys": "contract", **_DESCRIBED},
     Source: {
         "name": "meaning",

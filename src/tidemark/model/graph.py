@@ -20,12 +20,16 @@ from tidemark.model.window import Bound
 
 
 class Field(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A named, typed column, key or request value."""
+    """A named, typed column, key or request value.
+
+    `optional` says of a request value that it may be null; keys are never, columns always.
+    """
 
     name: str
     type: Type
     description: str = ""
     tags: tuple[str, ...] = ()
+    optional: bool = False
 
 
 class _Described(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

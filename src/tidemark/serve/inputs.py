@@ -26,17 +26,15 @@ _PLAIN: dict[str, type] = {
 class Inputs:
     """The named, typed values that a request needs; `kind` is what messages call one of them.
 
-    `optional` names may be passed as well and are not looked at.
+    `ignored` names may be passed as well and are not looked at.
     """
 
-    def __init__(
-        self, kind: str, fields: Sequence[Field], *, null: bool, optional: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, kind: str, fields: Sequence[Field], *, ignored: Sequence[str] = ()) -> None:
         self.kind = kind
         self.fields = tuple(fields)
         self.names = frozenset(field.name for field in fields)
-        self._allowed = self.names | set(optional)
-        self._null = null
+        self._allowed = self.names | set(ignored)
+        self._optional = frozenset(field.name for field in fields if field.optional)
         self._plain = tuple(
             (field.name, _PLAIN.get(field.type.name), field.type) for field in fields
         )
@@ -130,14 +128,16 @@ class Inputs:
         if type(value).__module__ == "numpy":
             value = value.item()
         if value is None:
-            if self._null:
+            if name in self._optional:
                 return None
             raise RequestInvalid(
                 f"The {self.kind} {name!r} is null.", where=where, remedy=self._expected()
             )
-        if not is_value(value, type_) or not _fits(value, type_):
+        known = is_value(value, type_)
+        if not known or not _fits(value, type_):
+            must = f"it must be {type_}" if not known else f"it must be {type_}, exactly"
             raise RequestInvalid(
-                f"The {self.kind} {name!r} is {_shown(value)}; it must be {type_}.",
+                f"The {self.kind} {name!r} is {_shown(value)}; {must}.",
                 where=where,
                 remedy=self._expected(),
             )
@@ -146,12 +146,20 @@ class Inputs:
     def _expected(self) -> str:
         if not self.fields:
             return f"No {self.kind}s are needed."
-        wanted = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
+        wanted = ", ".join(
+            f"{field.name}: {field.type}{' or null' if field.optional else ''}"
+            for field in self.fields
+        )
         return f"Expected: {wanted}."
 
 
 def _fits(value: Any, type_: Type) -> bool:
-    """Whether a decimal is one of its type without rounding; other values fit."""
+    """Whether a number is one of its type without rounding; other values fit."""
+    if type_.name == "float64" and isinstance(value, int):
+        try:
+            return float(value) == value
+        except OverflowError:
+            return False
     if type_.name != "decimal":
         return True
     largest = Decimal(10) ** (type_.precision - type_.scale)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from tidemark.define.python_types import stored
 from tidemark.engines.arrow import arrow_type, scalar_of
 from tidemark.errors import RequestInvalid
 from tidemark.kernel.layout import Layout, LayoutFeature
@@ -145,7 +148,7 @@ class Program:
                 for view, each in zip(held_by, self.features, strict=True)
             ]
         )
-        self.keys = Inputs("key", self._key_fields(), null=False)
+        self.keys = Inputs("key", self._key_fields())
         self.request = self._request_inputs()
         places = {field.name: place for place, field in enumerate(self.keys.fields)}
         self.key_encoders = [
@@ -209,12 +212,25 @@ class Program:
             declared |= {field.name for field in request.fields}
             field = next(each for each in request.fields if each.name == reference.name)
             known = fields.setdefault(field.name, field)
+            if not field.optional:
+                fields[field.name] = field
             if known.type != field.type:
                 raise RequestInvalid(
                     f"Two requests have a field {field.name!r}: {known.type} and {field.type}.",
                     remedy="Rename one of them.",
                 )
-        return Inputs("request field", list(fields.values()), null=True, optional=sorted(declared))
+        return Inputs("request field", list(fields.values()), ignored=sorted(declared))
+
+
+def _statuses(nothing: object) -> list[int]:
+    """For each state of a result of a known entity, the place of its status among all."""
+    order = list(Status)
+    present, null = order.index(Status.PRESENT), order.index(Status.NULL)
+    of_state = [present] * 5
+    of_state[NOTHING] = null if nothing is None else present
+    of_state[NULL] = null
+    of_state[EXPIRED] = order.index(Status.EXPIRED)
+    return of_state
 
 
 def _computed(reference: Reference, layout: Layout, name: str, defined: Feature) -> Computed:
@@ -222,7 +238,8 @@ def _computed(reference: Reference, layout: Layout, name: str, defined: Feature)
     rule, default = feature.aggregate.rule, defined.aggregate.default
     nothing: Any = 0 if rule.zero else None
     if default is not None and not rule.zero:
-        nothing = scalar_of(default).cast(arrow_type(feature.type)).as_py()
+        value = scalar_of(default).cast(arrow_type(feature.type)).as_py()
+        nothing = None if value is None else stored(value, feature.type)
     column = None if feature.column < 0 else layout.columns[feature.column]
     coded = column is not None and column.form == "code" and rule.gives in {"same", "list"}
     several = rule.gives == "list"

@@ -265,8 +265,9 @@ def _facts(item: Definition | Feature, kind: str, **facts: Any) -> Description:
     return Description({key: value for key, value in found.items() if value not in ("", [], {})})
 
 
-def _fields(fields: Iterable[Field]) -> dict[str, str]:
-    return {field.name: f"{field.type}  {field.description}".rstrip() for field in fields}
+def _fields(fields: Sequence[Field]) -> dict[str, str]:
+    types = {f.name: f"{f.type} or null" if f.optional else f"{f.type}" for f in fields}
+    return {f.name: f"{types[f.name]}  {f.description}".rstrip() for f in fields}
 
 
 def _headline(text: str) -> str:
