@@ -1,6 +1,8 @@
-"""What every test shares: how many random examples a property sees."""
+"""What every test shares: how many random examples a property sees, and a Redis."""
 
+import pytest
 from hypothesis import HealthCheck, settings
+from tests.redis_server import RedisServer, required
 
 # A deadline would make a busy machine fail tests that are right.
 settings.register_profile(
@@ -8,3 +10,32 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("modest"), max_examples=2_000)
 settings.load_profile("modest")
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory):
+    required()
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(shared_redis):
+    """The address of an empty Redis."""
+    import redis
+
+    with redis.Redis(port=shared_redis.port) as client:
+        client.flushall()
+    return shared_redis.url
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    """A Redis that the test may kill."""
+    required()
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()

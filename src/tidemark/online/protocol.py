@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tidemark.errors import NotFound
+from tidemark.online.address import redacted
+
+_REDIS = {"redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster"}
 
 
 class OnlineStore(Protocol):
@@ -28,7 +31,11 @@ class OnlineStore(Protocol):
         ...
 
     def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write all items or none; durable and visible to everyone when it returns."""
+        """Write all items or none; durable and visible to everyone when it returns.
+
+        A store that many hosts share may write more than 4 MiB in several steps, in the order of
+        the items: what decides about others comes last.
+        """
         ...
 
     def delete(self, prefix: bytes) -> int:
@@ -48,9 +55,10 @@ class OnlineStore(Protocol):
 
 
 def open_store(url: str, root: Path | None = None) -> OnlineStore:
-    """The store that a URL names: `memory:`, or `lmdb://` and a path relative to `root`.
+    """The store that a URL names: `memory:`, `redis://...`, or `lmdb://` and a path below `root`.
 
-    Nothing is read, written or created until the store is used.
+    Nothing is read, written or created until the store is used.  Raises `MissingExtra` for a kind
+    of store whose client is not installed.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "lmdb":
@@ -61,5 +69,9 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
         from tidemark.online.memory import MemoryStore
 
         return MemoryStore()
-    kinds = ("lmdb", "memory")
-    raise NotFound.named("kind of online store", scheme, kinds, where=f"online = {url!r}")
+    if scheme in _REDIS:
+        from tidemark.online.redis import RedisStore
+
+        return RedisStore(url)
+    kinds = ("lmdb", "memory", "redis", "rediss", "redis+sentinel")
+    raise NotFound.named("kind of online store", scheme, kinds, where=f"online = {redacted(url)!r}")

@@ -102,6 +102,7 @@ def _version(name: str) -> str:
 
 
 def _project(config: Config) -> list[Check]:
+    from tidemark.online.address import redacted
     from tidemark.online.protocol import open_store
     from tidemark.registry import Registry
 
@@ -123,7 +124,7 @@ def _project(config: Config) -> list[Check]:
             opened.get_many([b"doctor"])
         finally:
             opened.close()
-        return config.online
+        return redacted(config.online)
 
     checks = [_try("registry", registry), _try("online store", online)]
     for source in definitions.sources:
