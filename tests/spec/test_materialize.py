@@ -258,9 +258,28 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
 
 
 def test_rows_with_a_null_key_belong_to_nobody():
-    """They are left out."""
-    done = run(MemoryStore(), bought("u1", NOON), bought(None, NOON))
-    assert (done.views[0].entities, done.views[0].events) == (1, 1)
+    """They are left out and counted: events, each once, that are known by then."""
+    rows = [
+        bought("u1", NOON),
+        bought(None, NOON),
+        bought(None, NOON - HOUR, order_id="o1", seen=NOON - HOUR),
+        bought(None, NOON - HOUR, order_id="o1"),
+        bought(None, NOON - HOUR, order_id="o2", seen=NOON - HOUR),
+        bought("u1", NOON - HOUR, order_id="o2"),
+        bought(None, NOON + MICRO),
+    ]
+    done = run(MemoryStore(), *rows)
+    assert [(each.entities, each.events, each.unattributed) for each in done.views] == [
+        (1, 2, 2),
+        (1, 2, 2),
+    ]
+    assert repr(done).splitlines()[1].endswith("  2 events without a key left out")
+
+
+def test_a_history_of_nobody_is_counted():
+    """No row is written, and the events are not forgotten."""
+    done = run(MemoryStore(), bought(None, NOON), views=["habits"])
+    assert (done.entities, done.events, done.views[0].unattributed) == (0, 0, 1)
 
 
 def test_an_empty_history_is_a_state():

@@ -97,7 +97,7 @@ class Events:
     """Events in their total order, segment by segment.
 
     `rows` holds the number of each event's row in the scan, `scanned` the number of rows in it,
-    `unattributed` how many of them have a null key.
+    `unattributed` how many events of the span belong to nobody, since a key is null.
     """
 
     scan: Scan
@@ -218,8 +218,7 @@ def _first_pass(
         scanned += batch.num_rows
         theirs = [batch.column(i) for i in range(len(view.keys))]
         codes = keys.find(theirs)
-        keep = codes >= 0
-        unattributed += _count_null(theirs)
+        keep = np.ones(batch.num_rows, np.bool_)
         time = np.full(batch.num_rows, ALWAYS, np.int64)
         if source.time is not None:
             time = _instants(batch.column("time"), source.name, source.time)
@@ -235,7 +234,11 @@ def _first_pass(
         if versions is not None:
             keep &= _current(batch.column("identity"), versions.replaced)
             until = batch.column("until").fill_null(NEVER).to_numpy()
-            kept["until"].append(until[keep])
+            unattributed += _count_null(theirs, keep & (until > span.high))
+            kept["until"].append(until[keep & (codes >= 0)])
+        else:
+            unattributed += _count_null(theirs, keep)
+        keep &= codes >= 0
         kept["codes"].append(codes[keep])
         rows = np.flatnonzero(keep) + first
         kept["rows"].append(rows.astype(np.int32) if scanned < 2**31 else rows)
@@ -265,11 +268,12 @@ def _joined(chunks: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     return whole
 
 
-def _count_null(columns: Sequence[pa.Array]) -> int:
+def _count_null(columns: Sequence[pa.Array], among: NDArray[np.bool_]) -> int:
+    """How many rows among some have a null in one of the columns."""
     if not any(column.null_count for column in columns):
         return 0
     nulls = [column.is_null().to_numpy(zero_copy_only=False) for column in columns]
-    return int(np.logical_or.reduce(nulls).sum())
+    return int((np.logical_or.reduce(nulls) & among).sum())
 
 
 def _instants(column: pa.Array, source: str, name: str) -> NDArray[np.int64]:

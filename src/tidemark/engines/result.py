@@ -30,8 +30,10 @@ class Report:
     """What was met while a training set was made.
 
     `nulls` counts by feature; by view, `coincident` counts label rows that fall exactly on an event
-    of their own entity, `events` the rows that were read, and `unattributed` those among them that
-    have a null key.  `seconds` are wall time by view and `in all`.
+    of their own entity, `events` the rows that were read, and `unattributed` the events that belong
+    to nobody, since a key is null.  These are counted in the time that the features' windows reach;
+    what `materialize` returns counts them in the whole history.  `seconds` are wall time by view
+    and `in all`.
     """
 
     rows: int = 0

@@ -45,13 +45,15 @@ class Partition:
 
     `keys` has one row per entity and one column per key, named and typed as the entity's keys; row
     s owns the events `timeline.starts[s]` to `timeline.starts[s + 1]`.  `columns` follow
-    `layout.columns`, `filters` (bool[N]) follow `layout.filters`.
+    `layout.columns`, `filters` (bool[N]) follow `layout.filters`.  `unattributed` events were met
+    that belong to nobody, since a key is null.
     """
 
     keys: pa.Table
     timeline: Timeline
     columns: tuple[StateColumn, ...]
     filters: tuple[NDArray[np.bool_], ...]
+    unattributed: int = 0
 
 
 def entities(
@@ -66,7 +68,8 @@ def entities(
 
     Events are in their total order.  Versions seen after `until` do not exist yet; an event whose
     time lies after `until` is left out, and with it an entity that has no other.  A source larger
-    than the engine's memory comes in several partitions, each with whole entities.
+    than the engine's memory comes in several partitions, each with whole entities; one of rows that
+    belong to nobody has none.
     """
     relation = open_source(engine, definitions.source(view.source))
     versions = None
@@ -78,7 +81,7 @@ def entities(
         count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
         for where in key_groups(view, count):
             partition = _partition(definitions, view, relation, versions, needs, where, until)
-            if len(partition.keys):
+            if len(partition.keys) or partition.unattributed:
                 yield partition
     finally:
         relation.close()
@@ -121,7 +124,8 @@ def _partition(
     )
     conditions = zip(loaded, needs, strict=True)
     filters = tuple(_flags(each, n) for each, need in conditions if need.type is None)
-    return Partition(keys.take(pa.array(index.first[occupied])), timeline, columns, filters)
+    present = keys.take(pa.array(index.first[occupied]))
+    return Partition(present, timeline, columns, filters, events.unattributed)
 
 
 def _flags(loaded: Loaded, n: int) -> NDArray[np.bool_]:

@@ -47,11 +47,12 @@ ANY_MOMENT = -(2**63)
 
 @dataclass(frozen=True)
 class MaterializedView:
-    """What was written for one view."""
+    """What was written for one view; `unattributed` events were left out, as a key is null."""
 
     view: str
     entities: int
     events: int
+    unattributed: int
     seconds: float
 
     @property
@@ -80,11 +81,13 @@ class Materialized:
     def __repr__(self) -> str:
         width = max((len(view.view) for view in self.views), default=0)
         lines = [f"Materialized until {self.until.isoformat().replace('+00:00', 'Z')}"]
-        lines += [
-            f"  {view.view:<{width}}  {view.entities:>11,} entities  {view.events:>13,} events"
-            f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
-            for view in self.views
-        ]
+        for view in self.views:
+            lines.append(
+                f"  {view.view:<{width}}  {view.entities:>11,} entities  {view.events:>13,} events"
+                f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
+            )
+            if view.unattributed:
+                lines[-1] += f"  {view.unattributed:,} events without a key left out"
         return "\n".join(lines)
 
 
@@ -142,7 +145,7 @@ class _Work:
         before = serving.generation if serving else 0
         prefix = self._prefix(state, before + 1)
         self.online.delete(prefix)  # half of it may be there, of a run that was interrupted
-        rows, events = self._write(prefix, progress)
+        rows, events, unattributed = self._write(prefix, progress)
         made = State(state, before + 1, self.until, self.floor, rows, events)
         held = held_key(self.project, self.view.name, state)
         self.online.put_many([(held, msgspec.msgpack.encode(Held(self.view, source)))])
@@ -152,7 +155,8 @@ class _Work:
         record = Record(codec.FORMAT, kept, tuple(sorted(leaving)))
         self.online.put_many([(place, msgspec.msgpack.encode(record))])
         self._tidied(place)
-        return MaterializedView(self.view.name, rows, events, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return MaterializedView(self.view.name, rows, events, unattributed, seconds)
 
     def _prefix(self, state: str, generation: int) -> bytes:
         return generation_prefix(self.project, self.view.name, state, generation)
@@ -192,15 +196,18 @@ class _Work:
             if state.state in own or answers & names
         )
 
-    def _write(self, prefix: bytes, progress: Progress) -> tuple[int, int]:
-        """Write all rows; gives how many, and the events in them."""
+    def _write(self, prefix: bytes, progress: Progress) -> tuple[int, int, int]:
+        """Write all rows; gives how many, the events in them, and those that are nobody's."""
         source = self.definitions.source(self.view.source)
         encode = key_encoder(self.definitions.entity(self.view.entity))
         layout = Layout.of(self.view, source.types)
-        rows = events = 0
+        rows = events = unattributed = 0
         for partition in entities(
             self.engine, self.definitions, self.view, layout, until=self.until
         ):
+            unattributed += partition.unattributed
+            if not len(partition.keys):
+                continue
             kept = (
                 partition
                 if self.floor == ANY_MOMENT
@@ -223,4 +230,4 @@ class _Work:
                 rows += len(keys[part])
                 progress.rows(len(keys[part]))
             events += len(kept.timeline.time)
-        return rows, events
+        return rows, events, unattributed
