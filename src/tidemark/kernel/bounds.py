@@ -13,7 +13,7 @@ never fall as t grows.  What leaves the range of int64 stays at its end.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from tidemark.model.window import Unit
 
     Words = NDArray[np.int64]
+
+
+class Bounds(NamedTuple):
+    """The bounds of a window at each moment of a segment.
+
+    `ends` has, for each moment, the number of events up to `high`.  It is written by who needs it
+    first; `counted` says that it has been, for the same `high`.
+    """
+
+    low: Words
+    high: Words
+    ends: Words
+    counted: bool
 
 
 @nested

@@ -115,4 +115,4 @@ def encode_window(
 
 def memory_size(events: int, moments: int) -> int:
     """How many words the sweeps of a segment of this size need at most."""
-    return 10 * moments + 32 * events + 8_192
+    return 11 * moments + 32 * events + 8_192

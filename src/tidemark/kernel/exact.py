@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 MANTISSA = (1 << 52) - 1
 HIDDEN_BIT = 1 << 52
+U2, U3, U4 = np.uint64(2), np.uint64(3), np.uint64(4)
 TEN_38_HIGH, TEN_38_LOW = np.uint64(10**38 >> 64), np.uint64(10**38 & (2**64 - 1))
 
 
@@ -98,7 +99,10 @@ def _scratch_size(base: int, limbs: int, square_base: int, square_limbs: int) ->
 
 @compiled
 def add_float(acc: Limbs, base: int, x: float, sign: int) -> None:
-    """Add a finite double to a sum (`sign` 1), or take it out again (`sign` -1)."""
+    """Add a finite double to a sum (`sign` 1), or take it out again (`sign` -1).
+
+    Indices are unsigned here, so that numba does not look for those that count from the end.
+    """
     bits = float_bits(x)
     exponent = (bits >> 52) & 0x7FF
     mantissa = bits & MANTISSA
@@ -112,11 +116,11 @@ def add_float(acc: Limbs, base: int, x: float, sign: int) -> None:
     signed = (sign ^ negative) - negative
     position = exponent - 1075
     shift = position & 31
-    i = (position >> 5) - base
+    i = np.uint64((position >> 5) - base)
     upper = mantissa >> (32 - shift)
     acc[i] += signed * ((mantissa << shift) & MASK)
-    acc[i + 1] += signed * (upper & MASK)
-    acc[i + 2] += signed * (upper >> 32)
+    acc[i + U1] += signed * (upper & MASK)
+    acc[i + U2] += signed * (upper >> 32)
 
 
 @compiled
@@ -133,15 +137,15 @@ def add_float_square(acc: Limbs, base: int, x: float, sign: int) -> None:
         mantissa |= HIDDEN_BIT
     position = 2 * (exponent - 1075)
     shift = np.uint64(position & 31)
-    i = (position >> 5) - base
+    i = np.uint64((position >> 5) - base)
     low, high = multiply(np.uint64(mantissa), np.uint64(mantissa))
     low_upper = low >> (U32 - shift)
     high_upper = high >> (U32 - shift)
     acc[i] += sign * np.int64((low << shift) & U_MASK)
-    acc[i + 1] += sign * np.int64(low_upper & U_MASK)
-    acc[i + 2] += sign * np.int64(((low_upper >> U32) | (high << shift)) & U_MASK)
-    acc[i + 3] += sign * np.int64(high_upper & U_MASK)
-    acc[i + 4] += sign * np.int64(high_upper >> U32)
+    acc[i + U1] += sign * np.int64(low_upper & U_MASK)
+    acc[i + U2] += sign * np.int64(((low_upper >> U32) | (high << shift)) & U_MASK)
+    acc[i + U3] += sign * np.int64(high_upper & U_MASK)
+    acc[i + U4] += sign * np.int64(high_upper >> U32)
 
 
 @compiled

@@ -2,7 +2,8 @@
 
 A queue holds the events that can still become the extreme: each is better than all after it, so a
 new one pushes out those at the end that it beats, the front is the extreme, and the front goes when
-the range has passed it.  Every event is pushed and popped at most once.
+the range has passed it.  Every event is pushed and popped at most once.  Where most of a range is
+new, looking at all of it is less work; the queue is then brought up to date when it is next needed.
 
 A NaN is the extreme of whatever it is in, for both functions.
 """
@@ -18,6 +19,7 @@ from tidemark.kernel.encoding import (
     FLOAT,
     FUNCTION,
     I64_MAX,
+    I64_MIN,
     MIN,
     NOTHING,
     ROW,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.int64]
+
+FEW = 8  # events that are looked at in the time that it takes to push one
 
 
 @nested
@@ -66,24 +70,32 @@ def _sweep(
     out: Words,
     state: NDArray[np.uint8],
 ) -> None:
-    front = end = 0
+    front = end = queued = 0
     for r in range(len(table)):
         stop = table[r, ADD_END]
         begin = stop - table[r, ACTIVE]
-        if table[r, ADD] == begin:
+        if begin == stop:
+            out[r], state[r] = 0, NOTHING
+            continue
+        if stop - begin <= FEW * (stop - table[r, ADD]):
+            best = I64_MIN
+            for k in range(begin, stop):
+                best = max(best, _ranked_key(words[position(adds, k)], kind, sign))
+            out[r], state[r] = _value(best, kind, sign), VALUE
+            continue
+        if queued < begin:
             front = end = 0
-        for k in range(table[r, ADD], stop):
+            queued = begin
+        for k in range(queued, stop):
             key = _ranked_key(words[position(adds, k)], kind, sign)
             while end > front and keys[end - 1] <= key:
                 end -= 1
             keys[end], places[end] = key, k
             end += 1
-        while front < end and places[front] < begin:
+        queued = stop
+        while places[front] < begin:
             front += 1
-        if begin == stop:
-            out[r], state[r] = 0, NOTHING
-        else:
-            out[r], state[r] = _value(keys[front], kind, sign), VALUE
+        out[r], state[r] = _value(keys[front], kind, sign), VALUE
 
 
 @nested

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.bounds import bounds_at
+from tidemark.kernel.bounds import Bounds, bounds_at
 from tidemark.kernel.calendar import period_start_one
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
@@ -199,7 +199,7 @@ def _call(
     zeros: NDArray[np.int32],
 ) -> None:
     out = Out(out_words, out_second, out_state, items)
-    moment, memory = memory[:3], memory[3:]
+    moment, memory = memory[:4], memory[4:]
     for k in range(row_at.shape[1]):
         for v in range(row_at.shape[0]):
             out_known[v, k] = I64_MIN
@@ -275,8 +275,7 @@ def _steps(
         events,
         chosen,
         moment[0:1],
-        moment[1:2],
-        moment[2:3],
+        Bounds(moment[1:2], moment[2:3], moment[3:4], False),
         group[ROWS],
         group[SKIP_NULL] != 0,
         memory,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, make_levels, set_bit
+from tidemark.kernel.bounds import Bounds
 from tidemark.kernel.compiled import nested
 from tidemark.kernel.encoding import I64_MAX, Events
 
@@ -95,8 +96,7 @@ def make_steps(
     events: Events,
     chosen: Chosen,
     t: Words,
-    low: Words,
-    high: Words,
+    bounds: Bounds,
     rows: int,
     skip_null: bool,
     memory: Words,
@@ -106,8 +106,8 @@ def make_steps(
     `chosen` is what `choose` gives for the same events and `skip_null`.
     """
     if len(events.known) or len(events.until):
-        return _general(events, t, low, high, rows, skip_null, memory)
-    return _plain(events, chosen, low, high, rows, memory)
+        return _general(events, t, bounds.low, bounds.high, rows, skip_null, memory)
+    return _plain(events, chosen, bounds, rows, memory)
 
 
 @nested
@@ -134,13 +134,11 @@ def seek(time: Words, start: int, moment: int) -> int:
 
 
 @nested
-def _plain(
-    events: Events, chosen: Chosen, low: Words, high: Words, rows: int, memory: Words
-) -> Steps:
-    moments = len(low)
+def _plain(events: Events, chosen: Chosen, bounds: Bounds, rows: int, memory: Words) -> Steps:
+    moments = len(bounds.low)
     table = memory[: 5 * moments].reshape((moments, 5))
     memory = memory[5 * moments :]
-    _ranges(events.time, low, high, table)
+    _ranges(events.time, bounds, table)
     if rows > 0:
         _keep_newest(events, rows, memory, table)
     if len(chosen.counts):
@@ -159,12 +157,17 @@ def _plain(
 
 
 @nested
-def _ranges(time: Words, low: Words, high: Words, table: NDArray[np.int64]) -> None:
+def _ranges(time: Words, bounds: Bounds, table: NDArray[np.int64]) -> None:
     """Write the range of positions whose times lie within the bounds of each moment."""
+    low, high, ends, counted = bounds
     begin = end = 0
     for r in range(len(low)):
         begin = seek(time, begin, low[r])
-        end = seek(time, end, high[r] + 1) if high[r] < I64_MAX else len(time)
+        if counted:
+            end = ends[r]
+        else:
+            end = seek(time, end, high[r] + 1) if high[r] < I64_MAX else len(time)
+            ends[r] = end
         table[r, ADD] = min(begin, end)
         table[r, ADD_END] = end
 

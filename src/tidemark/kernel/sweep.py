@@ -27,7 +27,7 @@ from tidemark.kernel import (
     SumOverflow,
     Timeline,
 )
-from tidemark.kernel.bounds import bounds_at, period_starts
+from tidemark.kernel.bounds import Bounds, bounds_at, period_starts
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
@@ -42,6 +42,7 @@ from tidemark.kernel.compiled import (
 )
 from tidemark.kernel.distinct import RANKS, REGISTERS
 from tidemark.kernel.encoding import (
+    BEFORE,
     FLOAT,
     FUNCTIONS,
     I64_MIN,
@@ -50,6 +51,7 @@ from tidemark.kernel.encoding import (
     LOW,
     MAX_AGE,
     NOTHING,
+    OFFSET,
     OVERFLOW,
     RANKED,
     ROW,
@@ -388,8 +390,9 @@ def _sweep(
             valid[a:b],
             where[a:b],
         )
-        out, bounds, rest = _block(out_second[:, i:j], items, len(aggregates), j - i, memory)
-        low, high = bounds[0], bounds[1]
+        out, (low, high, ends), rest = _block(
+            out_second[:, i:j], items, len(aggregates), j - i, memory
+        )
         window = cover(events, kind, aggregates)
         skip_null = groups[0, SKIP_NULL] != 0
         chosen, free = choose(events, skip_null, rest)
@@ -398,12 +401,16 @@ def _sweep(
             if skip_null != (group[SKIP_NULL] != 0):
                 skip_null = not skip_null
                 chosen, free = choose(events, skip_null, rest)
+            counted = (
+                g > 0
+                and group[OFFSET] == groups[g - 1, OFFSET]
+                and group[BEFORE] == groups[g - 1, BEFORE]
+            )
+            bounds = Bounds(low, high, ends, counted)
             for r in range(i, j):
                 period = lows[group[LOW], r] if group[LOW] >= 0 else I64_MIN
                 low[r - i], high[r - i] = bounds_at(moments[r], period, group, group[MAX_AGE])
-            steps = make_steps(
-                events, chosen, moments[i:j], low, high, group[ROWS], skip_null, free
-            )
+            steps = make_steps(events, chosen, moments[i:j], bounds, group[ROWS], skip_null, free)
             sweep_group(
                 events,
                 kind,
@@ -429,13 +436,14 @@ def _sweep(
 @nested
 def _block(
     second: NDArray[np.int64], items: Words, rows: int, moments: int, memory: Words
-) -> tuple[Out, NDArray[np.int64], Words]:
-    """Memory for the results of a segment and for two bounds, and what remains of it."""
+) -> tuple[Out, tuple[Words, Words, Words], Words]:
+    """Memory for the results of a segment and for its bounds, and what remains of it."""
     size = rows * moments
     words = memory[:size].reshape((rows, moments))
     state = memory[size : 2 * size].view(np.uint8)[:size].reshape((rows, moments))
-    bounds = memory[2 * size : 2 * (size + moments)].reshape((2, moments))
-    return Out(words, second, state, items), bounds, memory[2 * (size + moments) :]
+    memory = memory[2 * size :]
+    bounds = memory[:moments], memory[moments : 2 * moments], memory[2 * moments : 3 * moments]
+    return Out(words, second, state, items), bounds, memory[3 * moments :]
 
 
 def _as_words(values: NDArray[Any] | None) -> Words:
