@@ -337,6 +337,9 @@ class TestDescribe:
             "columns": {"amount": "value", "at": "time", "user_id": "key"},
             "bound": "at: an event at the very moment asked for counts",
             "zone": "UTC; a day is 24 hours",
+            "nulls": "skipped; of nothing the value is null",
+            "seen": "when it happened",
+            "defaults": "tidemark-1",
             "read_by": ["share@1", "service fraud"],
         }
 

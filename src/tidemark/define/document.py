@@ -148,6 +148,7 @@ class _Reader:
             delay=self.duration((*path, "delay"), known.get("delay")),
             **self.about(known),
         )
+        self.loaded.unsaid["source", name] = {"timezone", "delay"} - _said(known)
         self.keep("source", source, path)
 
     def history(self, name: str, path: Path_, value: Any) -> graph.History | None:
@@ -211,6 +212,7 @@ class _Reader:
             freshness=self.duration((*path, "freshness"), known.get("freshness")),
             **self.about(known),
         )
+        self.loaded.unsaid["view", name] = {"bound"} - _said(known)
         self.keep("view", view, path)
 
     def section_features(self, name: str, path: Path_, body: Any) -> None:
@@ -235,6 +237,7 @@ class _Reader:
             features=features,
             **self.about(known),
         )
+        self.loaded.unsaid["view", name] = {"bound"} - _said(known)
         self.keep("view", view, path)
 
     def keys(self, entity: str, by: Any) -> tuple[str, ...]:
@@ -394,3 +397,7 @@ def _window(value: Any) -> Over:
     if is_mapping(value) and set(value) <= {"to_date", "zone"}:
         return to_date(str(value.get("to_date")), str(value.get("zone", "UTC")))
     return str(value) if isinstance(value, int) else cast("Over", value)
+
+
+def _said(known: Mapping[str, Any]) -> set[str]:
+    return {key for key, value in known.items() if value is not None}

@@ -38,6 +38,7 @@ from tidemark.errors import DefinitionError, NotFound, Problem
 from tidemark.model import graph
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.check import check
+from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.findings import Spelling, Subject
 
 
@@ -60,14 +61,17 @@ class Loaded(list[graph.Definition]):
         self.spelled: dict[Subject, Spelling] = {}
         self.frames: dict[str, object] = {}
         self.pinned: set[graph.Reference] = set()
+        # What a view or source does not say, for the project's defaults.
+        self.unsaid: dict[tuple[str, str], set[str]] = {}
 
 
-def lower(*objects: object) -> Lowered:
+def lower(*objects: object, defaults: Defaults = BUILT_IN) -> Lowered:
     """Lower modules, classes, functions, model objects and lists of them, with all they need.
 
-    Raises `DefinitionError` with every problem.
+    `defaults` are written where views and sources do not say.  Raises `DefinitionError` with every
+    problem.
     """
-    lowering = _Lowering()
+    lowering = _Lowering(defaults)
     with collecting() as problems:
         for each in objects:
             lowering.add(each)
@@ -77,7 +81,8 @@ def lower(*objects: object) -> Lowered:
 class _Lowering:
     """Objects by kind and name; a class is lowered once, what it refers to with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: Defaults) -> None:
+        self.defaults = defaults
         self.done: set[int] = set()
         self.objects: list[graph.Definition] = []
         self.functions: dict[str, Callable[..., Any]] = {}
@@ -154,7 +159,7 @@ class _Lowering:
             self.spelled.update(item.spelled)
             self.frames.update(item.frames)
             self.pinned |= item.pinned
-            self.objects.extend(item)
+            self.objects.extend(self.completed(item))
         elif isinstance(item, ModuleType):
             self.module(item)
         elif isinstance(item, Mapping):
@@ -170,6 +175,16 @@ class _Lowering:
                 remedy="Definitions are classes, on-demand functions, modules of them, "
                 "tm.load(...), and objects of the model.",
             )
+
+    def completed(self, loaded: Loaded) -> Iterator[graph.Definition]:
+        """The objects of a document, with the defaults where it does not say."""
+        for item in loaded:
+            if isinstance(item, graph.FeatureView):
+                yield self.defaults.of_view(item, loaded.unsaid.get(("view", item.name), ()))
+            elif isinstance(item, graph.Source):
+                yield self.defaults.of_source(item, loaded.unsaid.get(("source", item.name), ()))
+            else:
+                yield item
 
     def module(self, module: ModuleType) -> None:
         for value in list(vars(module).values()):
@@ -224,19 +239,19 @@ class _Lowering:
         if isinstance(history, HeldFrame):
             self.frames[about.name] = history.frame
             history = graph.Frame(about.name)
-        self.objects.append(
-            graph.Source(
-                name=about.name,
-                columns=_fields(cls.__columns__),
-                time=said.get("time"),
-                history=history,
-                timezone=said.get("timezone", ""),
-                unique=said.get("unique", ()),
-                seen=said.get("seen"),
-                delay=said.get("delay", 0),
-                **_described(about),
-            )
+        source = graph.Source(
+            name=about.name,
+            columns=_fields(cls.__columns__),
+            time=said.get("time"),
+            history=history,
+            timezone=said.get("timezone", ""),
+            unique=said.get("unique", ()),
+            seen=said.get("seen"),
+            delay=said.get("delay", 0),
+            **_described(about),
         )
+        unsaid = {each for each in ("timezone", "delay") if not said.get(each) and each not in said}
+        self.objects.append(self.defaults.of_source(source, unsaid))
 
     def request(self, cls: type[Request]) -> None:
         about = cls.__about__
@@ -285,19 +300,19 @@ class _Lowering:
         if not features and (cls.__features__ or about.partial):
             self.left_out.add(cls)
             return
-        self.objects.append(
-            graph.FeatureView(
-                name=about.name,
-                entity=entity.__about__.name,
-                source=source.__about__.name,
-                keys=key_columns(cls, entity, source, said.get("by")),
-                features=tuple(features),
-                bound=said.get("bound", "at"),
-                max_age=said.get("max_age", 0),
-                freshness=said.get("freshness", 0),
-                **_described(about),
-            )
+        view = graph.FeatureView(
+            name=about.name,
+            entity=entity.__about__.name,
+            source=source.__about__.name,
+            keys=key_columns(cls, entity, source, said.get("by")),
+            features=tuple(features),
+            bound=said.get("bound", "at"),
+            max_age=said.get("max_age", 0),
+            freshness=said.get("freshness", 0),
+            **_described(about),
         )
+        unsaid = () if said.get("bound") else ("bound",)
+        self.objects.append(self.defaults.of_view(view, unsaid))
 
     def features(
         self, cls: type[FeatureView], source: type[Source], feature: Feature[Any]

@@ -25,6 +25,7 @@ from tidemark.define.on_demand import OnDemandFunction
 from tidemark.define.problems import Place, Unknown, collecting, keep, ordered, report, suggestion
 from tidemark.define.views import FeatureService, FeatureView
 from tidemark.errors import DefinitionError, NotFound, Problem
+from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.graph import Definitions, OnDemand
 
 # Modules that came from project folders: read anew by the next load, so that edits are seen.
@@ -38,11 +39,14 @@ def load_module(name: str | Path, root: str | Path = ".") -> Lowered:
     return load_modules([name], root)
 
 
-def load_modules(names: Iterable[str | Path], root: str | Path = ".") -> Lowered:
+def load_modules(
+    names: Iterable[str | Path], root: str | Path = ".", defaults: Defaults = BUILT_IN
+) -> Lowered:
     """Read `features.py`, YAML files, and modules by name, relative to the project's root.
 
-    They may refer to each other.  Modules are importable afterwards by the names that on-demand
-    functions record.  Raises `DefinitionError` with every problem of all of them.
+    They may refer to each other; `defaults` hold where they do not say.  Modules are importable
+    afterwards by the names that on-demand functions record.  Raises `DefinitionError` with every
+    problem of all of them.
     """
     base = Path(root).resolve()
     with importable_from(base):
@@ -54,7 +58,7 @@ def load_modules(names: Iterable[str | Path], root: str | Path = ".") -> Lowered
         _from_projects.update(
             each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
         )
-        return _lowered(found, problems)
+        return _lowered(found, problems, defaults)
 
 
 def _read(name: str | Path, root: Path) -> Generator[object]:
@@ -95,9 +99,9 @@ def _found(name: str | Path, root: Path) -> ModuleSpec:
     return spec
 
 
-def _lowered(module: object, problems: list[Problem]) -> Lowered:
+def _lowered(module: object, problems: list[Problem], defaults: Defaults) -> Lowered:
     try:
-        found = lower(module)
+        found = lower(module, defaults=defaults)
     except DefinitionError as error:
         problems.extend(error.problems)
     else:

@@ -113,7 +113,8 @@ def _is_policy(fields: Iterable[FieldChange]) -> bool:
         if each.field.rpartition(".")[2] == "tags"
         for text in (each.before, each.after)
     ]
-    return any(POLICY_TAGS & (one ^ other) for one, other in zip(tags[::2], tags[1::2], strict=True))
+    pairs = zip(tags[::2], tags[1::2], strict=True)
+    return any(POLICY_TAGS & (before ^ after) for before, after in pairs)
 
 
 def _of_service(fields: Iterable[FieldChange]) -> Class:

@@ -6,6 +6,7 @@ is computed.
 
 from __future__ import annotations
 
+from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Sql
 from tidemark.model.graph import (
     Csv,
@@ -85,12 +86,15 @@ def sentence(view: FeatureView, feature: Feature, source: Source) -> str:
         text += f", {window(aggregate.window, view.bound)}"
     if view.max_age and aggregate.rule.stored:
         text += f"; rows older than {duration(view.max_age)} do not count"
-    if aggregate.default is not None:
-        empty = expression(aggregate.default)
-    else:
-        empty = "0" if aggregate.rule.zero else "null"
-    text += f"; {empty} if there were none."
+    text += f"; {of_nothing(aggregate)} if there were none."
     return text[0].upper() + text[1:]
+
+
+def of_nothing(aggregate: Aggregate) -> str:
+    """The value of an aggregate that found nothing."""
+    if aggregate.default is not None:
+        return expression(aggregate.default)
+    return "0" if aggregate.rule.zero else "null"
 
 
 def on_demand_sentence(item: OnDemand) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import msgspec
 
 from tidemark.errors import NotFound
+from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.graph import Output
 
 Stage = Literal["draft", "published", "deprecated", "retired"]
@@ -83,13 +84,15 @@ class Confirmation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 class Records(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything kept beside definitions as of one revision, each kind in the order of its names.
 
-    `confirmations` are those that the revision itself rested on.
+    `confirmations` are those that the revision itself rested on, `defaults` those that definitions
+    were completed with.
     """
 
     lifecycle: tuple[Lifecycle, ...] = ()
     models: tuple[Model, ...] = ()
     datasets: tuple[DatasetRecord, ...] = ()
     confirmations: tuple[Confirmation, ...] = ()
+    defaults: Defaults = BUILT_IN
 
     def life(self, feature: str) -> Lifecycle:
         """Where the feature of that reference is in its life."""

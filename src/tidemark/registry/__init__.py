@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tidemark import define
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid, StoreUnavailable
+from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.diff import Change, diff
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, Direction, Lineage
@@ -51,11 +52,15 @@ _ATTEMPTS = 1_000
 class Registry:
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
-    Nothing is opened before first use.  `administrators` may confirm for any model.
+    Nothing is opened before first use.  `administrators` may confirm for any model;
+    `defaults` are those that definitions are completed with.
     """
 
-    def __init__(self, url: str, *, administrators: Collection[str] = ()) -> None:
+    def __init__(
+        self, url: str, *, administrators: Collection[str] = (), defaults: Defaults = BUILT_IN
+    ) -> None:
         self.url = url
+        self.defaults = defaults
         self.administrators = tuple(administrators)
         self._revisions: Writer = SqlRevisions(url)
         self._newest = Snapshot()
@@ -112,7 +117,7 @@ class Registry:
         `restated` names sources whose history was rewritten under unchanged definitions.  Raises
         `DefinitionError` if the definitions do not fit what the registry keeps.
         """
-        made = make_plan(self.snapshot(), definitions, restated)
+        made = make_plan(self.snapshot(), definitions, restated, self.defaults)
         if not made.models:
             return made
         return replace(made, confirmed=tuple(self._revisions.confirmations(made.digest)))
@@ -331,7 +336,7 @@ class Registry:
 
     def _remade(self, plan: Plan) -> Plan:
         """The plan with what it says made anew, so that no text of a file has to be trusted."""
-        made = make_plan(self.snapshot(), plan.definitions, plan.restated)
+        made = make_plan(self.snapshot(), plan.definitions, plan.restated, plan.defaults)
         if (made.digest, made.changes) != (plan.digest, plan.changes):
             raise PlanConflict(
                 "The plan does not say what applying it would do.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.errors import NotFound, PlanConflict
+from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.diff import Change
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
@@ -55,8 +56,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `revision` and `base` are the number and digest of the revision that it was made against;
     `epoch` is the engine epoch of that revision.  `definitions` are what is said and what is
     `kept`: references of published features that are no longer said.  `drafts` may change still.
-    `restated` are sources whose history was rewritten.  `twins` are those of the features that it
-    adds, `models` those that need a confirmation, `confirmed` those that had one.
+    `restated` are sources whose history was rewritten, `defaults` what unsaid things are.  `twins`
+    are those of the features that it adds, `models` those that need a confirmation, `confirmed`
+    those that had one.
     """
 
     revision: int
@@ -68,6 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kept: tuple[str, ...] = ()
     drafts: tuple[str, ...] = ()
     restated: tuple[str, ...] = ()
+    defaults: Defaults = BUILT_IN
     models: tuple[Impact, ...] = ()
     confirmed: tuple[Confirmation, ...] = ()
     backfill: tuple[Backfill, ...] = ()
@@ -76,7 +79,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def digest(self) -> str:
         """What identifies the plan: the revision it was made against and where it leads."""
-        parts = self.revision, self.base, ENGINE_EPOCH, self.definitions, self.restated
+        where = self.revision, self.base, ENGINE_EPOCH
+        parts = *where, self.definitions, self.restated, self.defaults
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
     @property

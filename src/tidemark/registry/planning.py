@@ -8,12 +8,14 @@ from msgspec.structs import replace
 
 from tidemark.errors import DefinitionError, NotFound, Problem
 from tidemark.model.check import check_merged
-from tidemark.model.diff import Change, consumers, diff
+from tidemark.model.defaults import BUILT_IN, Defaults
+from tidemark.model.diff import Change, FieldChange, consumers, diff
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions, Reference
 from tidemark.model.merge import kept, merged, references
 from tidemark.model.records import Confirmation, Model, Records
 from tidemark.model.twins import twins
+from tidemark.model.window import format_duration
 from tidemark.registry.consumers import reads
 from tidemark.registry.plan import Impact, Plan
 from tidemark.registry.snapshots import Snapshot
@@ -21,17 +23,21 @@ from tidemark.registry.snapshots import Snapshot
 _FEATURES = frozenset({"feature", "on-demand feature"})
 
 
-def make_plan(now: Snapshot, said: Definitions, restated: Sequence[str] = ()) -> Plan:
+def make_plan(
+    now: Snapshot, said: Definitions, restated: Sequence[str] = (), defaults: Defaults = BUILT_IN
+) -> Plan:
     """What applying the definitions to a snapshot would change.
 
     Raises `DefinitionError` if they do not fit what the registry keeps.
     """
     drafts = {name for name, stage in now.records.stages().items() if stage == "draft"}
     whole = merged(said, now.definitions, drafts)
-    problems = list(_retired(said, now.records)) or _unfit(whole, said)
+    problems = [*_redefined(now.records.defaults, defaults), *_retired(said, now.records)]
+    problems = problems or _unfit(whole, said)
     if problems:
         raise DefinitionError(problems)
     changes = [*diff(now.definitions, whole), *_restated(whole, restated)]
+    changes += _renamed(now.records.defaults, defaults)
     new_epoch = now.revision > 0 and now.epoch != ENGINE_EPOCH
     models = tuple(_impacts(now, whole, changes, everything=new_epoch))
     features = {each.name for each in changes if each.what == "added" and each.kind in _FEATURES}
@@ -45,6 +51,7 @@ def make_plan(now: Snapshot, said: Definitions, restated: Sequence[str] = ()) ->
         kept=kept(said, whole),
         drafts=tuple(sorted(drafts)),
         restated=tuple(restated),
+        defaults=defaults,
         models=models,
     )
 
@@ -60,12 +67,39 @@ def records_after(
     lives = tuple(
         each for each in records.lifecycle if each.stage != "draft" or each.feature in there
     )
-    records = replace(records, lifecycle=lives, confirmations=tuple(confirmed))
+    records = replace(
+        records, lifecycle=lives, confirmations=tuple(confirmed), defaults=plan.defaults
+    )
     if draft:
         for change in plan.changes:
             if change.what == "added" and change.kind in _FEATURES:
                 records = records.with_life(replace(records.life(change.name), stage="draft"))
     return records
+
+
+def _redefined(before: Defaults, after: Defaults) -> Iterator[Problem]:
+    """A set of defaults that changed under its name."""
+    if before.name == after.name and before != after:
+        yield Problem(
+            f"The defaults {after.name!r} are not what they were.",
+            "\n".join(
+                f"{each.field}: {each.before} -> {each.after}" for each in _between(before, after)
+            ),
+            "A changed set is another one: give it the next name, such as acme-2.",
+        )
+
+
+def _renamed(before: Defaults, after: Defaults) -> Iterator[Change]:
+    if before != after:
+        yield Change("metadata", "defaults", after.name, fields=tuple(_between(before, after)))
+
+
+def _between(before: Defaults, after: Defaults) -> Iterator[FieldChange]:
+    for name in Defaults.__struct_fields__:
+        values = [getattr(each, name) for each in (before, after)]
+        if values[0] != values[1]:
+            texts = [format_duration(each) if name == "delay" else str(each) for each in values]
+            yield FieldChange(name, texts[0] or None, texts[1] or None)
 
 
 def _retired(said: Definitions, records: Records) -> Iterator[Problem]:

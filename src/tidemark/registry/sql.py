@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +149,13 @@ class SqlRevisions:
             with self._engine.begin() as connection:
                 yield connection
         except exc.OperationalError as error:
+            if "readonly" in str(error.orig):
+                raise StoreUnavailable(
+                    "The registry can only be read by this process.",
+                    where=where,
+                    remedy="Make its file and its directory writable for this user, or write from "
+                    "where they are.",
+                ) from error
             raise StoreUnavailable(
                 f"The registry cannot be used: {error.orig}.",
                 where=where,
@@ -242,6 +251,9 @@ def _sqlite(url: sa.URL) -> sa.Engine:
             where=str(directory),
             remedy='Choose a writable place: registry = "sqlite:///..." in tidemark.toml.',
         ) from error
+    file = Path(str(url.database))
+    if file.exists() and not (os.access(file, os.W_OK) and os.access(directory, os.W_OK)):
+        return _only_read(url, file)
     engine = sa.create_engine(url, connect_args={"timeout": 30})
 
     def tune(connection: Any, _record: Any) -> None:
@@ -251,3 +263,18 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     event.listen(engine, "connect", tune)
     return engine
+
+
+def _only_read(url: sa.URL, file: Path) -> sa.Engine:
+    """An engine for a file beside which nothing can be written, as in a container that only serves.
+
+    SQLite reads it without a lock, unless a writer is at work; so each transaction opens it anew
+    and sees what has been written until then.
+    """
+
+    def connect() -> sqlite3.Connection:
+        log = file.with_name(f"{file.name}-wal")
+        mode = "ro" if log.exists() and log.stat().st_size else "ro&immutable=1"
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
+
+    return sa.create_engine(url, creator=connect, poolclass=pool.NullPool)

@@ -56,7 +56,7 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.registry = ProjectRegistry(config.registry_url, config.root, config.administrators)
+        self.registry = ProjectRegistry(config)
         self._project = Project(config)
         self._online = open_store(config.online, config.root)
         self._lock = threading.Lock()

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from tidemark.errors import DefinitionError, NotFound
+from tidemark.model.defaults import BUILT_IN, Defaults
+from tidemark.model.window import parse_duration
 
 FILE = "tidemark.toml"
 MEMORY = ":memory:"
@@ -24,6 +26,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     saved training sets (empty: one that goes with the store).  An empty `memory_limit` and 0
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
     back the online state can be asked about.  `administrators` may confirm plans for any model.
+    `defaults` hold where definitions do not say; another set has another name.
     """
 
     name: str = ""
@@ -35,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     retain: str = ""
     administrators: tuple[str, ...] = ()
+    defaults: Defaults = BUILT_IN
     root: Path = Path()
 
     @property
@@ -85,6 +89,8 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
 
 def _checked(settings: Mapping[str, Any], root: Path, where: str) -> Config:
     try:
+        if isinstance(said := settings.get("defaults"), dict):
+            settings = {**settings, "defaults": _defaults(said)}
         return msgspec.convert({**settings, "root": root}, Config, strict=False)
     except msgspec.ValidationError as error:
         raise DefinitionError(
@@ -92,6 +98,17 @@ def _checked(settings: Mapping[str, Any], root: Path, where: str) -> Config:
             where=where,
             remedy="docs/reference/configuration.md lists the settings.",
         ) from None
+
+
+def _defaults(said: dict[str, Any]) -> dict[str, Any]:
+    """A set of defaults as it is written: named, and with its delay as a duration."""
+    known = [field.name for field in msgspec.structs.fields(Defaults)]
+    for key in said:
+        if key not in known:
+            raise NotFound.named("default", key, known)
+    if said.get("name", BUILT_IN.name) == BUILT_IN.name:
+        raise msgspec.ValidationError("`defaults` need a name of their own, such as acme-1")
+    return {**said, "delay": parse_duration(said["delay"])} if "delay" in said else said
 
 
 def _overrides(environment: Mapping[str, str], keys: tuple[str, ...]) -> dict[str, Any]:

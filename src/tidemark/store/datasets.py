@@ -26,6 +26,7 @@ from tidemark.model.graph import Definitions, Output, Reference, Source
 from tidemark.model.records import DatasetRecord
 from tidemark.model.window import format_moment, parse_moment
 from tidemark.registry import Registry, Snapshot, whoami
+from tidemark.store.config import Config
 
 if TYPE_CHECKING:
     from tidemark.engines.dataset import Dataset, Manifest, Pin
@@ -41,9 +42,11 @@ _LIBRARIES = ("tidemark", "duckdb", "pyarrow", "numpy", "numba")
 class ProjectRegistry(Registry):
     """The registry of a project, whose datasets lie in its folder."""
 
-    def __init__(self, url: str, root: Path, administrators: Collection[str] = ()) -> None:
-        super().__init__(url, administrators=administrators)
-        self._root = root
+    def __init__(self, config: Config) -> None:
+        super().__init__(
+            config.registry_url, administrators=config.administrators, defaults=config.defaults
+        )
+        self._root = config.root
 
     def datasets(self, *, as_of: int | str | datetime | None = None) -> list[Dataset]:
         """The datasets that are kept, in the order of their names."""

@@ -138,19 +138,13 @@ def _source(source: Source) -> Description:
     else:
         zone = f", in {source.timezone} where the column carries no zone" if source.timezone else ""
         time = source.time + zone
-    if source.seen:
-        seen = f"when {source.seen} says"
-    elif source.delay:
-        seen = f"{prose.duration(source.delay)} after it happened"
-    else:
-        seen = "when it happened"
     identity = f"rows that agree on {', '.join(source.unique)}" if source.unique else "each row"
     return _facts(
         source,
         "source",
         history=prose.history(source.history),
         time=time,
-        seen=seen if source.time else "",
+        seen=_seen(source) if source.time else "",
         event=f"{identity}{' are versions of one event' if source.unique else ' is an event'}",
         columns=_fields(source.columns),
     )
@@ -245,10 +239,32 @@ def _feature(
         columns=columns_used(source, view, feature),
         bound=_bound(view),
         zone=feature.aggregate.window.zone or "UTC; a day is 24 hours",
+        nulls=_nulls(feature),
+        seen=_seen(source),
+        defaults=records.defaults.name,
         read_by=_readers(definitions, reference, records),
     )
     facts["owner"] = feature.owner or view.owner or "nobody"
     return facts
+
+
+def _seen(source: Source) -> str:
+    if source.time is None:
+        return "always"
+    if source.seen:
+        return f"when {source.seen} says"
+    return (
+        f"{prose.duration(source.delay)} after it happened" if source.delay else "when it happened"
+    )
+
+
+def _nulls(feature: Feature) -> str:
+    """What a null among the values does, and what there is of nothing."""
+    aggregate = feature.aggregate
+    if aggregate.function == "latest":
+        return "a null in the newest row is the value; without a row it is null"
+    counted = "rows count whatever they hold" if aggregate.value is None else "skipped"
+    return f"{counted}; of nothing the value is {prose.of_nothing(aggregate)}"
 
 
 def _bound(view: FeatureView) -> str:

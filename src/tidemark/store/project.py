@@ -33,7 +33,7 @@ class Project:
         """Definitions as the model; None: those that `tidemark.toml` names."""
         if definitions is None:
             return self._keep(self._load())
-        return self._keep(define.lower(definitions))
+        return self._lowered(definitions)
 
     def functions(
         self, definitions: Definitions, outputs: Iterable[Output]
@@ -90,8 +90,11 @@ class Project:
         """What the objects among `features` define; nothing if all of them are names."""
         several = listed(features)
         written = [item for item in several if not isinstance(item, str | msgspec.Struct)]
-        own = list(self._keep(define.lower(*written)).definitions) if written else []
+        own = list(self._lowered(*written).definitions) if written else []
         return own + [item for item in several if isinstance(item, Definition)]
+
+    def _lowered(self, *written: object) -> Lowered:
+        return self._keep(define.lower(*written, defaults=self.config.defaults))
 
     def _keep(self, lowered: Lowered) -> Lowered:
         self.frames.update(lowered.frames)
@@ -105,7 +108,7 @@ class Project:
                 remedy="Pass them, store.plan([Fraud]), or name their file in tidemark.toml: "
                 'definitions = "features.py"',
             )
-        return define.load_modules(self.config.definitions, self.config.root)
+        return define.load_modules(self.config.definitions, self.config.root, self.config.defaults)
 
 
 def identity(features: object) -> tuple[object, ...]:
