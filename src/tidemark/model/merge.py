@@ -57,7 +57,8 @@ def merged(said: Definitions, applied: Definitions, dropped: Collection[str] = (
 
 def kept(said: Definitions, whole: Definitions) -> tuple[str, ...]:
     """The references of what stays although it is not said."""
-    return tuple(name for name in references(whole) if name not in set(references(said)))
+    named = set(references(said))
+    return tuple(name for name in references(whole) if name not in named)
 
 
 def references(definitions: Definitions) -> tuple[str, ...]:
