@@ -26,6 +26,9 @@ _LONGEST_KEY = 511
 _DELETED_AT_ONCE = 50_000
 """Keys in one transaction of `delete`, so that other writers get their turn."""
 
+_DATA = "data.mdb"
+"""The file that LMDB makes in the directory."""
+
 _MAX_READERS = 1_024
 """Threads, over all processes, that can read at the same moment."""
 
@@ -34,7 +37,8 @@ class LmdbStore:
     """An `OnlineStore` in a directory.
 
     A commit is on disk when `put_many` returns.  Readers never wait for the writer.  The directory
-    is created by the first write; before that, every key is simply not there.
+    is created by the first write; before that, every key is simply not there.  One that is not
+    writable can be read.
     """
 
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
@@ -50,7 +54,7 @@ class LmdbStore:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys, read in one transaction."""
-        if self._environment is None and not self.path.exists():
+        if self._environment is None and not (self.path / _DATA).exists():
             return [None] * len(keys)
         return self._opened().read(keys)
 
@@ -65,7 +69,7 @@ class LmdbStore:
 
     def delete(self, prefix: bytes) -> int:
         """Delete every key that starts with `prefix`, some thousands in each transaction."""
-        if self._environment is None and not self.path.exists():
+        if self._environment is None and not (self.path / _DATA).exists():
             return 0
         deleted = 0
         while step := self._opened().write(lambda env: _delete(env, prefix)):
@@ -128,10 +132,20 @@ class _Environment:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         with _refusing(path):
+            # Where nothing can be written, there is no lock file to say who reads: what reads then
+            # is safe from writers in other places only while its transactions are short, as here.
+            locks = os.access(path, os.W_OK)
+            only_read = not locks or not _writable(path / _DATA)
             self.env = lmdb.open(
-                str(path), map_size=map_size, max_readers=_MAX_READERS, create=True
+                str(path),
+                map_size=map_size,
+                max_readers=_MAX_READERS,
+                create=not only_read,
+                readonly=only_read,
+                lock=locks,
             )
-            self.env.reader_check()
+            if locks:
+                self.env.reader_check()
 
     @classmethod
     def of(cls, path: Path, map_size: int) -> _Environment:
@@ -234,6 +248,10 @@ def _named(key: bytes, value: bytes | memoryview) -> bytes:
 def _of_named(key: bytes, stored: bytes | None) -> bytes | None:
     head = len(key).to_bytes(8, "little") + key
     return stored[len(head) :] if stored is not None and stored.startswith(head) else None
+
+
+def _writable(file: Path) -> bool:
+    return not file.exists() or os.access(file, os.W_OK)
 
 
 def _create(path: Path) -> None:
