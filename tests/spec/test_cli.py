@@ -274,6 +274,32 @@ def test_usage_errors_are_2(run: Run) -> None:
     assert run("nonsense").exit_code == 2
 
 
+def test_usage_errors_are_json_where_that_is_asked_for(run: Run) -> None:
+    """Whether a word is missing, unknown, or what was said is not enough."""
+    for words, what in (
+        (["train", "--json"], "Missing argument 'SERVICE'."),
+        (["train", "fraud", "--json", "--labels", "x.csv"], "Say where the rows go: "),
+    ):
+        result = run(*words)
+        assert (result.exit_code, result.stdout) == (2, "")
+        told = json.loads(result.stderr)
+        assert told["what"].startswith(what)
+        assert (told["error"], told["remedy"]) == ("usage", "tidemark train --help")
+
+
+def test_every_problem_of_definitions_is_in_the_json(project: Path, run: Run) -> None:
+    """Each with what, where and what to do."""
+    edit(project / "features.py", "tm.count(", "tm.count(wehre=None, ")
+    edit(project / "features.py", "Purchase.amount", "Purchase.amuont")
+    result = run("plan", "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    told = json.loads(result.stderr)
+    assert told["error"] == "definition"
+    assert len(told["problems"]) >= 2
+    assert told["problems"][0].keys() == {"what", "where", "remedy"}
+    assert told["what"] == told["problems"][0]["what"]
+
+
 def test_the_installed_command_starts_without_any_engine(tmp_path: Path) -> None:
     """Help is instant: nothing heavy is imported for it."""
     heavy = "numpy", "pyarrow", "duckdb", "numba", "sqlalchemy", "sqlglot", "rich", "yaml"

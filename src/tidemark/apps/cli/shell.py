@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tidemark.errors import PlanConflict, TidemarkError
+from tidemark.errors import DefinitionError, PlanConflict, TidemarkError
 
 if TYPE_CHECKING:
     from tidemark.store import Store
@@ -47,10 +48,30 @@ class Command(click.Command):
             ),
         ]
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the words of the command; what they lack is told as JSON if that is asked for."""
+        as_json = "--json" in args
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if as_json:
+                _misused(error)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a `TidemarkError` becomes text on stderr and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if wants_json():
+                _misused(error)
+            raise
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except TidemarkError as error:
@@ -64,11 +85,21 @@ class Command(click.Command):
             fail(TidemarkError(what, remedy="The same command with --debug shows where."))
 
 
+def _misused(error: click.UsageError) -> NoReturn:
+    """Print as JSON that a command was called with other words than it takes."""
+    command = error.ctx.command_path if error.ctx is not None else "tidemark"
+    facts = {"error": "usage", "what": error.format_message(), "where": command}
+    _echo_json({**facts, "remedy": f"{command} --help"}, to_stderr=True)
+    raise SystemExit(error.exit_code)
+
+
 def fail(error: TidemarkError) -> NoReturn:
     """Print an error, as JSON if that was asked for, and end with its exit code."""
     if wants_json():
-        facts = {"error": error.slug, "what": error.what}
+        facts: dict[str, Any] = {"error": error.slug, "what": error.what}
         facts |= {"where": error.where, "remedy": error.remedy, "text": str(error)}
+        if isinstance(error, DefinitionError):
+            facts["problems"] = [asdict(problem) for problem in error.problems]
         _echo_json(facts, to_stderr=True)
     else:
         click.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)
