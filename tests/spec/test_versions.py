@@ -212,6 +212,13 @@ class TestServingGoesOn:
         assert len(states(store)) == 2
 
 
+def test_what_the_registry_of_a_store_writes_the_store_reads(store: tm.Store):
+    """At once, not when it looks again."""
+    store.describe()
+    store.registry.register_model("fraud", 1, service=["spend:total"])
+    assert store.describe("model:fraud@1")["outputs"] == {"total": "float64  spend:total@1"}
+
+
 def states(store: tm.Store) -> list[str]:
     """The states of which rows serve."""
     from tidemark.online.keys import read_record, record_key

@@ -53,7 +53,8 @@ class Registry:
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
     Nothing is opened before first use.  `administrators` may confirm for any model;
-    `defaults` are those that definitions are completed with.
+    `defaults` are those that definitions are completed with.  `writes` counts the revisions that
+    this object has made.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Registry:
         self.defaults = defaults
         self.administrators = tuple(administrators)
         self._revisions: Writer = SqlRevisions(url)
+        self.writes = 0
         self._newest = Snapshot()
         self._discovery = Discovery()
 
@@ -196,6 +198,7 @@ class Registry:
         revision = sealed(current, _signed(then, reason, author))
         if not self._revisions.append(revision):
             raise _stale(plan, self.snapshot().revision)
+        self.writes += 1
         return _applied(opened(revision), plan)
 
     def deprecate(
@@ -328,6 +331,7 @@ class Registry:
             then = replace(then, records=replace(then.records, confirmations=()))
             revision = sealed(current, _signed(then, reason, author))
             if self._revisions.append(revision):
+                self.writes += 1
                 return opened(revision)
             time.sleep(random.uniform(0.001, 0.05))  # noqa: S311  # so that writers part
         raise StoreUnavailable(

@@ -62,6 +62,7 @@ class Store:
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
+        self._writes = 0
         self._readers: dict[object, Reader] = {}
         self._folder: TemporaryDirectory[str] | None = None
 
@@ -258,7 +259,8 @@ class Store:
         """The revision in force, read again when it may have changed."""
         with self._lock:
             now = time.monotonic()
-            if now - self._read_at >= REFRESH_SECONDS:
+            if now - self._read_at >= REFRESH_SECONDS or self._writes != self.registry.writes:
+                self._writes = self.registry.writes
                 snapshot = self.registry.snapshot()
                 self._read_at = now
                 if snapshot.digest != self._snapshot.digest:
