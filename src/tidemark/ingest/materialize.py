@@ -144,7 +144,8 @@ class _Work:
         serving = record.state(state)
         before = serving.generation if serving else 0
         prefix = self._prefix(state, before + 1)
-        self.online.delete(prefix)  # half of it may be there, of a run that was interrupted
+        begun = msgspec.structs.replace(record, leaving=((state, before + 1),))
+        self._record(place, begun)  # should this run be interrupted, the next one deletes its rows
         rows, events, unattributed = self._write(prefix, progress)
         made = State(state, before + 1, self.until, self.floor, rows, events)
         held = held_key(self.project, self.view.name, state)
@@ -152,8 +153,7 @@ class _Work:
         states = (made, *(each for each in record.states if each.state != state))
         kept = self._needed(states)
         leaving = {(each.state, each.generation) for each in record.states if each not in kept}
-        record = Record(codec.FORMAT, kept, tuple(sorted(leaving)))
-        self.online.put_many([(place, msgspec.msgpack.encode(record))])
+        self._record(place, Record(codec.FORMAT, kept, tuple(sorted(leaving))))
         self._tidied(place)
         seconds = time.perf_counter() - started
         return MaterializedView(self.view.name, rows, events, unattributed, seconds)
@@ -162,7 +162,7 @@ class _Work:
         return generation_prefix(self.project, self.view.name, state, generation)
 
     def _tidied(self, place: bytes) -> Record:
-        """The record of the view, after the rows that serve no more have been deleted."""
+        """The record of the view, after the rows that do not serve have been deleted."""
         (stored,) = self.online.get_many([place])
         record = read_record(stored)
         if not record.leaving:
@@ -172,8 +172,11 @@ class _Work:
             if record.state(state) is None:
                 self.online.delete(held_key(self.project, self.view.name, state))
         record = msgspec.structs.replace(record, leaving=())
-        self.online.put_many([(place, msgspec.msgpack.encode(record))])
+        self._record(place, record)
         return record
+
+    def _record(self, place: bytes, record: Record) -> None:
+        self.online.put_many([(place, msgspec.msgpack.encode(record))])
 
     def _needed(self, states: Sequence[State]) -> tuple[State, ...]:
         """The states that a view needs: its own, and others for what its own do not hold yet."""

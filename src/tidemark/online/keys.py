@@ -42,7 +42,7 @@ class State(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True):
     """The rows that serve for a view, newest first; written in one transaction with becoming so.
 
-    `leaving` are states and generations whose rows are being deleted.
+    `leaving` are states and generations whose rows are being deleted, or are still being written.
     """
 
     format: int

@@ -33,6 +33,9 @@ _BATCH = 4 << 20
 _SCANNED = 1_000
 """Keys that one step of `delete` looks at."""
 
+_DELETED_AT_ONCE = 5_000
+"""Keys in one UNLINK."""
+
 _LEASE = 10.0
 """Seconds after which the lock of a process that died is free; a living one renews it."""
 
@@ -107,12 +110,15 @@ class RedisStore:
     def delete(self, prefix: bytes) -> int:
         """Delete every key that starts with `prefix`, which looks at all keys of the database."""
         deleted = cursor = 0
+        doomed: list[bytes] = []
         pattern = _literally(prefix) + b"*"
         with self._asking():
             while True:
-                cursor, keys = self._client.scan(cursor, match=pattern, count=_SCANNED)
-                if keys:
-                    deleted += self._write("UNLINK", keys)
+                cursor, found = self._client.scan(cursor, match=pattern, count=_SCANNED)
+                doomed += found
+                if doomed and (cursor == 0 or len(doomed) >= _DELETED_AT_ONCE):
+                    deleted += self._write("UNLINK", doomed)
+                    doomed = []
                 if cursor == 0:
                     return deleted
 
