@@ -183,6 +183,19 @@ def test_a_truncated_file_is_named(engine: DuckDB, tmp_path: Path) -> None:
     assert error.value.where == str(tmp_path / "b.parquet")
 
 
+def test_a_file_that_is_damaged_inside_is_named(engine: DuckDB, tmp_path: Path) -> None:
+    """Its footer may be whole, as after a bad copy."""
+    many = pa.concat_tables([rows(value=pa.array(["x" * 40, "y" * 50]))] * 50)
+    for name in ("a.parquet", "b.parquet"):
+        pq.write_table(many, tmp_path / name, compression="gzip", use_dictionary=False)
+    damaged = bytearray((tmp_path / "b.parquet").read_bytes())
+    damaged[4:204] = b"\xfe" * 200
+    (tmp_path / "b.parquet").write_bytes(damaged)
+    with pytest.raises(EngineError, match="A file of purchase is damaged") as error:
+        read(engine, Parquet("*.parquet"), value=STRING)
+    assert error.value.where.splitlines()[0] == str(tmp_path / "b.parquet")
+
+
 def test_parts_that_differ_in_width_are_one_history(engine: DuckDB, tmp_path: Path) -> None:
     narrow, wide = pa.array([1, 2], pa.int32()), pa.array([3, 2**40])
     pq.write_table(rows(value=narrow), tmp_path / "a.parquet")

@@ -117,7 +117,7 @@ class DuckDB:
             for name, table in (tables or {}).items():
                 cursor.register(name, table)
             yield cursor
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise _refused(error, query) from error
         finally:
             cursor.close()

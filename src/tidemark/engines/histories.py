@@ -19,6 +19,9 @@ from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMis
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 from tidemark.model.types import Type
 
+# What the database, or a query of ours, says of values in files that are whole.
+_OF_VALUES = ("Conversion Error", "Out of Range Error", "Out of Memory Error", schema.INEXACT)
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -26,7 +29,7 @@ class Relation:
 
     `parts` are selects that are read one after another; `tables` are the Arrow objects they name;
     `kept` is a temporary file behind them, which `close` removes.  `progress` is told how many rows
-    have come with each batch.
+    have come with each batch.  `files` are the user's Parquet files, for messages.
     """
 
     engine: DuckDB
@@ -35,6 +38,7 @@ class Relation:
     tables: Mapping[str, object] = field(default_factory=dict[str, object])
     kept: Path | None = None
     progress: Callable[[int], None] | None = None
+    files: tuple[str, ...] = ()
 
     def read(
         self, columns: Mapping[str, str], where: str = "", rows: int = BATCH_ROWS
@@ -44,7 +48,7 @@ class Relation:
         condition = f" WHERE {where}" if where else ""
         for part in self.parts:
             query = f"SELECT {items} FROM ({part}){condition}"
-            with _telling(self.source):
+            with self._telling():
                 for batch in self.engine.batches(query, self.tables, rows):
                     if self.progress is not None:
                         self.progress(batch.num_rows)
@@ -60,8 +64,25 @@ class Relation:
 
     def table(self, query: str) -> pa.Table:
         """The whole result of a query over the parts."""
-        with _telling(self.source):
+        with self._telling():
             return self.engine.table(query, self.tables)
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        """Say which file it was, where an error does not say a place; or else whose history."""
+        with _telling(self.source):
+            try:
+                yield
+            except EngineError as error:
+                damaged = "" if error.where else _damaged(self.engine, self.files, error)
+                if not damaged:
+                    raise
+                raise EngineError(
+                    f"A file of {self.source.name} is damaged.",
+                    sql=error.sql,
+                    where=f"{damaged}\n{error.what}",
+                    remedy="Write it again; a file appears whole when it is renamed into place.",
+                ) from error
 
     def close(self) -> None:
         """Remove what was kept for the reading."""
@@ -208,7 +229,20 @@ def _parquet(engine: DuckDB, source: Source, files: list[str]) -> Relation:
                 where=f"{run[0]}\nits columns differ from those of {runs[0][0]}",
                 remedy=error.remedy,
             ) from None
-    return Relation(engine, source, tuple(parts))
+    return Relation(engine, source, tuple(parts), files=tuple(files))
+
+
+def _damaged(engine: DuckDB, files: tuple[str, ...], error: EngineError) -> str:
+    """The Parquet file that cannot be read to its end; empty if values are what is wrong."""
+    if any(kind in error.what for kind in _OF_VALUES):
+        return ""
+    for name in files:
+        try:
+            for _ in engine.batches(f"SELECT * FROM read_parquet({text(name)})"):
+                pass
+        except EngineError:
+            return name
+    return ""
 
 
 def _unreadable(
@@ -343,4 +377,4 @@ def _kept(engine: DuckDB, source: Source, select: str, database: str = "") -> Re
     file = engine.temporary / f"{engine.fresh_name(source.name)}.parquet"
     copy = f"COPY ({select}) TO {text(str(file))} (FORMAT parquet)"
     engine.execute(copy, database=database)
-    return replace(_parquet(engine, source, [str(file)]), kept=file)
+    return replace(_parquet(engine, source, [str(file)]), kept=file, files=())
