@@ -287,6 +287,14 @@ def test_usage_errors_are_json_where_that_is_asked_for(run: Run) -> None:
         assert (told["error"], told["remedy"]) == ("usage", "tidemark train --help")
 
 
+def test_a_folder_that_is_not_there_is_told_before_anything_is_computed(run: Run) -> None:
+    """Not after an hour, and neither the labels nor the project are looked at."""
+    for out, what in (("no/where/out.csv", "no directory no/where"), ("out.txt", "neither")):
+        result = run("train", "fraud", "--labels", "none.csv", "--out", out)
+        assert result.exit_code == 1
+        assert what in result.stderr
+
+
 def test_every_problem_of_definitions_is_in_the_json(project: Path, run: Run) -> None:
     """Each with what, where and what to do."""
     edit(project / "features.py", "tm.count(", "tm.count(wehre=None, ")

@@ -129,6 +129,14 @@ class TestPins:
             store.online("model:fraud@9", {"user_id": "u1"})
         assert "fraud@3" in caught.value.remedy
 
+    def test_a_model_without_its_prefix(self, store: tm.Store):
+        """What was probably meant is named."""
+        store.registry.register_model("churn", 1, service=["spend:visits"])
+        for asked, meant in (("churn@1", "model:churn@1"), ("fraud@3", "model:fraud@3")):
+            with pytest.raises(NotFound) as caught:
+                store.online(asked, {"user_id": "u1"})
+            assert f'"{meant}"' in caught.value.remedy
+
     def test_an_unknown_dataset(self, registry: Registry):
         """A model is not built on what is not kept."""
         with pytest.raises(NotFound, match="no dataset 'march'"):

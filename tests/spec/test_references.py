@@ -134,3 +134,13 @@ def test_asking_for_nothing_or_for_something_else_is_an_error() -> None:
         define.outputs([], applied())
     with pytest.raises(RequestInvalid, match="is not a feature"):
         define.outputs([Purchase.amount], applied())
+
+
+def test_a_version_of_a_service_is_one_of_its_model() -> None:
+    """Services have none, so it says what was probably meant."""
+    with pytest.raises(NotFound) as caught:
+        define.outputs("fraud@1", applied())
+    assert caught.value.what == "There is no feature 'fraud@1', and a service has no versions."
+    assert caught.value.remedy == (
+        'Ask for the service, "fraud", or for a version of its model, "model:fraud@1".'
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,6 +16,7 @@ from tidemark.errors import (
     DefinitionError,
     NotFound,
     PlanConflict,
+    RequestInvalid,
     StaleSource,
     StoreUnavailable,
 )
@@ -221,6 +224,16 @@ class TestPlan:
             assert store.plan().empty
             assert store.describe("shop")["keys"] == {"shop_id": "int64"}
 
+    @pytest.mark.parametrize("named", [".", "..", "src/", "a..b", ""])
+    def test_what_is_no_definition_file(self, tmp_path: Path, named: str) -> None:
+        """A directory, or what can be no name, is told as such."""
+        (tmp_path / "src").mkdir()
+        (tmp_path / "tidemark.toml").write_text(f'definitions = "{named}"\n')
+        with tm.connect(tmp_path) as store, pytest.raises(DefinitionError) as caught:
+            store.plan()
+        assert named in caught.value.what
+        assert "names .py files, .yaml files and modules" in caught.value.remedy
+
     def test_nothing_named_and_nothing_passed(self, store: tm.Store) -> None:
         """There is nothing to guess."""
         with pytest.raises(NotFound, match="no definitions to plan"):
@@ -289,6 +302,13 @@ class TestPlan:
         ]
         assert plan.kept == ("status:status@1",)
         assert {change.what for change in store.plan(as_data).changes} == {"metadata"}
+
+    @pytest.mark.parametrize("given", [None, "plan", UserSpend])
+    def test_what_is_no_plan(self, store: tm.Store, given: Any) -> None:
+        """It says how to come by one."""
+        with pytest.raises(RequestInvalid, match="is not a plan") as caught:
+            store.apply(given)
+        assert caught.value.remedy == "Plan first: store.apply(store.plan())."
 
     def test_a_plan_made_before_another_was_applied(self, store: tm.Store) -> None:
         """What is applied is what was looked at."""
@@ -408,3 +428,25 @@ class TestFrames:
             assert here.training_set("clicks", labels).to_arrow()["clicks"].to_pylist() == [1]
         with tm.connect(tmp_path) as there, pytest.raises(StaleSource, match="frame"):
             there.training_set("clicks", labels)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.plan([Fraud]),
+        lambda store: store.apply(None),
+        lambda store: store.training_set("fraud", pa.table({"user_id": ["u1"]})),
+        lambda store: store.materialize(),
+        lambda store: store.online("fraud", {"user_id": "u1"}),
+        lambda store: store.describe(),
+        lambda store: store.describe(as_of=1),
+        lambda store: store.value_twins(),
+    ],
+)
+def test_a_closed_store_is_closed(use: Callable[[tm.Store], object]) -> None:
+    """Whatever is asked of it; closing it again is fine."""
+    store = tm.connect(":memory:")
+    store.close()
+    store.close()
+    with pytest.raises(RequestInvalid, match=r"The store is closed\."):
+        use(store)

@@ -87,11 +87,13 @@ def _found(name: str | Path, root: Path) -> ModuleSpec:
         if path.is_file():
             spec = spec_from_file_location(_module_name(path, root), path)
     else:
-        with suppress(ModuleNotFoundError):
+        with suppress(ImportError, ValueError):  # the latter of what can be no module's name
             spec = find_spec(str(name))
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise DefinitionError(
-            f"There is no definition file {name}.",
+            f"There is no definition file {name}."
+            if not (root / name).is_dir()
+            else f"{name} is a directory, not a definition file.",
             where=str(root),
             remedy="`definitions` in tidemark.toml names .py files, .yaml files and modules, "
             "relative to the project.",

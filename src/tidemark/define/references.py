@@ -163,7 +163,15 @@ def _by_name(text: str, known: _Known) -> list[Reference]:
     """What a text names: `view:feature`, `view`, an on-demand feature, or a feature of one view."""
     definitions = known.definitions
     if "@" in text:
-        return [parse_reference(text)]
+        reference = parse_reference(text)
+        services = {service.name for service in definitions.services}
+        if reference.name in services and not definitions.versions(reference.owner, reference.name):
+            raise NotFound(
+                f"There is no feature {text!r}, and a service has no versions.",
+                remedy=f'Ask for the service, "{reference.name}", or for a version of its model, '
+                f'"model:{text}".',
+            )
+        return [reference]
     if ":" in text:
         owner, _, name = text.rpartition(":")
         return [known.newest("feature", name, owner)]

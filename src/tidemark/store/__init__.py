@@ -66,6 +66,7 @@ class Store:
         self._readers: dict[object, Reader] = {}
         self._folder: TemporaryDirectory[str] | None = None
 
+        self._closed = False
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.
 
@@ -74,12 +75,14 @@ class Store:
         `DefinitionError` with every problem found.
         """
         lowered = self._project.lower(definitions)
+        self._check_open()
         sources = [name_of(each) for each in restated]
         return self._told(self.registry.plan(lowered.definitions, restated=sources))
 
     def revert(self, as_of: int | str | datetime) -> Plan:
         """A plan that says again what was said as of a revision or a moment."""
         return self._told(self.registry.revert(as_of))
+        self._check_open()
 
     def apply(
         self,
@@ -95,6 +98,11 @@ class Store:
         With `draft`, the features that are added may still change, until they are published.
         """
         applied = self.registry.apply(
+        self._check_open()
+        if not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise RequestInvalid(
+                f"{plan!r} is not a plan.", remedy="Plan first: store.apply(store.plan())."
+            )
             plan, reason=reason, allow_duplicates=allow_duplicates, draft=draft
         )
         self._read_at = float("-inf")
@@ -219,7 +227,8 @@ class Store:
             return value_twins(engine, self._applied().definitions, entities=entities, least=least)
 
     def close(self) -> None:
-        """Close the registry and the online store."""
+        """Close the registry and the online store; closing twice is fine."""
+        self._closed = True
         if self._folder is not None:
             self._folder.cleanup()
         self.registry.close()
@@ -244,6 +253,7 @@ class Store:
         altered = {
             name
             for change in plan.changes
+        self._check_open()
             if change.what in {"added", "meaning"}
             for name in (change.name, *change.affects)
             if ":" in name
@@ -265,6 +275,7 @@ class Store:
                 self._read_at = now
                 if snapshot.digest != self._snapshot.digest:
                     self._readers = {}
+            self._folder = None
                 self._snapshot = snapshot
             return self._snapshot
 
@@ -282,6 +293,12 @@ class Store:
             outputs = reading.outputs(features, definitions, snapshot.records)
             functions = self._project.functions(definitions, outputs)
             if len(self._readers) >= READERS:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestInvalid(
+                "The store is closed.", remedy="Open it again: tidemark.connect(...)."
+            )
+
                 self._readers = {}
             reader = self._readers[key] = Reader(
                 self._online, definitions, functions, outputs, project=self.config.namespace
@@ -300,8 +317,10 @@ class Store:
         from tidemark.engines.duckdb import DuckDB
 
         limits: dict[str, Any] = {}
+        self._check_open()
         if self.config.memory_limit:
             limits["memory_limit"] = self.config.memory_limit
         if self.config.threads:
             limits["threads"] = self.config.threads
         return DuckDB(root=self.config.root, frames=self._project.frames, **limits)
+        self._check_open()

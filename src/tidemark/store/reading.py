@@ -38,6 +38,9 @@ def outputs(
         for life in records.lifecycle:
             if life.stage == "retired" and life.feature in f"{error.what} {features}":
                 raise _retired(life) from None
+        if isinstance(features, str) and features in {each.reference for each in records.models}:
+            remedy = f'The model is "{_MODEL}{features}".'
+            raise NotFound(f"There is no feature {features!r}.", remedy=remedy) from None
         raise
     _warn(definitions, records, found)
     return found

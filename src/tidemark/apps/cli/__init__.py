@@ -71,11 +71,13 @@ def train(
     SERVICE is a service, or one feature (view:feature).  The rows go to a file, or are kept
     under a name, or both.
     """
-    from tidemark.apps.cli.tables import read_table, write_table
+    from tidemark.apps.cli.tables import check_target, read_table, write_table
 
     if out is None and save_as is None:
         raise click.UsageError("Say where the rows go: --out FILE, --save-as NAME, or both.")
     rows = read_table(Path(labels))
+    if out is not None:
+        check_target(Path(out))
     with open_store() as store:
         training = store.training_set(
             service, rows, time=time, timezone=timezone, hindsight=hindsight, save_as=save_as

@@ -24,9 +24,22 @@ def read_table(path: Path) -> pa.Table:
     return rows
 
 
+def check_target(path: Path) -> None:
+    """Refuse a place where no table can be written, before there is one."""
+    _check_ending(path)
+    if not path.parent.is_dir():
+        raise RequestInvalid(
+            f"There is no directory {path.parent}.",
+            where=str(path.parent.resolve()),
+            remedy=f"Make it first: mkdir -p {path.parent}",
+        )
+    if path.is_dir():
+        raise RequestInvalid(f"{path} is a directory.")
+
+
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a Parquet or CSV file, whole or not at all."""
-    _check_ending(path)
+    check_target(path)
     part = path.with_name(f".{path.name}.part")
     try:
         if path.suffix == ".parquet":
