@@ -65,8 +65,8 @@ class Store:
         self._writes = 0
         self._readers: dict[object, Reader] = {}
         self._folder: TemporaryDirectory[str] | None = None
-
         self._closed = False
+
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.
 
@@ -74,15 +74,15 @@ class Store:
         `tm.load(...)`.  `restated` are sources whose history was rewritten as it is.  Raises
         `DefinitionError` with every problem found.
         """
-        lowered = self._project.lower(definitions)
         self._check_open()
+        lowered = self._project.lower(definitions)
         sources = [name_of(each) for each in restated]
         return self._told(self.registry.plan(lowered.definitions, restated=sources))
 
     def revert(self, as_of: int | str | datetime) -> Plan:
         """A plan that says again what was said as of a revision or a moment."""
-        return self._told(self.registry.revert(as_of))
         self._check_open()
+        return self._told(self.registry.revert(as_of))
 
     def apply(
         self,
@@ -97,12 +97,12 @@ class Store:
         `allow_duplicates` names features that may mean the same as another one; `reason` says why.
         With `draft`, the features that are added may still change, until they are published.
         """
-        applied = self.registry.apply(
         self._check_open()
         if not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RequestInvalid(
                 f"{plan!r} is not a plan.", remedy="Plan first: store.apply(store.plan())."
             )
+        applied = self.registry.apply(
             plan, reason=reason, allow_duplicates=allow_duplicates, draft=draft
         )
         self._read_at = float("-inf")
@@ -209,6 +209,7 @@ class Store:
 
         Everything, or one definition by its object or name; `model:fraud@3` is a model.
         """
+        self._check_open()
         snapshot = self._applied() if as_of is None else self.registry.snapshot(as_of)
         if ref is None:
             return _describe.overview(snapshot, self.config.name)
@@ -231,6 +232,7 @@ class Store:
         self._closed = True
         if self._folder is not None:
             self._folder.cleanup()
+            self._folder = None
         self.registry.close()
         self._online.close()
 
@@ -248,12 +250,17 @@ class Store:
     def __repr__(self) -> str:
         return f"<Tidemark store {self.config.name or self.config.root}>"
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestInvalid(
+                "The store is closed.", remedy="Open it again: tidemark.connect(...)."
+            )
+
     def _told(self, plan: Plan) -> Plan:
         """The plan with what only this process can tell: missing rows, and code that is gone."""
         altered = {
             name
             for change in plan.changes
-        self._check_open()
             if change.what in {"added", "meaning"}
             for name in (change.name, *change.affects)
             if ":" in name
@@ -267,6 +274,7 @@ class Store:
 
     def _applied(self) -> Snapshot:
         """The revision in force, read again when it may have changed."""
+        self._check_open()
         with self._lock:
             now = time.monotonic()
             if now - self._read_at >= REFRESH_SECONDS or self._writes != self.registry.writes:
@@ -275,7 +283,6 @@ class Store:
                 self._read_at = now
                 if snapshot.digest != self._snapshot.digest:
                     self._readers = {}
-            self._folder = None
                 self._snapshot = snapshot
             return self._snapshot
 
@@ -293,12 +300,6 @@ class Store:
             outputs = reading.outputs(features, definitions, snapshot.records)
             functions = self._project.functions(definitions, outputs)
             if len(self._readers) >= READERS:
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RequestInvalid(
-                "The store is closed.", remedy="Open it again: tidemark.connect(...)."
-            )
-
                 self._readers = {}
             reader = self._readers[key] = Reader(
                 self._online, definitions, functions, outputs, project=self.config.namespace
@@ -316,11 +317,10 @@ class Store:
     def _engine(self) -> DuckDB:
         from tidemark.engines.duckdb import DuckDB
 
-        limits: dict[str, Any] = {}
         self._check_open()
+        limits: dict[str, Any] = {}
         if self.config.memory_limit:
             limits["memory_limit"] = self.config.memory_limit
         if self.config.threads:
             limits["threads"] = self.config.threads
         return DuckDB(root=self.config.root, frames=self._project.frames, **limits)
-        self._check_open()

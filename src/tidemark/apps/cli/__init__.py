@@ -75,9 +75,9 @@ def train(
 
     if out is None and save_as is None:
         raise click.UsageError("Say where the rows go: --out FILE, --save-as NAME, or both.")
-    rows = read_table(Path(labels))
     if out is not None:
         check_target(Path(out))
+    rows = read_table(Path(labels))
     with open_store() as store:
         training = store.training_set(
             service, rows, time=time, timezone=timezone, hindsight=hindsight, save_as=save_as
