@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import redis
 from tests.redis_server import RedisServer, free_port
 
+from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
 from tidemark.online.keys import encode
 from tidemark.online.protocol import open_store
@@ -239,6 +241,27 @@ def test_a_server_that_drops_keys_is_refused(redis_server):
     store.close()
 
 
+def test_doctor_says_whether_it_can_be_reached(redis_server, tmp_path):
+    """With the remedy when it cannot, and never with the password."""
+    address = redis_server.url.replace("//", "//default:secret@")
+    (tmp_path / "tidemark.toml").write_text(f'online = "{address}"\n')
+    with redis.Redis(port=redis_server.port) as client:
+        client.config_set("requirepass", "secret")
+    well, found = online_check(tmp_path)
+    assert well
+    assert found == redis_server.url.replace("//", "//...@")
+    redis_server.kill()
+    well, found = online_check(tmp_path)
+    assert well is False
+    assert f"redis-server --port {redis_server.port}" in found
+    assert "secret" not in found
+
+
+def online_check(project: Path) -> tuple[bool | None, str]:
+    (check,) = [each for each in examine(str(project)).checks if each.name == "online store"]
+    return check.well, check.found
+
+
 # ------------------------------------------------------------------------------ bytes and batches
 
 
@@ -380,4 +403,21 @@ def test_a_lock_whose_server_goes_away_does_not_hide_the_error(redis_server):
     with pytest.raises(RuntimeError, match="the holder's own"), store.lock("materialize"):
         redis_server.kill()
         raise RuntimeError("the holder's own")
+    store.close()
+
+
+def test_the_documented_permissions_suffice(redis_server):
+    """A user who may do nothing else can read, write, delete and lock."""
+    page = (Path(__file__).parents[2] / "docs/how-to/redis.md").read_text("utf-8")
+    commands = page.split("| Permissions | `")[1].split("`")[0].lower().split()
+    with redis.Redis(port=redis_server.port) as client:
+        rules = ["~*", "-@all", *(f"+{command}" for command in commands)]
+        client.execute_command("ACL", "SETUSER", "tidemark", "on", ">secret", *rules)
+    store = RedisStore(redis_server.url.replace("//", "//tidemark:secret@"))
+    store.put_many([(b"a", b"1")])
+    with store.lock("materialize"):
+        store.put_many([(b"b", b"2")])
+        assert store.delete(b"a") == 1
+    with store.lock("materialize"):
+        assert store.get_many([b"a", b"b"]) == [None, b"2"]
     store.close()

@@ -1,5 +1,6 @@
 """What holds of the embedded store holds on Redis: same bytes, same values, and no half states."""
 
+import threading
 from collections import defaultdict
 from dataclasses import replace
 
@@ -167,6 +168,37 @@ def test_a_server_that_loses_its_data_in_the_middle_gets_no_half_state(mortal, r
         run(Dying(mortal, restart, 1), *(bought(user, NOON) for user in USERS))
     with pytest.raises(StaleSource):
         count(mortal, "u1")
+
+
+def test_readers_see_one_generation_whatever_happens(mortal, redis_server):
+    """While states are written and the server is lost twice: one state, whole, or an error."""
+    reader = seen_once(mortal)
+    seen: set[object] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                vectors = reader.online_many({"user_id": USERS}, at=NOON)
+                seen.add(frozenset(vectors.values("visits")))
+            except (StoreUnavailable, StaleSource) as error:
+                seen.add(type(error))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        for times in (2, 3, 1):
+            run(mortal, *(bought(user, NOON) for user in USERS * times))
+        redis_server.kill()
+        redis_server.start()
+    run(mortal, *(bought(user, NOON) for user in USERS))
+    done.set()
+    for thread in threads:
+        thread.join()
+    states = {frozenset({times}) for times in (1, 2, 3)}
+    assert seen <= states | {StoreUnavailable, StaleSource}
+    assert seen & states
 
 
 def seen_once(online):
