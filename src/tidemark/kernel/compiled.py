@@ -55,6 +55,16 @@ def nested(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", _one_version(dispatcher))
 
 
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Like `nested`, but its code becomes part of its callers'.
+
+    That is for what is called for each segment or row with all of its arrays: they are a hundred
+    arguments in machine code, and passing them on can take longer than the work.
+    """
+    dispatcher = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
+    return cast("Callable[P, R]", _one_version(dispatcher))
+
+
 def _one_version(dispatcher: Any) -> Any:
     """Have numba compile a function for integers, not once more for each literal passed to it."""
     resolve, unliteral = dispatcher.get_call_template, cast("Any", types).unliteral
@@ -110,7 +120,7 @@ def _announce() -> None:
 
 
 MODULES_WITH_ENTRIES = ("sweep", "rows", "hashing")
-NOTICE_AFTER, SECONDS = 1.5, 15
+NOTICE_AFTER, SECONDS = 1.5, 25
 _entries: list[tuple[Any, tuple[Any, ...]]] = []
 _done: list[bool] = []
 _compiling = threading.Lock()

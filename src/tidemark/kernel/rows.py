@@ -25,6 +25,7 @@ from tidemark.kernel.compiled import (
     WORD_ROWS,
     WORDS,
     entry,
+    inlined,
     nested,
 )
 from tidemark.kernel.encoding import (
@@ -217,37 +218,39 @@ def _call(
                 kind, scale = group[KIND], group[SCALE]
                 rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
             table = aggregates[group[START] : group[STOP]]
-            steps = _steps(events, t, period, group, group[MAX_AGE], moment, rest)
-            newest = I64_MIN
-            if steps.table[0, ACTIVE] > 0:
-                newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
-            sweep_group(
-                events,
-                group[KIND],
-                group[SCALE],
-                ranks,
-                values,
-                cover(events, group[KIND], table),
-                steps,
-                table,
-                out,
-                k,
-                0,
-                zeros,
-            )
-            _read_positions(events, table, out, k)
-            for f in range(len(table)):
-                out_time[table[f, ROW], k] = newest
-            if group[MAX_AGE] > 0 and steps.table[0, ACTIVE] == 0:
-                steps = _steps(events, t, period, group, 0, moment, rest)
-                if steps.table[0, ACTIVE] > 0:
+            # Where nothing is young enough, a second look says whether something is too old.
+            for look in range(2):
+                age = group[MAX_AGE] if look == 0 else 0
+                steps = _steps(events, t, period, group, age, moment, rest)
+                active = steps.table[0, ACTIVE] > 0
+                newest = I64_MIN
+                if active:
                     newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
-                    for f in range(len(table)):
+                if look == 0:
+                    sweep_group(
+                        events,
+                        group[KIND],
+                        group[SCALE],
+                        ranks,
+                        values,
+                        cover(events, group[KIND], table),
+                        steps,
+                        table,
+                        out,
+                        k,
+                        0,
+                        zeros,
+                    )
+                    _read_positions(events, table, out, k)
+                for f in range(len(table)):
+                    out_time[table[f, ROW], k] = newest
+                    if look == 1 and active:
                         out_state[table[f, ROW], k] = EXPIRED
-                        out_time[table[f, ROW], k] = newest
+                if active or group[MAX_AGE] == 0:
+                    break
 
 
-@nested
+@inlined
 def _within(events: Events, low: int, high: int) -> Events:
     """The events of a window: the cost of a read is that of its window, not of all history."""
     a = seek(events.time, 0, low)
@@ -263,7 +266,7 @@ def _within(events: Events, low: int, high: int) -> Events:
     )
 
 
-@nested
+@inlined
 def _steps(
     events: Events, t: int, period: int, group: Words, max_age: int, moment: Words, memory: Words
 ) -> Steps:
@@ -297,7 +300,7 @@ def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) 
                 out.items[place + i] = events.words[out.items[place + i]]
 
 
-@nested
+@inlined
 def _events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
     """The events of a row as a group sees them; none where there is no row."""
     if at < 0:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, make_levels, set_bit
 from tidemark.kernel.bounds import Bounds
-from tidemark.kernel.compiled import nested
+from tidemark.kernel.compiled import inlined, nested
 from tidemark.kernel.encoding import I64_MAX, Events
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def starts_anew(table: NDArray[np.int64], is_range: bool, r: int) -> bool:
     return is_range and table[r, ACTIVE] < added + table[r, DROP_END] - table[r, DROP]
 
 
-@nested
+@inlined
 def choose(events: Events, skip_null: bool, memory: Words) -> tuple[Chosen, Words]:
     """The events of a segment that can count, and the memory that remains."""
     general = len(events.known) > 0 or len(events.until) > 0
@@ -91,7 +91,7 @@ def choose(events: Events, skip_null: bool, memory: Words) -> tuple[Chosen, Word
     return Chosen(order[:count], counts), memory[2 * size + 2 :]
 
 
-@nested
+@inlined
 def make_steps(
     events: Events,
     chosen: Chosen,
@@ -133,7 +133,7 @@ def seek(time: Words, start: int, moment: int) -> int:
     return start
 
 
-@nested
+@inlined
 def _plain(events: Events, chosen: Chosen, bounds: Bounds, rows: int, memory: Words) -> Steps:
     moments = len(bounds.low)
     table = memory[: 5 * moments].reshape((moments, 5))
@@ -156,7 +156,7 @@ def _plain(events: Events, chosen: Chosen, bounds: Bounds, rows: int, memory: Wo
     return Steps(chosen.order, chosen.order, table, True, memory)
 
 
-@nested
+@inlined
 def _ranges(time: Words, bounds: Bounds, table: NDArray[np.int64]) -> None:
     """Write the range of positions whose times lie within the bounds of each moment."""
     low, high, ends, counted = bounds

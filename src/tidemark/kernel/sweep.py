@@ -148,7 +148,9 @@ def evaluate(
 ) -> list[Result]:
     """See `tidemark.kernel.evaluate`."""
     ready()
-    asked = Moments(_as_words(moments.starts), _as_words(moments.t), moments.places)
+    # Writable, as the only moment of rows is: what is compiled for one serves the other.
+    t = np.require(moments.t, np.int64, ["C", "W"])
+    asked = Moments(_as_words(moments.starts), t, moments.places)
     sweep = _Sweep(Input.of(timeline, column), asked, column, bound, threads or os.cpu_count() or 1)
     return sweep.evaluate(aggregates, _groups(aggregates, max_age))
 
@@ -339,7 +341,9 @@ def _rank(
 @entry(
     *(WORDS,) * 6,
     *(BYTES,) * 2,
-    *(WORDS,) * 3,
+    WORDS,
+    NEW_WORDS,
+    WORDS,
     WORD_ROWS,
     *(NEW_WORDS,) * 2,
     *(INTEGER,) * 4,
