@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import EllipsisType
@@ -29,6 +29,9 @@ from tidemark.errors import DefinitionError
 from tidemark.model.graph import History
 from tidemark.model.types import Type
 from tidemark.model.window import parse_duration
+
+_SHOWN = 8
+"""How many names the text of a class lists."""
 
 
 class About:
@@ -70,6 +73,14 @@ else:
                 return unknown(Col[Any])
             raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
 
+        def __repr__(cls) -> str:
+            if "__about__" not in vars(cls):
+                return super().__repr__()
+            kind = next(base for base in cls.__mro__ if "__about__" not in vars(base))
+            listed = list(cls._listed())
+            shown = ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")
+            return f"<{kind.__name__} {cls._title()}: {shown or 'nothing'}>"
+
 
 class Declaration(metaclass=_Declaring):
     """What Entity, Source, Request, FeatureView and FeatureService share.
@@ -80,6 +91,16 @@ class Declaration(metaclass=_Declaring):
 
     __about__: ClassVar[About]
     __member__: ClassVar[str] = "attribute"
+
+    @classmethod
+    def _title(cls) -> str:
+        """What its text begins with."""
+        return cls.__about__.name
+
+    @classmethod
+    def _listed(cls) -> Iterable[str]:
+        """The names that its text lists."""
+        return ()
 
     def __new__(cls) -> typing.Self:
         """Refuse."""
@@ -166,6 +187,10 @@ class Entity(Declaration):
     __keys__: ClassVar[dict[str, Key[Any]]] = {}
     __member__ = "key"
 
+    @classmethod
+    def _listed(cls) -> Iterable[str]:
+        return cls.__keys__
+
     def __init_subclass__(
         cls,
         *,
@@ -188,6 +213,10 @@ class _Columns(Declaration):
     """A class whose annotations declare columns."""
 
     __columns__: ClassVar[dict[str, Col[Any]]] = {}
+
+    @classmethod
+    def _listed(cls) -> Iterable[str]:
+        return cls.__columns__
 
 
 def _read_columns(cls: type[_Columns]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeGuard, TypeVar
 
 from tidemark.define.expressions import Expression, is_expression, unknown
 from tidemark.define.problems import Unknown, here, report, suggestion
@@ -14,6 +14,9 @@ from tidemark.define.windows import LabelledWindow, Over, is_single, windows
 from tidemark.errors import DefinitionError
 from tidemark.model.aggregates import RULES
 from tidemark.model.window import Window
+
+if TYPE_CHECKING:
+    from tidemark.define.declarations import About
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -131,7 +134,10 @@ class Feature(Generic[T_co]):
         return f"{self.view.__name__}.{self.attribute}" if self.view else self.function
 
     def __repr__(self) -> str:
-        return f"<feature {self}: {', '.join(self.named_windows())}>" if self.view else f"<{self}>"
+        if self.view is None:
+            return f"<{self}>"
+        view: About = vars(self.view)["__about__"]
+        return ", ".join(f"{view.name}:{name}@{self.version}" for name in self.named_windows())
 
     def _choices(self) -> list[str]:
         return [f'{self}["{each.label}"]' for each in self.windows]

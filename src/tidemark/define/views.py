@@ -42,6 +42,16 @@ class FeatureView(Declaration):
     __features__: ClassVar[dict[str, Feature[Any]]] = {}
     __member__ = "feature"
 
+    @classmethod
+    def _title(cls) -> str:
+        entity = cls.__about__.arguments.get("entity")
+        of = f" of {entity.__about__.name}" if is_declared(entity) else ""
+        return cls.__about__.name + of
+
+    @classmethod
+    def _listed(cls) -> Iterable[str]:
+        return [name for each in cls.__features__.values() for name in each.named_windows()]
+
     def __init_subclass__(
         cls,
         *,
@@ -118,6 +128,11 @@ class FeatureService(Declaration):
 
     __outputs__: ClassVar[dict[str, Any]] = {}
     __member__ = "feature"
+
+    @classmethod
+    def _listed(cls) -> Iterable[str]:
+        short = expanded(cls.__about__.arguments.get("features", ()))
+        return [*cls.__outputs__, *(str(getattr(each, "name", each)) for each in short)]
 
     def __init_subclass__(
         cls,
