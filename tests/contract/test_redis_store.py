@@ -175,6 +175,14 @@ def test_a_server_that_is_down_is_said_at_once():
     assert "secret" not in str(error)
 
 
+def test_sentinels_that_are_down_are_said_at_once():
+    """With the command that asks them."""
+    port = free_port()
+    error = unavailable(f"redis+sentinel://u:secret@127.0.0.1:{port}/main/0")
+    assert f"redis-cli -h 127.0.0.1 -p {port} sentinel masters" in error.remedy
+    assert "secret" not in str(error)
+
+
 def test_a_server_that_hangs_is_given_up(redis_server):
     """After the time for a reply, and once."""
     redis_server.pause()

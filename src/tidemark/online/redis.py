@@ -281,12 +281,17 @@ def _explained(failure: Exception, address: Address) -> tuple[str, str]:
         case refusal.BusyLoadingError():
             return "Redis is still loading its data.", "Try again when it is done."
         case refusal.ConnectionError() | OSError():
-            port = address.hosts[0][1]
-            start = f"redis-server --port {port}" + (" --sentinel" if address.service else "")
-            return (
-                f"Redis does not answer: {said}.",
-                f"Start it (`{start}`), or set `online` to where it runs.",
-            )
+            host, port = address.hosts[0]
+            if address.service:
+                look = f"redis-cli -h {host} -p {port} sentinel masters"
+                remedy = (
+                    f"A failover takes some seconds; this shows what the Sentinels know: {look}"
+                )
+            else:
+                remedy = (
+                    f"Start it (`redis-server --port {port}`), or set `online` to where it runs."
+                )
+            return f"Redis does not answer: {said}.", remedy
         case refusal.OutOfMemoryError():
             return (
                 "Redis has no memory left; this batch was not written.",
