@@ -210,12 +210,13 @@ class LineageIndex:
         for request in definitions.requests:
             fields = [self._named.get(f"{request.name}.{each.name}") for each in request.fields]
             self._named.setdefault(request.name, [node for each in fields if each for node in each])
+        of_view: dict[str, list[Node]] = {}
         of_entity: dict[str, list[Node]] = {item.name: [] for item in definitions.entities}
         for view in definitions.views:
             held = [_feature(view, feature) for feature in view.features]
-            self._named.setdefault(view.name, held)
+            of_view.setdefault(view.name, []).extend(held)
             of_entity.setdefault(view.entity, []).extend(held)
-        for name, held in of_entity.items():
+        for name, held in (*of_view.items(), *of_entity.items()):
             self._named.setdefault(name, held)
 
 

@@ -56,11 +56,14 @@ class Wording:
 
     def entries(self) -> Iterator[tuple[Entry, Places]]:
         """Each definition with its words."""
+        told: set[str] = set()  # of several variants of a view, the one that was said last
         for view in self._definitions.views:
             about = self._of_view(view)
             for feature in view.features:
                 yield self._feature(view, feature, about)
-            yield self._plain(view, "view", entity=view.entity, source=view.source)
+            if view.name not in told:
+                told.add(view.name)
+                yield self._plain(view, "view", entity=view.entity, source=view.source)
         for item in self._definitions.on_demand:
             entry, places = self._plain(item, "on-demand feature", type=str(item.type))
             yield entry, [*places, ("definition", self._words(prose.on_demand_sentence(item)))]

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import random
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import date, datetime
-from typing import cast
 
 from msgspec.structs import replace
 
 from tidemark import define
-from tidemark.errors import NotFound, PlanConflict, RequestInvalid, StoreUnavailable
+from tidemark.errors import PlanConflict, RequestInvalid
 from tidemark.model.defaults import BUILT_IN, Defaults
-from tidemark.model.diff import Change, diff
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, Direction, Lineage
 from tidemark.model.records import Confirmation, DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin
-from tidemark.model.window import parse_moment
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
+from tidemark.registry.history import History, whoami
 from tidemark.registry.lives import deprecated, published, retired
 from tidemark.registry.plan import Applied, Backfill, Lost, Plan, unconfirmed_error
 from tidemark.registry.planning import make_plan, records_after
 from tidemark.registry.protocol import Reader, Revision, Writer
-from tidemark.registry.snapshots import Snapshot, check_chain, opened, sealed
+from tidemark.registry.snapshots import Snapshot
 from tidemark.registry.sql import SqlRevisions
 
 __all__ = [
@@ -45,73 +39,21 @@ __all__ = [
     "whoami",
 ]
 
-_ATTEMPTS = 1_000
-"""How often a change that commutes with others is tried; each time at least one writer got on."""
 
-
-class Registry:
+class Registry(History):
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
     Nothing is opened before first use.  `administrators` may confirm for any model;
-    `defaults` are those that definitions are completed with.  `writes` counts the revisions that
-    this object has made.
+    `defaults` are those that definitions are completed with.
     """
 
     def __init__(
         self, url: str, *, administrators: Collection[str] = (), defaults: Defaults = BUILT_IN
     ) -> None:
-        self.url = url
+        super().__init__(SqlRevisions(url), url)
         self.defaults = defaults
         self.administrators = tuple(administrators)
-        self._revisions: Writer = SqlRevisions(url)
-        self.writes = 0
-        self._newest = Snapshot()
         self._discovery = Discovery()
-
-    def snapshot(self, as_of: int | str | datetime | None = None) -> Snapshot:
-        """Everything that is defined, now or as of a revision (12, `"r12"`) or a moment.
-
-        Raises `NotFound` if there was no such revision, `EngineError` if it was tampered with.
-        """
-        if as_of is None:
-            if self._revisions.head() != self._newest.digest:
-                latest = self._revisions.latest()
-                self._newest = opened(latest) if latest else Snapshot()
-            return self._newest
-        number = _revision_number(as_of)
-        if number is not None:
-            found = self._revisions.revision(number)
-        else:
-            found = self._revisions.revision_at(parse_moment(cast("str | datetime", as_of)))
-        if found is None:
-            raise NotFound(
-                f"There is no revision as of {as_of}.",
-                remedy="store.registry.history() lists them.",
-            )
-        return opened(found)
-
-    def history(self) -> list[Snapshot]:
-        """All revisions, oldest first, after checking that each follows from the one before."""
-        revisions = self._revisions.revisions()
-        check_chain(revisions)
-        return [opened(each) for each in revisions]
-
-    def log(self, limit: int = 20) -> list[Snapshot]:
-        """The newest revisions, newest first."""
-        newest = self.snapshot().revision
-        return [self.snapshot(number) for number in range(newest, max(newest - limit, 0), -1)]
-
-    def verify(self) -> int:
-        """How many revisions there are, each as it was applied; raises `EngineError` if not."""
-        revisions = self._revisions.revisions()
-        check_chain(revisions)
-        return len(revisions)
-
-    def diff(
-        self, before: int | str | datetime, after: int | str | datetime | None = None
-    ) -> tuple[Change, ...]:
-        """Every change of definitions from one revision or moment to another (None: now)."""
-        return diff(self.snapshot(before).definitions, self.snapshot(after).definitions)
 
     def plan(self, definitions: Definitions, *, restated: Sequence[str] = ()) -> Plan:
         """What applying the definitions would change; changes nothing itself.
@@ -195,11 +137,10 @@ class Registry:
             definitions=plan.definitions,
             records=records_after(current.records, plan, confirmed, draft=draft),
         )
-        revision = sealed(current, _signed(then, reason, author))
-        if not self._revisions.append(revision):
+        made = self._append(current, then, reason, author)
+        if made is None:
             raise _stale(plan, self.snapshot().revision)
-        self.writes += 1
-        return _applied(opened(revision), plan)
+        return _applied(made, plan)
 
     def deprecate(
         self,
@@ -318,26 +259,6 @@ class Registry:
         """
         return self._change(lambda now: replace(now, records=edit(now)), reason, author)
 
-    def _change(
-        self, edit: Callable[[Snapshot], Snapshot], reason: str, author: str | None
-    ) -> Snapshot:
-        """Append the revision that an edit of the newest one gives, however many others write."""
-        for _ in range(_ATTEMPTS):
-            current = self.snapshot()
-            then = edit(current)
-            if then == current:
-                return current
-            # What a revision rested on is told by that revision, not by those that follow.
-            then = replace(then, records=replace(then.records, confirmations=()))
-            revision = sealed(current, _signed(then, reason, author))
-            if self._revisions.append(revision):
-                self.writes += 1
-                return opened(revision)
-            time.sleep(random.uniform(0.001, 0.05))  # noqa: S311  # so that writers part
-        raise StoreUnavailable(
-            "Others kept changing the registry.", where=self.url, remedy="Try again."
-        )
-
     def _remade(self, plan: Plan) -> Plan:
         """The plan with what it says made anew, so that no text of a file has to be trusted."""
         made = make_plan(self.snapshot(), plan.definitions, plan.restated, plan.defaults)
@@ -407,23 +328,6 @@ class Registry:
         index = self._discovery.lineage(snapshot.digest, snapshot.definitions, readers)
         return index.of(ref, direction)
 
-    def close(self) -> None:
-        """Close the connections to the database."""
-        self._revisions.close()
-
-
-def _signed(snapshot: Snapshot, reason: str, author: str | None) -> Snapshot:
-    now = time.time_ns() // 1_000
-    return replace(snapshot, author=author or whoami(), at=now, reason=reason)
-
-
-def _revision_number(as_of: object) -> int | None:
-    """The number of a revision, written 12 or `r12`; None for a moment."""
-    if isinstance(as_of, int):
-        return as_of
-    found = re.fullmatch(r"r?(\d{1,9})", as_of) if isinstance(as_of, str) else None
-    return int(found[1]) if found else None
-
 
 def _stale(plan: Plan, current: int) -> PlanConflict:
     return PlanConflict(
@@ -441,13 +345,3 @@ def _applied(snapshot: Snapshot, plan: Plan) -> Applied:
         reason=snapshot.reason,
         changes=plan.changes,
     )
-
-
-def whoami() -> str:
-    """Who changes are recorded for: `TIDEMARK_AUTHOR`, else the user of the machine."""
-    if "TIDEMARK_AUTHOR" in os.environ:
-        return os.environ["TIDEMARK_AUTHOR"]
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -89,8 +89,8 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
 
 def _checked(settings: Mapping[str, Any], root: Path, where: str) -> Config:
     try:
-        if isinstance(said := settings.get("defaults"), dict):
-            settings = {**settings, "defaults": _defaults(said)}
+        if isinstance(settings.get("defaults"), dict):
+            settings = {**settings, "defaults": _defaults(settings["defaults"])}
         return msgspec.convert({**settings, "root": root}, Config, strict=False)
     except msgspec.ValidationError as error:
         raise DefinitionError(

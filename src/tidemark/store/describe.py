@@ -100,6 +100,10 @@ def _usual(name: str, versions: Sequence[int], records: Records) -> int:
     return next(iter(published or versions), 1)
 
 
+def _names(views: Iterable[FeatureView]) -> list[str]:
+    return list(dict.fromkeys(view.name for view in views))
+
+
 def _by_likelihood(
     definitions: Definitions,
 ) -> Iterable[Entity | Source | FeatureView | Request | FeatureService]:
@@ -115,10 +119,10 @@ def _definition(
 ) -> Description:
     match item:
         case Entity():
-            views = [view.name for view in definitions.views if view.entity == item.name]
+            views = _names(view for view in definitions.views if view.entity == item.name)
             return _facts(item, "entity", keys=_fields(item.keys), views=views)
         case Source():
-            readers = [view.name for view in definitions.views if view.source == item.name]
+            readers = _names(view for view in definitions.views if view.source == item.name)
             return Description({**_source(item), "views": readers})
         case FeatureView():
             return _view(definitions, item)
