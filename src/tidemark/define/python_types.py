@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
@@ -35,6 +36,9 @@ PYTHON_TYPES: dict[type, Type] = {
     datetime: TIMESTAMP,
     date: DATE,
 }
+
+# An integer beyond is no float64.
+_LARGEST = int(sys.float_info.max)
 
 _NAMES = {type_: python.__name__ for python, type_ in PYTHON_TYPES.items()}
 
@@ -220,7 +224,9 @@ def is_value(value: object, type_: Type) -> bool:
                 isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
             )
         case "float64":
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return abs(value) <= _LARGEST
+            return isinstance(value, float)
         case "bool":
             return isinstance(value, bool)
         case "string":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,17 @@ from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
 from tidemark.model.window import format_moment
 from tidemark.online.values import decimal_of, instant
-from tidemark.serve.program import Program
+from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored
 from tidemark.serve.vector import Status
+
+_STATUSES = np.array([*map(str, Status)], object)
+_MISSING = list(Status).index(Status.MISSING)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Functions = Mapping[str, Callable[..., Any]]
-
-NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
-"""States of a result of the kernel."""
 
 NEVER = -(2**63)
 ALWAYS = NEVER + 1
@@ -99,6 +100,27 @@ class Answer:
             None if time <= ALWAYS else timedelta(microseconds=self.at - time)
             for time in self._found.time[place].tolist()
         ]
+
+    def told(self) -> tuple[list[list[str]], list[list[float]]]:
+        """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each."""
+        found, program = self._found, self.program
+        codes = np.take_along_axis(program.status_of, found.state, axis=1)
+        codes[found.known[program.view_of] == NEVER] = _MISSING
+        by_place: list[list[str]] = _STATUSES[codes].tolist()
+        dated = found.time > ALWAYS
+        old: list[list[float]] = np.where(dated, (self.at - found.time) / 1e6, np.nan).tolist()
+        statuses: list[list[str]] = []
+        ages: list[list[float]] = []
+        for name, reference in program.reference.items():
+            place = program.place.get(reference)
+            statuses.append([*self.statuses(name)] if place is None else by_place[place])
+            ages.append([math.nan] * self.rows if place is None else old[place])
+        return statuses, ages
+
+    @property
+    def finite(self) -> bool:
+        """Whether no double that the kernel gave is NaN or infinite."""
+        return bool(np.isfinite(self._found.words[: self.program.doubles].view(np.float64)).all())
 
     def to_arrow(self) -> pa.Table:
         """All outputs as a table."""

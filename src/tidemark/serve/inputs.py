@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -162,9 +161,9 @@ def _fits(value: Any, type_: Type) -> bool:
             return False
     if type_.name != "decimal":
         return True
-    largest = Decimal(10) ** (type_.precision - type_.scale)
-    fits = value.is_finite() and abs(value) < largest and value == rescaled(value, type_)
-    return bool(fits)
+    whole = type_.precision - type_.scale
+    fits = value.is_finite() and (not value or value.adjusted() < whole)
+    return bool(fits and value == rescaled(value, type_))
 
 
 def _is_word(value: Any) -> bool:
@@ -179,5 +178,8 @@ def _listed(column: Any) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of thousands of digits
+        text = "a very large number"
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

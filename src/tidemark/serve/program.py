@@ -29,6 +29,10 @@ from tidemark.model.types import FLOAT64, Type
 from tidemark.online.keys import key_encoder, record_key
 from tidemark.online.values import Convert, converted, restored
 from tidemark.serve.inputs import Inputs
+from tidemark.serve.vector import Status
+
+NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
+"""States of a result of the kernel."""
 
 
 class Available(NamedTuple):
@@ -100,7 +104,8 @@ class Program:
     `available` are the states that serve for each view, newest first.  A feature is read from the
     state of its own view, or from the newest one that holds it; those in none are `absent`.
     `features` are in the order in which their values are decoded: `doubles` of them first, then the
-    other numbers, `numbers` in all, then what is converted value by value.
+    other numbers, `numbers` in all, then what is converted value by value.  `status_of[f, s]` is
+    the place of the status of a feature whose result has that state.
     """
 
     def __init__(
@@ -136,6 +141,9 @@ class Program:
         self.place = {each.reference: place for place, each in enumerate(self.features)}
         self.doubles = sum(each.double for each in self.features)
         self.numbers = sum(each.number for each in self.features)
+        self.status_of = np.array(
+            [_statuses(each.nothing) for each in self.features], np.uint8
+        ).reshape(-1, 5)
         self.pick = _picking([self.place.get(each, 0) for each in asked])
         holding = {computed.reference: view for view, computed in read}
         held_by = [holding[each.reference] for each in self.features]

@@ -52,10 +52,7 @@ class Reader:
         Raises `RequestInvalid` for keys or request values that do not fit, `StaleSource` for views
         that are not materialized for that moment.
         """
-        program, moment = self._program, _moment(at)
-        columns = [[value] for value in program.keys.one(keys)]
-        values = [[value] for value in program.request.one({} if request is None else request)]
-        return Vector(self._answer(columns, values, 1, moment))
+        return Vector(self.answer(keys, request=request, at=at))
 
     def online_many(
         self, keys: object, *, request: object = None, at: datetime | str | None = None
@@ -65,12 +62,32 @@ class Reader:
         `keys` are a list of dicts, a dict of columns, or anything that gives Arrow.  So is
         `request`, or it is one dict of values that holds for all.  Raises as `online` does.
         """
+        return Vectors(self.answer_many(keys, request=request, at=at))
+
+    @property
+    def program(self) -> Program:
+        """What a request for the outputs needs, and how it is answered now."""
+        return self._program
+
+    def answer(
+        self, keys: object, *, request: object = None, at: datetime | str | None = None
+    ) -> Answer:
+        """What `online` reads, not yet as a vector."""
+        program, moment = self._program, _moment(at)
+        columns = [[value] for value in program.keys.one(keys)]
+        values = [[value] for value in program.request.one({} if request is None else request)]
+        return self._answered(columns, values, 1, moment)
+
+    def answer_many(
+        self, keys: object, *, request: object = None, at: datetime | str | None = None
+    ) -> Answer:
+        """What `online_many` reads, not yet as vectors."""
         moment = _moment(at)
         columns, count = self._program.keys.many(keys)
         values = _request_columns(self._program, request, count)
-        return Vectors(self._answer(columns, values, count, moment))
+        return self._answered(columns, values, count, moment)
 
-    def _answer(
+    def _answered(
         self,
         keys: Sequence[Sequence[Any]],
         values: Sequence[Sequence[Any]],
@@ -115,7 +132,7 @@ def _request_columns(program: Program, given: object, count: int) -> list[list[A
         given = {}
     if isinstance(given, Mapping):
         values = cast("Mapping[str, object]", given)
-        if not any(_is_column(field, values.get(field.name)) for field in program.request.fields):
+        if not any(is_column(field, values.get(field.name)) for field in program.request.fields):
             return [[value] * count for value in program.request.one(values)]
         given = values
     columns, length = program.request.many(given)
@@ -127,7 +144,7 @@ def _request_columns(program: Program, given: object, count: int) -> list[list[A
     return columns
 
 
-def _is_column(field: Field, value: object) -> bool:
+def is_column(field: Field, value: object) -> bool:
     """Whether a value is many values of the field; a list of lists, where one value is a list."""
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
         return False

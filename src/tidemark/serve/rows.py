@@ -129,7 +129,7 @@ class RowReader:
             if current.states != program.states[place]:
                 raise OtherStates
         if program.absent:
-            raise _absent(program.absent, self.online)
+            raise _absent(program.absent)
         return None if changed else rows
 
     def _shared(self, keys: list[bytes]) -> list[bytes | None]:
@@ -174,12 +174,11 @@ def _joined(rows: list[bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.int
     return words, np.array(starts, np.int64)
 
 
-def _absent(absent: Sequence[Reference], online: OnlineStore) -> StaleSource:
+def _absent(absent: Sequence[Reference]) -> StaleSource:
     views = list(dict.fromkeys(each.owner for each in absent))
     names = ", ".join(map(str, absent))
     return StaleSource(
         f"There is no online state yet of {names}.",
-        where=online.name,
         remedy=f"Write it: store.materialize({views!r}), "
         f"or `tidemark materialize {' '.join(views)}`.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from tidemark.store.project import Project, identity, listed, name_of
 from tidemark.store.verification import Verification, verify
 
 if TYPE_CHECKING:
+    from tidemark.apps.http import Limits
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.result import TrainingSet
     from tidemark.ingest.materialize import Materialized
@@ -189,7 +190,7 @@ class Store:
 
         A moment older than the state retains is a `StaleSource` error, never a guess.
         """
-        return self._reader(features).online(keys, request=request, at=at)
+        return self.reader(features).online(keys, request=request, at=at)
 
     def online_many(
         self,
@@ -200,7 +201,49 @@ class Store:
         at: str | datetime | None = None,
     ) -> Vectors:
         """The features of many entities at one moment, in the order of the keys."""
-        return self._reader(features).online_many(keys, request=request, at=at)
+        return self.reader(features).online_many(keys, request=request, at=at)
+
+    def reader(self, features: object) -> Reader:
+        """What reads vectors of these features; made once for each revision.
+
+        For servers; `online` and `online_many` are its two questions.
+        """
+        snapshot = self._applied()
+        key = identity(features)
+        reader = self._readers.get(key)
+        if reader is None:
+            from tidemark.serve import Reader
+
+            definitions = snapshot.definitions
+            features = reading.named(features, snapshot.records)
+            self._project.beside(definitions, features)  # refuses what means something else
+            outputs = reading.outputs(features, definitions, snapshot.records)
+            functions = self._project.functions(definitions, outputs)
+            if len(self._readers) >= READERS:
+                self._readers = {}
+            reader = self._readers[key] = Reader(
+                self._online, definitions, functions, outputs, project=self.config.namespace
+            )
+        return reader
+
+    def serve(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 6566,
+        workers: int = 1,
+        limits: Limits | None = None,
+        started: Callable[[str], object] | None = None,
+    ) -> None:
+        """Answer over HTTP until the process is told to stop; needs the extra `server`.
+
+        `port` 0 is any that is free; `started` is called with the address when it is bound.  Every
+        worker is a process with a store of its own, so a store in memory has one.  Raises
+        `RequestInvalid` for an address that other machines reach, or that is taken.
+        """
+        from tidemark.apps import http
+
+        http.serve(self, host=host, port=port, workers=workers, limits=limits, started=started)
 
     def describe(
         self, ref: object = None, *, as_of: int | str | datetime | None = None
@@ -285,26 +328,6 @@ class Store:
                     self._readers = {}
                 self._snapshot = snapshot
             return self._snapshot
-
-    def _reader(self, features: object) -> Reader:
-        """What reads vectors of these features; made once for each revision."""
-        snapshot = self._applied()
-        key = identity(features)
-        reader = self._readers.get(key)
-        if reader is None:
-            from tidemark.serve import Reader
-
-            definitions = snapshot.definitions
-            features = reading.named(features, snapshot.records)
-            self._project.beside(definitions, features)  # refuses what means something else
-            outputs = reading.outputs(features, definitions, snapshot.records)
-            functions = self._project.functions(definitions, outputs)
-            if len(self._readers) >= READERS:
-                self._readers = {}
-            reader = self._readers[key] = Reader(
-                self._online, definitions, functions, outputs, project=self.config.namespace
-            )
-        return reader
 
     def _datasets(self) -> Path:
         """The folder of saved training sets."""

@@ -14,6 +14,7 @@ import click
 import tidemark
 from tidemark.apps.cli import planning, registry
 from tidemark.apps.cli.dataset import dataset
+from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
     ERROR,
     Command,
@@ -227,5 +228,5 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-for command in (*planning.COMMANDS, *registry.COMMANDS, dataset):
+for command in (*planning.COMMANDS, *registry.COMMANDS, dataset, serve):
     main.add_command(command)

@@ -1,0 +1,155 @@
+"""The HTTP service: the read path in front, and everything else behind it.
+
+`docs/reference/http.md` lists the routes, the JSON form of values, limits and metrics.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tidemark.errors import MissingExtra, RequestInvalid
+
+if TYPE_CHECKING:
+    from tidemark.apps.http.service import Service
+    from tidemark.store import Config, Store
+
+__all__ = ["Limits", "serve"]
+
+GRACE_SECONDS = 30
+"""How long requests in flight may take to finish when the service is told to stop."""
+
+STARTING_SECONDS = 60
+"""How long a worker may be silent, as while the kernel is compiled for a new machine."""
+
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request may ask of the service, and how many may wait.
+
+    `body` is bytes, `keys` sets of keys and `features` names in a request.  `waiting` is how many
+    requests of one worker may be unanswered; further ones are told to come again.  `seconds` is
+    how long a body may take to arrive.
+    """
+
+    body: int = 1_000_000
+    keys: int = 10_000
+    features: int = 1_000
+    waiting: int = 128
+    seconds: float = 10.0
+
+
+def serve(
+    store: Store,
+    *,
+    host: str,
+    port: int,
+    workers: int,
+    limits: Limits | None,
+    started: Callable[[str], object] | None,
+) -> None:
+    """Answer until told to stop; see `Store.serve`."""
+    try:
+        import uvicorn
+        from uvicorn.supervisors import Multiprocess
+
+        from tidemark.apps.http.service import Service
+    except ImportError:
+        raise MissingExtra("server", "Serving over HTTP") from None
+    limits = limits or Limits()
+    _refuse_strangers(host)
+    if workers < 1 or (workers > 1 and _in_memory(store.config)):
+        raise RequestInvalid(
+            f"{workers} workers cannot serve this store.",
+            remedy="Workers are 1 or more; a store in memory has one.",
+        )
+    with _bound(host, port) as bound:
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{bound.getsockname()[1]}"
+        configured = partial(
+            uvicorn.Config,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_worker_healthcheck=STARTING_SECONDS,
+        )
+        if started is not None:
+            started(address)
+        if workers == 1:
+            uvicorn.Server(configured(Service(store, limits))).run([bound])
+            return
+        with _shared_metrics():
+            config = configured(
+                partial(_worker, store.config, limits), factory=True, workers=workers
+            )
+            Multiprocess(config, [bound]).run()
+
+
+def _worker(config: Config, limits: Limits) -> Service:
+    """The service of a worker process, which opens and closes a store of its own."""
+    from tidemark.apps.http.service import Service
+    from tidemark.store import Store
+
+    store = Store(config)
+    return Service(store, limits, stopped=store.close)
+
+
+def _refuse_strangers(host: str) -> None:
+    """Raise `RequestInvalid` for an address that others reach: nobody is asked for a key."""
+    try:
+        near = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        near = False
+    if not near:
+        raise RequestInvalid(
+            f"The host {host!r} may be reached from other machines, "
+            "and nobody would be asked who they are.",
+            remedy="Serve on 127.0.0.1, with a proxy in front that says who may ask.",
+        )
+
+
+def _in_memory(config: Config) -> bool:
+    return config.online.startswith((":memory:", "memory:")) or config.registry == "sqlite://"
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Generator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.create_server((host, port), family=family, backlog=2_048)
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise RequestInvalid(
+            f"Port {port} of {host} cannot be served: {why}.", remedy="Name another port."
+        ) from None
+    bound.set_inheritable(True)
+    with bound:
+        yield bound
+
+
+@contextmanager
+def _shared_metrics() -> Generator[None]:
+    """A folder in which workers count together, so that any of them tells the sums."""
+    with TemporaryDirectory(prefix="tidemark-metrics-") as folder:
+        before: dict[str, Any] = {_METRICS_FOLDER: os.environ.get(_METRICS_FOLDER)}
+        os.environ[_METRICS_FOLDER] = folder
+        try:
+            yield
+        finally:
+            if before[_METRICS_FOLDER] is None:
+                del os.environ[_METRICS_FOLDER]
+            else:
+                os.environ[_METRICS_FOLDER] = before[_METRICS_FOLDER]

@@ -1,0 +1,159 @@
+"""What is not read a thousand times a second: services, the registry, health, metrics, OpenAPI."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+import tidemark
+from tidemark.apps.http import contract
+from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
+from tidemark.errors import NotFound, RequestInvalid, TidemarkError
+
+if TYPE_CHECKING:
+    from tidemark.apps.http.metrics import Metrics
+    from tidemark.store import Store
+
+_KINDS = {"feature", "on-demand feature"}
+_MOST_HITS = 100
+
+
+def management(store: Store, metrics: Metrics) -> FastAPI:
+    """The application behind the read path.
+
+    Its answers are JSON of msgspec, and every error a problem.
+    """
+    app = FastAPI(
+        title="Tidemark",
+        version=tidemark.__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        default_response_class=_Json,
+        responses=contract.problem_responses(422, 500, 503),
+    )
+    _add_registry(app, store)
+    _add_health(app, store, metrics)
+    _document(app)
+    for kind in (TidemarkError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _told)
+    return app
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content, enc_hook=str)
+
+
+def _add_registry(app: FastAPI, store: Store) -> None:
+    not_found = contract.problem_responses(404)
+
+    @app.get("/v1/services", tags=["registry"])
+    def list_services() -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """List the services that are in force."""
+        snapshot = store.registry.snapshot()
+        services = [
+            {
+                "name": service.name,
+                "description": service.description,
+                "owner": service.owner,
+                "features": len(service.outputs),
+            }
+            for service in snapshot.definitions.services
+        ]
+        return _Json({"revision": snapshot.revision, "services": services})
+
+    @app.get("/v1/services/{name}", tags=["registry"], responses=not_found)
+    def get_service(name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Tell what a service is asked with and what it answers."""
+        snapshot = store.registry.snapshot()
+        snapshot.definitions.service(name)
+        return _Json(contract.contract(snapshot, name, store.reader(name).program))
+
+    @app.get("/v1/features/{ref}", tags=["registry"], responses=not_found)
+    def get_feature(ref: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Describe a feature: `user_spend:spend_7d`, or one version of it, `...@2`."""
+        facts = store.describe(ref)
+        if facts.get("kind") not in _KINDS:
+            raise NotFound(f"{ref} is not a feature.", remedy="GET /v1/search?q=... finds some.")
+        return _Json(facts)
+
+    @app.get("/v1/search", tags=["registry"])
+    def search(  # pyright: ignore[reportUnusedFunction]
+        q: Annotated[str, Query(max_length=1_000)] = "",
+        entity: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        kind: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=_MOST_HITS)] = 10,
+    ) -> _Json:
+        """Find features, and what they are made of, by what people call them."""
+        found = store.registry.search(
+            q, entity=entity, owner=owner, tag=tag, kind=kind, limit=limit
+        )
+        return _Json(found.to_dict())
+
+
+def _add_health(app: FastAPI, store: Store, metrics: Metrics) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Say that the process answers."""
+        return _Json({"status": "ok"})
+
+    @app.get("/readyz", tags=["operation"])
+    def readyz() -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Say that the registry can be read; 503 or 500 if not."""
+        return _Json({"status": "ready", "revision": store.registry.snapshot().revision})
+
+    @app.get("/metrics", tags=["operation"])
+    async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Tell all counts in the text form of Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _document(app: FastAPI) -> None:
+    """Put the routes that FastAPI does not know into its OpenAPI document."""
+    known = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = known()
+            found["paths"] = contract.read_paths() | found["paths"]
+            schemas: dict[str, Any] = found.setdefault("components", {}).setdefault("schemas", {})
+            schemas |= contract.SCHEMAS
+        return app.openapi_schema or {}
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _told(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        error = RequestInvalid(f"The parameter {name} does not fit: {first['msg']}.")
+    elif isinstance(error, HTTPException):
+        error = _of_status(error)
+    status, body, headers = problem(error, request.state.request_id)
+    more = {key.decode(): value.decode() for key, value in headers}
+    return Response(body, status, media_type=MEDIA_TYPE, headers=more)
+
+
+def _of_status(error: HTTPException) -> Refused:
+    """What the routing refuses: no such path, or not with that method."""
+    remedy = "GET /openapi.json lists the routes."
+    what: TidemarkError
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        what = NotFound("There is no such route.", remedy=remedy)
+    else:
+        phrase = HTTPStatus(error.status_code).phrase
+        what = RequestInvalid(f"{phrase}.", remedy=remedy)
+    allowed = (error.headers or {}).get("Allow", "")
+    headers = ((b"allow", allowed.encode()),) if allowed else ()
+    return Refused(error.status_code, what, headers)

@@ -1,0 +1,69 @@
+"""Errors as problem details (RFC 9457): what is wrong and what to do, and nothing of the inside."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from tidemark.errors import TidemarkError
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS = {
+    "request-invalid": 422,
+    "not-found": 404,
+    "stale-source": 409,
+    "plan-conflict": 409,
+    "store-unavailable": 503,
+}
+# Where an error of these lies is in the request; of others it may be a file of the server.
+_TELLS_WHERE = {"request-invalid", "stale-source"}
+
+_log = logging.getLogger("tidemark.http")
+
+Header = tuple[bytes, bytes]
+
+
+class Refused(Exception):
+    """An error that is answered with a status of its own."""
+
+    def __init__(self, status: int, error: TidemarkError, headers: tuple[Header, ...] = ()) -> None:
+        super().__init__(status, error)
+        self.status = status
+        self.error = error
+        self.headers = headers
+
+
+def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]]:
+    """The status, the body and further headers that answer an error.
+
+    What is none of Tidemark's errors goes to the log, and the caller is told only its number.
+    """
+    headers: list[Header] = []
+    status: int | None = None
+    if isinstance(error, Refused):
+        status, headers = error.status, list(error.headers)
+        error = error.error
+    if not isinstance(error, TidemarkError):
+        _log.error("request %s failed", request_id, exc_info=error)
+        error = TidemarkError(
+            "Something unforeseen happened.", remedy="The log of the server has the request id."
+        )
+    status = status or _STATUS.get(error.slug, 500)
+    facts: dict[str, Any] = {
+        "type": f"urn:tidemark:error:{error.slug}",
+        "title": type(error).__name__,
+        "status": status,
+        "detail": error.what,
+        "slug": error.slug,
+        "remedy": error.remedy,
+        "retryable": error.retryable,
+        "request_id": request_id,
+    }
+    if error.where and error.slug in _TELLS_WHERE:
+        facts["where"] = error.where
+    if error.retryable:
+        headers.append((b"retry-after", b"1"))
+    return status, msgspec.json.encode(facts), headers

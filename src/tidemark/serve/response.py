@@ -1,0 +1,111 @@
+"""An answer as it goes over the wire: JSON by column, or an Arrow stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tidemark.serve.json import JsonInputs, moment_text, writer
+
+if TYPE_CHECKING:
+    from tidemark.serve.answer import Answer
+    from tidemark.serve.program import Program
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Encoder:
+    """Writes the answers of one program; what does not change between them is written once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.keys = JsonInputs(program.keys.fields)
+        self.request = JsonInputs(program.request.fields)
+        self.references = {name: str(each) for name, each in program.reference.items()}
+        types = {
+            name: program.definitions.type_of(each) for name, each in program.reference.items()
+        }
+        self.types = {name: str(type_) for name, type_ in types.items()}
+        self._features = msgspec.Raw(_encode(self.references))
+        self._types = msgspec.Raw(_encode(self.types))
+        # Doubles of the kernel are looked at all at once; see `Answer.finite`.
+        plain = {each.reference for each in program.features[: program.doubles]}
+        self._writers = {
+            name: found for name, type_ in types.items() if (found := writer(type_)) is not None
+        }
+        self._without_doubles = {
+            name: found
+            for name, found in self._writers.items()
+            if program.reference[name] not in plain
+        }
+
+    def one(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
+        """The body for the first set of keys, and the statuses that it tells, by column.
+
+        `head` comes first in the body.
+        """
+        names = self.program.names
+        values = answer.first()
+        for name, write in self._needed(answer).items():
+            if values[name] is not None:
+                values[name] = write(values[name])
+        statuses, ages = answer.told()
+        told = {
+            "values": values,
+            "statuses": {name: of[0] for name, of in zip(names, statuses, strict=True)},
+            "ages": {name: of[0] for name, of in zip(names, ages, strict=True)},
+        }
+        return self._body(answer, head, told), statuses
+
+    def many(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
+        """The body for all sets of keys, an array for each name; otherwise as `one`."""
+        names = self.program.names
+        values = {name: answer.values(name) for name in names}
+        for name, write in self._needed(answer).items():
+            values[name] = [None if each is None else write(each) for each in values[name]]
+        statuses, ages = answer.told()
+        told = {
+            "values": values,
+            "statuses": dict(zip(names, statuses, strict=True)),
+            "ages": dict(zip(names, ages, strict=True)),
+        }
+        return self._body(answer, head, told), statuses
+
+    def arrow(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
+        """An Arrow stream of the values, then `NAME__status` and `NAME__age_seconds` of each.
+
+        `head`, the moment and the features are in the metadata of its schema.
+        """
+        import pyarrow as pa
+
+        statuses, ages = answer.told()
+        table = answer.to_arrow()
+        for name, of in zip(self.program.names, statuses, strict=True):
+            table = table.append_column(f"{name}__status", pa.chunked_array([of], pa.string()))
+        for name, old in zip(self.program.names, ages, strict=True):
+            seconds = pa.chunked_array([pa.array(old, pa.float64(), from_pandas=True)])
+            table = table.append_column(f"{name}__age_seconds", seconds)
+        facts = {**head, "at": moment_text(answer.moment)}
+        table = table.replace_schema_metadata(
+            {**{key: str(value) for key, value in facts.items()}, "features": bytes(self._features)}
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return sink.getvalue().to_pybytes(), statuses
+
+    def _needed(self, answer: Answer) -> Mapping[str, Any]:
+        return self._without_doubles if answer.finite else self._writers
+
+    def _body(self, answer: Answer, head: Mapping[str, Any], told: Mapping[str, Any]) -> bytes:
+        return _encode(
+            {
+                **head,
+                "at": moment_text(answer.moment),
+                "features": self._features,
+                "types": self._types,
+                **told,  # ages that are NaN become null
+            }
+        )
