@@ -223,3 +223,50 @@ class TestRetired:
             store.registry.retire("spend:total")
         store.materialize(until=NOON)
         assert store.online("spend:visits", {"user_id": "u1"}, at=NOON)["visits"] == 1
+
+
+class TestRenaming:
+    """A new name for what is published: the old one ends, at once or when nobody reads it."""
+
+    class Renamed(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+        """Both features under other names."""
+
+        sum_30d = tm.sum(Purchase.amount, over="30d")
+        stays = tm.count(over="30d")
+
+    class Moved(tm.FeatureService, name="fraud"):
+        """The service reads the new name."""
+
+        total = "spend:sum_30d@1"
+
+    def test_the_refusal_says_how_the_old_name_ends(self, store: tm.Store):
+        """It is kept since it is published, so the two would stand beside each other."""
+        with pytest.raises(PlanConflict, match="two names") as caught:
+            store.apply(store.plan([self.Renamed, Fraud]))
+        assert "tidemark retire spend:total@1" in caught.value.remedy
+        assert "--allow-duplicate spend:" in caught.value.remedy
+
+    def test_what_nobody_reads_is_retired_first(self, store: tm.Store):
+        """Then the new name is the only one."""
+
+        class Renamed(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+            total = tm.sum(Purchase.amount, over="30d")
+            stays = tm.count(over="30d")
+
+        store.registry.retire("spend:visits")
+        store.apply(store.plan([Renamed, Fraud]))
+        assert [twin.kind for twin in store.registry.duplicates()] == []
+        assert store.training_set("spend:stays", LABELS).to_arrow()["stays"].to_pylist() == [1]
+
+    def test_what_is_read_is_retired_last(self, store: tm.Store):
+        """Both stand until its readers have moved, which one plan can do."""
+        with pytest.raises(PlanConflict, match=r"spend:total@1 is still used\."):
+            store.registry.retire("spend:total")
+        plan = store.plan([self.Renamed, self.Moved])
+        allowed = ["spend:sum_30d", "spend:stays"]
+        store.apply(plan, allow_duplicates=allowed, reason="renamed")
+        store.registry.retire("spend:total", replacement="spend:sum_30d")
+        store.registry.retire("spend:visits", replacement="spend:stays")
+        assert store.plan([self.Renamed, self.Moved]).empty
+        assert store.registry.duplicates() == ()
+        assert store.training_set("fraud", LABELS).to_arrow()["total"].to_pylist() == [1.0]

@@ -157,11 +157,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if second:
             added = {change.name for change in self.changes if change.what == "added"}
             one = next(each for each in (second[0].second, second[0].first) if each in added)
+            allow = f'tidemark apply --allow-duplicate {one.partition("@")[0]} --reason "..."'
+            left = [each for twin in second for each in (twin.first, twin.second)]
+            renamed = [each for each in self.kept if each in left]
             raise PlanConflict(
                 "The same meaning would have two names.",
                 where="\n".join(str(twin) for twin in second),
-                remedy="Use the one that is there; or keep both and say why: tidemark apply "
-                f'--allow-duplicate {one.partition("@")[0]} --reason "...", '
+                remedy=_after_renaming(renamed[0], allow)
+                if renamed
+                else f"Use the one that is there; or keep both and say why: {allow}, "
                 "store.apply(plan, allow_duplicates=[...], reason=...).",
             )
 
@@ -285,3 +289,12 @@ def unconfirmed_error(lacking: Sequence[Impact], digest: str) -> PlanConflict:
 
 def _seal(body: Any) -> str:
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
+
+
+def _after_renaming(old: str, allow: str) -> str:
+    """How a published feature that is no longer in the definitions gives way to its new name."""
+    return (
+        f"{old} is kept, though the definitions do not hold it any more. To rename it, end it and "
+        f"plan again: tidemark retire {old}. While something still reads it, let both stand for as "
+        f"long as that takes: {allow}; then move the readers and retire it."
+    )
