@@ -78,7 +78,7 @@ class Labels:
 
 def _doubles(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """Whole numbers beyond 2**53 as doubles, if they are some."""
-    doubles = column.cast(pa.float64(), safe=False)
+    doubles: pa.ChunkedArray = pc.cast(column, pa.float64(), safe=False)
     exact = pa.decimal128(38, 0)
     rounded = pc.not_equal(doubles.cast(exact), column.cast(exact)).to_numpy()
     if not rounded.any():
