@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel import exact
-from tidemark.kernel.compiled import bits_float, float_bits, nested
+from tidemark.kernel.compiled import bits_float, float_bits, inlined, nested
 from tidemark.kernel.encoding import (
     ALL,
     ANY,
@@ -63,7 +63,7 @@ class Total(NamedTuple):
     special: Words
 
 
-@nested
+@inlined
 def cover(events: Events, kind: int, group: Words) -> tuple[int, int, int, int]:
     """The fields of the `exact.Window` that holds the sums of these events; zeros if none is."""
     for f in range(len(group)):
@@ -122,7 +122,7 @@ def sweep_sums(
         _finish(total, table[r, ACTIVE], kind, scale, group, out, at + r, digits)
 
 
-@nested
+@inlined
 def _make_total(window: tuple[int, int, int, int], squares: bool, memory: Words) -> Total:
     base, limbs, square_base, square_limbs = window
     stop = limbs + (square_limbs if squares else 0)
