@@ -1,1 +1,1 @@
-"""Where served state lives: the protocol, its embedded implementations, and the row format."""
+"""Where served state lives: the protocol, its implementations, and the row format."""
