@@ -124,3 +124,17 @@ def test_naive_and_aware_times_in_one_column() -> None:
     rows = [reading(1, NOON), reading(2, datetime(2026, 3, 2, 7))]
     with pytest.raises(RequestInvalid, match="some have none"):
         features_at(Weather, rows, {"station": "LGA"}, at=NOON)
+
+
+def test_moments_are_in_utc() -> None:
+    """As serving gives them: `datetime.UTC`, whatever the zone of the rows."""
+
+    class Newest(tm.FeatureView, entity=Station, source=Reading):
+        """When it was measured last."""
+
+        last_at = tm.last(Reading.at)
+        moments = tm.last_n(Reading.at, n=1)
+
+    found = features_at(Newest, [reading(1, NOON)], {"station": "LGA"}, at=NOON)
+    assert found == {"last_at": NOON, "moments": [NOON]}
+    assert (found["last_at"].tzinfo, found["moments"][0].tzinfo) == (UTC, UTC)

@@ -181,7 +181,7 @@ def _on_demand(
         if given.reference.kind != "on_demand"
     }
     values = {
-        reference: _python_values(columns[reference], definitions.type_of(reference))
+        reference: python_values(columns[reference], definitions.type_of(reference))
         for reference in read
     }
     names = [str(reference) for reference in asked]
@@ -194,7 +194,7 @@ def _on_demand(
     }
 
 
-def _python_values(column: pa.ChunkedArray, type_: Type) -> list[Any]:
+def python_values(column: pa.ChunkedArray, type_: Type) -> list[Any]:
     """The values as serving has them: moments are in `datetime.UTC`."""
     values: list[Any] = column.to_pylist()
     if TIMESTAMP not in {type_, type_.item}:

@@ -33,7 +33,7 @@ def features_at(
     Rows are dictionaries; columns that they leave out are null.  Moments are datetimes or ISO text,
     `at` with a zone.  Needs no project, no files and no store.
     """
-    from tidemark.engines.training import training_set
+    from tidemark.engines.training import python_values, training_set
 
     definitions = define.lower(view).definitions
     if len(definitions.views) != 1:
@@ -51,8 +51,8 @@ def features_at(
             time=_TIME,
             hindsight=hindsight,
         )
-    (row,) = training.to_arrow().select([f.name for f in asked.features]).to_pylist()
-    return dict(row)
+    table = training.to_arrow()
+    return {each.name: python_values(table[each.name], each.type)[0] for each in asked.features}
 
 
 def _reading_a_frame(definitions: Definitions, source: Source) -> Definitions:
