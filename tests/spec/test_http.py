@@ -171,6 +171,13 @@ class TestReading:
         assert answer["values"] == {"spend": 20.35, "told": "(None, None, None, None, None, None)"}
         assert "service" not in answer
 
+    def test_what_needs_no_keys(self, server: Server) -> None:
+        """A function of request values alone is asked with no keys."""
+        body = {"features": ["told"], "keys": {}, "request": NOTHING, "at": AT}
+        _, answer = server.post("/v1/features/online", body)
+        assert answer["values"] == {"told": "(None, None, None, None, None, None)"}
+        assert (answer["statuses"], answer["ages"]) == ({"told": "PRESENT"}, {"told": None})
+
     def test_a_request_id_of_the_caller_comes_back(self, server: Server) -> None:
         """In the body and in the header; without one, a new one is made."""
         path, body = "/v1/services/everything/online", {"keys": {"user_id": "ada"}}

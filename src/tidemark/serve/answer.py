@@ -104,18 +104,18 @@ class Answer:
     def told(self) -> tuple[list[list[str]], list[list[float]]]:
         """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each."""
         found, program = self._found, self.program
-        codes = np.take_along_axis(program.status_of, found.state, axis=1)
+        codes = program.status_of[found.state + program.status_from]
         codes[found.known[program.view_of] == NEVER] = _MISSING
-        by_place: list[list[str]] = _STATUSES[codes].tolist()
-        dated = found.time > ALWAYS
-        old: list[list[float]] = np.where(dated, (self.at - found.time) / 1e6, np.nan).tolist()
-        statuses: list[list[str]] = []
-        ages: list[list[float]] = []
-        for name, reference in program.reference.items():
-            place = program.place.get(reference)
-            statuses.append([*self.statuses(name)] if place is None else by_place[place])
-            ages.append([math.nan] * self.rows if place is None else old[place])
-        return statuses, ages
+        seconds = (self.at - found.time) / 1e6
+        seconds[found.time <= ALWAYS] = np.nan
+        # Those that come from no events share one column at the end, and are told apart after.
+        statuses: list[list[str]] = [*_STATUSES[codes].tolist(), []]
+        ages: list[list[float]] = [*seconds.tolist(), [math.nan] * self.rows]
+        told = [statuses[place] for place in program.places]
+        for i, (name, place) in enumerate(zip(self.names, program.places, strict=True)):
+            if place == -1:
+                told[i] = list(map(str, self.statuses(name)))
+        return told, [ages[place] for place in program.places]
 
     @property
     def finite(self) -> bool:

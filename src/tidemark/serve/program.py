@@ -104,8 +104,9 @@ class Program:
     `available` are the states that serve for each view, newest first.  A feature is read from the
     state of its own view, or from the newest one that holds it; those in none are `absent`.
     `features` are in the order in which their values are decoded: `doubles` of them first, then the
-    other numbers, `numbers` in all, then what is converted value by value.  `status_of[f, s]` is
-    the place of the status of a feature whose result has that state.
+    other numbers, `numbers` in all, then what is converted value by value.  `places` are those
+    of the outputs among them, -1 for what is no feature of a view.  `status_of[status_from[f] + s]`
+    is the place of the status of a feature whose result has the state `s`.
     """
 
     def __init__(
@@ -141,10 +142,11 @@ class Program:
         self.place = {each.reference: place for place, each in enumerate(self.features)}
         self.doubles = sum(each.double for each in self.features)
         self.numbers = sum(each.number for each in self.features)
-        self.status_of = np.array(
-            [_statuses(each.nothing) for each in self.features], np.uint8
-        ).reshape(-1, 5)
-        self.pick = _picking([self.place.get(each, 0) for each in asked])
+        statuses = [status for each in self.features for status in _statuses(each.nothing)]
+        self.status_of = np.array(statuses, np.uint8)
+        self.status_from = np.arange(0, len(statuses), 5).reshape(-1, 1)
+        self.places = [self.place.get(each, -1) for each in asked]
+        self.pick = _picking(self.places)
         holding = {computed.reference: view for view, computed in read}
         held_by = [holding[each.reference] for each in self.features]
         # The kernel numbers views as it meets them.

@@ -23,13 +23,13 @@ class Encoder:
         self.program = program
         self.keys = JsonInputs(program.keys.fields)
         self.request = JsonInputs(program.request.fields)
-        self.references = {name: str(each) for name, each in program.reference.items()}
+        references = {name: str(each) for name, each in program.reference.items()}
+        self.read = tuple(references.values())
         types = {
             name: program.definitions.type_of(each) for name, each in program.reference.items()
         }
-        self.types = {name: str(type_) for name, type_ in types.items()}
-        self._features = msgspec.Raw(_encode(self.references))
-        self._types = msgspec.Raw(_encode(self.types))
+        self._features = msgspec.Raw(_encode(references))
+        self._types = msgspec.Raw(_encode({name: str(type_) for name, type_ in types.items()}))
         # Doubles of the kernel are looked at all at once; see `Answer.finite`.
         plain = {each.reference for each in program.features[: program.doubles]}
         self._writers = {

@@ -113,6 +113,8 @@ class Project:
 
 def identity(features: object) -> tuple[object, ...]:
     """What tells one request for features from another; equal for the same features."""
+    if isinstance(features, str):
+        return (features,)
     return tuple(_identity(item) for item in listed(features))
 
 

@@ -15,7 +15,7 @@ _SECONDS = (
 STAGES = ("decode", "answer", "encode")
 
 _MOST_KINDS = 1_000
-"""Kinds of answers that are held back before they are counted one by one."""
+"""Kinds of single answers that are held back before they are counted."""
 
 
 class Metrics:
@@ -54,7 +54,8 @@ class Metrics:
             registry=self._registry,
         )
         self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._waiting: Tally[tuple[tuple[str, ...], tuple[str, ...]]] = Tally()
+        self._alike: Tally[tuple[tuple[str, ...], tuple[str, ...]]] = Tally()
+        self._counted: Tally[tuple[str, str]] = Tally()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -71,25 +72,31 @@ class Metrics:
             stage.observe(taken)
 
     def values(self, features: tuple[str, ...], statuses: Iterable[list[str]], keys: int) -> None:
-        """Count the statuses of values: a column for each feature, one row for each set of keys.
+        """Count the statuses of values: a column for each feature, of as many as there are keys.
 
-        Answers of the same kind are held and counted together by `settle`.
+        They are held until `settle`, single answers that are alike as one.
         """
         self._keys.inc(keys)
-        for row in zip(*statuses, strict=True):
-            self._waiting[features, row] += 1
-        if len(self._waiting) > _MOST_KINDS:
-            self.settle()
+        if keys == 1:
+            self._alike[features, tuple([of[0] for of in statuses])] += 1
+            if len(self._alike) > _MOST_KINDS:
+                self.settle()
+            return
+        for feature, of in zip(features, statuses, strict=True):
+            present = of.count("PRESENT")  # nearly all
+            self._counted[feature, "PRESENT"] += present
+            if present < len(of):
+                self._counted.update((feature, each) for each in of if each != "PRESENT")
 
     def settle(self) -> None:
         """Count what is held."""
-        found: Tally[tuple[str, str]] = Tally()
-        for (features, row), times in self._waiting.items():
+        for (features, row), times in self._alike.items():
             for pair in zip(features, row, strict=True):
-                found[pair] += times
-        self._waiting.clear()
-        for (feature, status), times in found.items():
+                self._counted[pair] += times
+        self._alike.clear()
+        for (feature, status), times in self._counted.items():
             self._values.labels(feature, status).inc(times)
+        self._counted.clear()
 
     def text(self) -> bytes:
         """All counts in the text form of Prometheus."""

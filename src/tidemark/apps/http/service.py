@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -156,7 +157,7 @@ class Service:
         write = encoder.arrow if arrow else encoder.one if one else encoder.many
         text, statuses = write(answer, head)
         self.metrics.stages(decoded - began, read - decoded, perf_counter() - read)
-        self.metrics.values(tuple(encoder.references.values()), statuses, answer.rows)
+        self.metrics.values(encoder.read, statuses, answer.rows)
         return _Answered(200, text, ARROW.encode() if arrow else b"application/json", [])
 
     def _prepared(self, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
@@ -233,6 +234,8 @@ class Service:
         """Start and stop: counts are settled regularly, and the kernel is loaded first."""
         await receive()
         self._warm()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
         settling = asyncio.create_task(self._settle())
         await send({"type": "lifespan.startup.complete"})
         await receive()
