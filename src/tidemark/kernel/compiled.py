@@ -120,7 +120,7 @@ def _announce() -> None:
 
 
 MODULES_WITH_ENTRIES = ("sweep", "rows", "hashing")
-NOTICE_AFTER, SECONDS = 1.5, 25
+NOTICE_AFTER, SECONDS = 1.5, 20
 _entries: list[tuple[Any, tuple[Any, ...]]] = []
 _done: list[bool] = []
 _compiling = threading.Lock()
