@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -89,7 +91,8 @@ def serve(
         if started is not None:
             started(address)
         if workers == 1:
-            uvicorn.Server(configured(Service(store, limits))).run([bound])
+            with _until_told():
+                uvicorn.Server(configured(Service(store, limits))).run([bound])
             return
         with _shared_metrics():
             config = configured(
@@ -138,6 +141,23 @@ def _bound(host: str, port: int) -> Generator[socket.socket]:
     bound.set_inheritable(True)
     with bound:
         yield bound
+
+
+@contextmanager
+def _until_told() -> Generator[None]:
+    """SIGTERM and Ctrl-C end what is inside, and are no errors.
+
+    uvicorn repeats the signal that it stopped for to whoever handled it before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

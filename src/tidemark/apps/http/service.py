@@ -240,6 +240,7 @@ class Service:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         settling.cancel()
+        gc.unfreeze()
         self.metrics.settle()
         if self._stopped is not None:
             self._stopped()
