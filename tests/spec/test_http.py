@@ -33,6 +33,8 @@ if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvic
         pytest.fail("The server's libraries are not installed.", pytrace=False)
     pytest.skip("the extra `server` is not installed", allow_module_level=True)
 
+from tidemark.apps.http.problems import problem  # where the extra is there
+
 AT = "2026-03-03T12:00:00Z"
 USERS = ["ada", "nan", "inf", "low", "eve"]
 
@@ -301,6 +303,7 @@ class TestBadInput:
             ({"keys": {"user_id": ["a"] * 1_001}}, 413, "There are 1,001 sets of keys"),
             ({**KEYS, "at": "yesterday"}, 422, "yesterday"),
             ({**KEYS, "at": "2026-03-03T12:00:00"}, 422, "2026-03-03T12:00:00"),
+            ({**KEYS, "at": "9999-12-31T23:59:59-14:00"}, 422, "outside the years 1 to 9999"),
             ({**KEYS, "more": 1}, 422, "Object contains unknown field `more`"),
             ({**KEYS, "request": [1]}, 422, "The body does not fit"),
             ({**KEYS, "request": [{}]}, 422, "one set of keys and a list of request values"),
@@ -441,6 +444,14 @@ class TestBadInput:
         assert server.post(READ, KEYS)[0] == 200
         _, _, content = server.ask("GET", "/metrics")
         assert 'status="500"' not in content.decode()
+
+
+def test_a_failure_inside_names_no_file() -> None:
+    """What a database says of its files goes to the log only."""
+    told = StoreUnavailable("The online store refused: /srv/tm/online: No such file.")
+    status, body, headers = problem(told, "r1")
+    assert (status, headers) == (503, [(b"retry-after", b"1")])
+    assert json.loads(body)["detail"] == "The online store refused: ...: No such file."
 
 
 class TestClient:

@@ -111,7 +111,12 @@ def parse_moment(value: str | datetime) -> int:
             f"The moment {value!s} has no time zone.",
             remedy='Add one: "2026-11-20T12:00:00Z", or datetime(..., tzinfo=UTC).',
         )
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    try:
+        return (moment.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+    except OverflowError:
+        raise RequestInvalid(
+            f"The moment {value!s} is outside the years 1 to 9999 in UTC."
+        ) from None
 
 
 def format_moment(micros: int) -> str:

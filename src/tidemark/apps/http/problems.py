@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ _STATUS = {
 }
 # Where an error of these lies is in the request; of others it may be a file of the server.
 _TELLS_WHERE = {"request-invalid", "stale-source"}
+
+# What looks like a file; errors of databases name theirs.
+_PATH = re.compile(r"(?<![\w.:/])/[^\s,;:'\"]+")
 
 _log = logging.getLogger("tidemark.http")
 
@@ -43,22 +47,30 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
     """
     headers: list[Header] = []
     status: int | None = None
+    told = False  # whether the log has it, or need not
     if isinstance(error, Refused):
+        told = True
         status, headers = error.status, list(error.headers)
         error = error.error
     if not isinstance(error, TidemarkError):
+        told = True
         _log.error("request %s failed", request_id, exc_info=error)
         error = TidemarkError(
             "Something unforeseen happened.", remedy="The log of the server has the request id."
         )
     status = status or _STATUS.get(error.slug, 500)
+    detail, remedy = error.what, error.remedy
+    if status >= 500:
+        if not told:
+            _log.error("request %s: %s", request_id, error)
+        detail, remedy = _PATH.sub("...", detail), _PATH.sub("...", remedy)
     facts: dict[str, Any] = {
         "type": f"urn:tidemark:error:{error.slug}",
         "title": type(error).__name__,
         "status": status,
-        "detail": error.what,
+        "detail": detail,
         "slug": error.slug,
-        "remedy": error.remedy,
+        "remedy": remedy,
         "retryable": error.retryable,
         "request_id": request_id,
     }

@@ -104,7 +104,7 @@ class Service:
             self.metrics.request(route, status, perf_counter() - began)
             return
         if self._waiting >= self.limits.waiting:
-            answered = _refused(_busy(), request_id)
+            answered = _refused(Refused(503, _busy()), request_id)
         else:
             self._waiting += 1
             try:
