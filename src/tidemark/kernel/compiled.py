@@ -119,7 +119,7 @@ def _announce() -> None:
     sys.stderr.flush()
 
 
-MODULES_WITH_ENTRIES = ("sweep", "rows", "hashing")
+MODULES_WITH_ENTRIES = ("segments", "rows", "hashing")
 NOTICE_AFTER, SECONDS = 1.5, 20
 _entries: list[tuple[Any, tuple[Any, ...]]] = []
 _done: list[bool] = []
