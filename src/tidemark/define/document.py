@@ -302,7 +302,7 @@ class _Reader:
                     where=where,
                     window=each.window,
                     n=known.get("n", 0),
-                    q=known.get("q", 0.5),
+                    q=float(known.get("q", 0.5)),
                     ddof=0 if population else known.get("ddof", 1),
                     default=default_literal(known.get("default"), type_),
                 ),

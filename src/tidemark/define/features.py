@@ -168,6 +168,8 @@ def feature(
     try:
         for parameter, number in (*parameters.items(), ("version", options.get("version", 1))):
             check_number(parameter, number)
+        if "q" in parameters:
+            parameters["q"] = float(parameters["q"])  # 1 and 1.0 are one definition
         return Feature(function, value, options, **parameters)
     except DefinitionError as error:
         report(error.what, here(), error.remedy)

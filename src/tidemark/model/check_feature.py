@@ -98,7 +98,7 @@ class _FeatureChecker:
             self.say(f"{label}: n={aggregate.n} keeps nothing.", "n is at least 1.")
         if "q" in rule.parameters and not 0 <= aggregate.q <= 1:
             self.say(
-                f"{label}: there is no quantile {aggregate.q}.",
+                f"{label}: there is no quantile {aggregate.q:g}.",
                 "q is 0 to 1; 0.5 is the median.",
             )
         if "ddof" in rule.parameters and aggregate.ddof not in {0, 1}:
