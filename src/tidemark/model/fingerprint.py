@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec.structs import FieldInfo, fields, replace
 
+from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import columns_of
 from tidemark.model.graph import (
     Csv,
@@ -235,8 +236,34 @@ def _resting(
     view: FeatureView, feature: Feature, source: Source, entity: Entity | None
 ) -> tuple[Definition | Feature | None, ...]:
     """A feature and the parts of other definitions that it rests on."""
-    bare = _without_features(view if feature.aggregate.rule.stored else replace(view, max_age=0))
-    return feature, bare, entity, _read_part(source, view, (feature,))
+    aggregate = feature.aggregate
+    bare = _without_features(view if aggregate.rule.stored else replace(view, max_age=0))
+    read = _read_part(source, view, (feature,))
+    if not aggregate.needs_order:
+        # Which columns identify an event, not in which order ties are broken by them.
+        read = replace(read, unique=tuple(sorted(read.unique)))
+    if source.time is None:
+        bare = replace(bare, bound="at")  # facts that hold always are on both sides of it
+    return replace(feature, aggregate=_computed(aggregate)), bare, entity, read
+
+
+def _computed(aggregate: Aggregate) -> Aggregate:
+    """The aggregate without what its function and its window do not read, numbers as one type."""
+    rule, window = aggregate.rule, aggregate.window
+    return replace(
+        aggregate,
+        window=replace(
+            window,
+            length=window.length if window.kind == "sliding" else 0,
+            unit=window.unit if window.kind == "to_date" else None,
+            zone=window.zone if window.kind == "to_date" else "",
+            rows=0 if aggregate.function == "latest" else window.rows,
+        ),
+        n=aggregate.n if "n" in rule.parameters else 0,
+        q=float(aggregate.q) if "q" in rule.parameters else 0.5,
+        ddof=aggregate.ddof if "ddof" in rule.parameters else 1,
+        default=None if rule.zero else aggregate.default,
+    )
 
 
 def _digest(kind: Kind, parts: tuple[Definition | Feature | None, ...]) -> str:
