@@ -34,12 +34,13 @@ from tidemark.model.graph import (
     Reference,
     Source,
 )
-from tidemark.model.lineage import Consumer, LineageIndex
+from tidemark.model.lineage import LineageIndex
 from tidemark.model.search import Index
 from tidemark.model.twins import twins
 from tidemark.model.types import FLOAT64, INT64, STRING, TIMESTAMP
 from tidemark.model.window import DAY, Window, format_duration
 from tidemark.registry import Registry
+from tidemark.registry.consumers import registered
 
 ENTITIES = ("user", "merchant", "device", "driver", "account")
 EVENTS = (
@@ -49,6 +50,7 @@ EVENTS = (
 PLACES = ("web", "app", "store", "partner", "kiosk")
 TEAMS = ("growth", "risk", "search", "pricing", "support", "logistics", "ads", "fraud")
 AMOUNTS = ("amount", "fee", "tax", "duration", "distance")
+MODELS = 100
 DAYS = (1, 7, 14, 30, 90)
 QUESTION = "purchases 30 days user"
 
@@ -146,6 +148,14 @@ def with_one_change(definitions: Definitions) -> Definitions:
     return replace(definitions, views=views)
 
 
+def with_a_late_source(definitions: Definitions) -> Definitions:
+    """The definitions with another delay on one source: whoever reads it has to confirm."""
+    source = definitions.sources[0]
+    late = replace(source, delay=DAY)
+    sources = tuple(late if each == source else each for each in definitions.sources)
+    return replace(definitions, sources=sources)
+
+
 def as_python(definitions: Definitions) -> str:
     """The same views and sources as classes, as a user would write them."""
     lines = ["from datetime import datetime", "import tidemark as tm", ""]
@@ -200,10 +210,7 @@ def main() -> None:
     rounds = max(3, options.rounds)
     definitions = registry()
     changed = with_one_change(definitions)
-    models = tuple(
-        Consumer("model", f"model_{number}@1", (f"model_inputs_{number * 2}",))
-        for number in range(100)
-    )
+    late = with_a_late_source(definitions)
     read = str(
         Reference("feature", definitions.views[0].features[0].name, definitions.views[0].name)
     )
@@ -211,6 +218,9 @@ def main() -> None:
         url = f"sqlite:///{folder}/registry.db"
         made = Registry(url)
         made.apply(made.plan(definitions))
+        for number in range(MODELS):
+            made.register_model(f"model_{number}", 1, service=f"model_inputs_{number * 2}")
+        models = registered(made.snapshot().records)
         (Path(folder) / "features.py").write_text(as_python(definitions))
 
         def opened() -> Registry:
@@ -226,12 +236,13 @@ def main() -> None:
             "open the registry": opened,
             "load 5,000 features from a file": loaded,
             "plan, one feature changed": lambda: opened().plan(changed),
+            "plan, one source changed": lambda: opened().plan(late),
             "plan, everything new": lambda: Registry("sqlite://").plan(definitions),
             "search, first of a revision": lambda: Index(definitions, models).search(QUESTION),
-            "search": lambda: made.search(QUESTION, consumers=models),
-            "search with slips": lambda: made.search("purhcases usres 30d", consumers=models),
+            "search": lambda: made.search(QUESTION),
+            "search with slips": lambda: made.search("purhcases usres 30d"),
             "lineage, first of a revision": lambda: LineageIndex(definitions, models).of(read),
-            "lineage": lambda: made.lineage(read, consumers=models),
+            "lineage": lambda: made.lineage(read),
             "lineage of an entity, drawn": lambda: made.lineage("user").render("mermaid"),
             "duplicates": lambda: twins(definitions),
         }
@@ -239,8 +250,10 @@ def main() -> None:
         for name, job in jobs.items():
             _, wall, cpu = measured(job, rounds)
             print(f"{name:34}{wall:9.1f}{cpu:9.1f}", flush=True)
+        asked = len(opened().plan(late).models)
+        print(f"{asked} of {len(models)} models read the source that changed")
         print(f"{len(made.lineage('user').nodes)} nodes drawn; {QUESTION!r} finds")
-        for hit in made.search(QUESTION, consumers=models, limit=3):
+        for hit in made.search(QUESTION, limit=3):
             print(f"  {hit.reference}")
 
 
