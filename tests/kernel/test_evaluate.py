@@ -18,6 +18,7 @@ from tidemark.kernel import (
     SumOverflow,
     Timeline,
     evaluate,
+    sweep,
 )
 from tidemark.kernel.calendar import period_start_one
 from tidemark.kernel.hashing import hash_all, hash_bytes, hash_decimals
@@ -74,6 +75,21 @@ def test_the_result_does_not_depend_on_the_number_of_threads(skewed, late: bool)
     one = evaluate(timeline, moments, column, aggregates, threads=1)
     four = evaluate(timeline, moments, column, aggregates, threads=4)
     assert all(same(a, b) for a, b in zip(one, four, strict=True))
+
+
+def test_the_windows_of_one_hot_entity_are_dealt_out_to_threads(monkeypatch) -> None:
+    """One entity is one segment: threads share its windows, and give what one of them gives."""
+    monkeypatch.setattr(sweep, "LEAST_WORK", 100)
+    events, asked = 3_000, 1_000
+    timeline = Timeline(np.array([0, events]), np.arange(events))
+    moments = Moments(np.array([0, asked]), np.arange(0, 3 * asked, 3))
+    column = Column("float", np.linspace(-1.0, 1.0, events))
+    windows = [Window("sliding", length=n) for n in (1, 7, 50, 400, 2_000)]
+    aggregates = [each for window in windows for each in every_aggregate(window)]
+    one = evaluate(timeline, moments, column, aggregates, threads=1)
+    for threads in (2, 3, 8):
+        several = evaluate(timeline, moments, column, aggregates, threads=threads)
+        assert all(same(a, b) for a, b in zip(one, several, strict=True))
 
 
 def test_events_that_are_known_at_once_and_for_ever_are_plain_events(skewed) -> None:

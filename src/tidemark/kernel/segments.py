@@ -128,7 +128,7 @@ def sweep_segments(
             where[a:b],
         )
         out, (low, high, ends), rest = _block(
-            out_second[:, i:j], items, len(aggregates), j - i, memory
+            out_second[:, i:j], items, len(out_words), j - i, memory
         )
         window = cover(events, kind, aggregates)
         skip_null = groups[0, SKIP_NULL] != 0

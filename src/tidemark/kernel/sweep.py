@@ -229,29 +229,40 @@ class _Sweep:
         out: Out,
     ) -> None:
         """Compute the aggregates of groups, which refer to them by index, into rows of `out`."""
-        encoded: list[tuple[int, ...]] = []
-        tables: list[NDArray[np.int64]] = []
         periods: dict[tuple[Unit, str, int], int] = {}
-        stop = 0
-        for group in groups:
-            window, low = group.window, -1
-            if window.unit is not None:
-                period = window.unit, window.zone, window.offset
-                low = periods.setdefault(period, len(periods))
-            start, stop = stop, stop + len(group.members)
-            columns = encode_window(
-                window, self.bound, group.max_age, low, skip_null=group.skip_null
-            )
-            encoded.append((*columns, start, stop))
-            members = group.members
-            tables.append(
-                encode([aggregates[i] for i in members], members, [second[i] for i in members])
-            )
+        parts: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for part in self._dealt(groups):
+            encoded: list[tuple[int, ...]] = []
+            tables: list[NDArray[np.int64]] = []
+            stop = 0
+            for group in part:
+                window, low, members = group.window, -1, group.members
+                if window.unit is not None:
+                    period = window.unit, window.zone, window.offset
+                    low = periods.setdefault(period, len(periods))
+                start, stop = stop, stop + len(members)
+                columns = encode_window(
+                    window, self.bound, group.max_age, low, skip_null=group.skip_null
+                )
+                encoded.append((*columns, start, stop))
+                tables.append(
+                    encode([aggregates[i] for i in members], members, [second[i] for i in members])
+                )
+            parts.append((np.array(encoded, np.int64), np.concatenate(tables)))
         lows = period_starts(self.moments.t, periods)
-        table, all_groups = np.concatenate(tables), np.array(encoded, np.int64)
         self._run(
-            partial(self._sweep_run, run, places, lows, all_groups, table, out) for run in self.runs
+            partial(self._sweep_run, run, places, lows, encoded_groups, table, out)
+            for run in self.runs
+            for encoded_groups, table in parts
         )
+
+    def _dealt(self, groups: list[_Group]) -> list[list[_Group]]:
+        """Groups that go together: all, or some for each thread where there are too few runs."""
+        count = -(-self.threads // max(len(self.runs), 1))
+        size = -(-len(groups) // count)
+        if len(self.moments.t) < LEAST_WORK:
+            size = len(groups)
+        return [groups[i : i + size] for i in range(0, len(groups), size)]
 
     def _sweep_run(
         self,
@@ -263,6 +274,7 @@ class _Sweep:
         out: Out,
     ) -> None:
         distinct = (table[:, 0] == len(FUNCTIONS) - 1).any()
+        rows = len(out.words)
         cast("Any", sweep_segments)(
             *self.events,
             self.moments.starts,
@@ -278,7 +290,7 @@ class _Sweep:
             groups,
             table,
             *out,
-            np.empty(memory_size(run.events, run.moments) + 2 * run.moments * len(table), np.int64),
+            np.empty(memory_size(run.events, run.moments) + 2 * run.moments * rows, np.int64),
             np.zeros(REGISTERS * RANKS if distinct else 0, np.int32),
         )
 
