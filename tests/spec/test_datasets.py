@@ -161,7 +161,7 @@ class TestSaving:
         store.close()
         moved = project.rename(project.with_name("elsewhere"))
         with tm.connect(moved) as again:
-            assert again.verify_dataset("march").reproduced
+            assert again.registry.verify_dataset("march").reproduced
 
     def test_a_name_is_given_once(self, store: Store) -> None:
         """A dataset never changes, not even into itself; nothing is computed for naught."""
@@ -206,7 +206,7 @@ class TestSaving:
             store.training_set([Sums.spend], LABELS, save_as="march")
             dataset = store.registry.dataset("march")
             assert dataset.to_arrow()["spend"].to_pylist() == [3.0, 1.5, 1.5, None]
-            assert store.verify_dataset("march").reproduced
+            assert store.registry.verify_dataset("march").reproduced
         assert not dataset.folder.exists()
 
     def test_a_source_that_changes_meanwhile_is_refused(
@@ -265,7 +265,7 @@ class TestKilled:
         assert ran.returncode == 9
         assert store.registry.datasets() == []
         store.training_set("spending:spend", LABELS, time="when", save_as="march")
-        assert store.verify_dataset("march").reproduced
+        assert store.registry.verify_dataset("march").reproduced
 
     def test_of_two_writers_at_once_one_is_told(self, store: Store, project: Path) -> None:
         """The name is taken by one of them, whole."""
@@ -277,7 +277,7 @@ class TestKilled:
         said = [writer.communicate()[1].decode() for writer in writers]
         assert sorted(writer.returncode for writer in writers) == [0, 1], said
         assert "There is a dataset 'march'" in "".join(said)
-        assert store.verify_dataset("march").reproduced
+        assert store.registry.verify_dataset("march").reproduced
 
     def test_what_was_left_behind_is_removed_in_time(self, store: Store, project: Path) -> None:
         """Not at once: another process may be writing it."""
@@ -305,7 +305,7 @@ class TestVerify:
     def test_it_gives_the_same_content(self, store: Store) -> None:
         """From the recorded definitions and the present files."""
         store.training_set(Fraud, LABELS, save_as="march")
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.reproduced
         assert found.rebuilt_hash == found.content_hash
         assert found.changed == ()
@@ -314,7 +314,7 @@ class TestVerify:
         """And what it altered, by column."""
         store.training_set(Fraud, LABELS, save_as="march")
         (project / "data" / "b.parquet").unlink()
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert not found.reproduced
         assert found.changed == ("source purchase: data/b.parquet was removed",)
         assert found.differing == {"spend": 1, "share": 1}
@@ -329,20 +329,20 @@ class TestVerify:
         """Content counts, not the time of the change."""
         store.training_set(Fraud, LABELS, save_as="march")
         pq.write_table(purchases([("ada", moment(4), 5.0)]), project / "data" / "b.parquet")
-        (changed,) = store.verify_dataset("march").changed
+        (changed,) = store.registry.verify_dataset("march").changed
         assert changed.startswith("source purchase: data/b.parquet changed: ")
 
     def test_a_file_that_is_only_touched_is_the_same(self, store: Store, project: Path) -> None:
         """A copied project verifies."""
         store.training_set(Fraud, LABELS, save_as="march")
         os.utime(project / "data" / "b.parquet", (0, 0))
-        assert store.verify_dataset("march").changed == ()
+        assert store.registry.verify_dataset("march").changed == ()
 
     def test_an_added_file_without_effect_is_told(self, store: Store, project: Path) -> None:
         """New events alter no old row."""
         store.training_set(Fraud, LABELS, save_as="march")
         pq.write_table(purchases([("ada", moment(9), 1.0)]), project / "data" / "c.parquet")
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.reproduced
         assert found.changed == ("source purchase: data/c.parquet was added",)
         assert "without effect" in str(found)
@@ -354,7 +354,7 @@ class TestVerify:
         monkeypatch.setattr("tidemark.engines.inventory.HASHED_BYTES", 0)
         store.training_set(Fraud, LABELS, save_as="march")
         os.utime(project / "data" / "b.parquet", (0, 0))
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.reproduced
         assert found.changed == (
             "source purchase: data/b.parquet was written again at 1970-01-01T00:00:00Z",
@@ -370,7 +370,7 @@ class TestVerify:
             largest = tm.max(Purchase.amount)
 
         store.apply(store.plan([Fraud, Other]))
-        assert store.verify_dataset("march").reproduced
+        assert store.registry.verify_dataset("march").reproduced
 
     def test_a_changed_row_of_the_file_is_found(self, store: Store) -> None:
         """The stored column is named."""
@@ -378,7 +378,7 @@ class TestVerify:
         path = store.registry.dataset("march").folder / "rows.parquet"
         table = pq.read_table(path)
         pq.write_table(table.set_column(4, "spend", pa.array([9.0, None, None, None])), path)
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert not found.reproduced
         assert found.changed == ("the stored column spend is not what was saved",)
 
@@ -388,7 +388,7 @@ class TestVerify:
         path = store.registry.dataset("march").folder / "manifest.json"
         manifest = json.loads(path.read_text("utf-8"))
         path.write_text(json.dumps(manifest | {"content_hash": "0"}), "utf-8")
-        assert store.verify_dataset("march").changed == (
+        assert store.registry.verify_dataset("march").changed == (
             "the manifest is not the one that was saved",
         )
 
@@ -399,7 +399,7 @@ class TestVerify:
         manifest = json.loads(path.read_text("utf-8"))
         manifest["pins"][0]["meaning"] = "0"
         path.write_text(json.dumps(manifest), "utf-8")
-        assert store.verify_dataset("march").changed == (
+        assert store.registry.verify_dataset("march").changed == (
             "the definition of spending:spend@1 at revision 1 is not the one that was recorded",
         )
 
@@ -409,7 +409,7 @@ class TestVerify:
         """A release that computes other values says so."""
         store.training_set(Fraud, LABELS, save_as="march")
         monkeypatch.setattr("tidemark.store.verification.ENGINE_EPOCH", 2)
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.changed == ("the engine epoch was 1 and is 2",)
 
     def test_a_changed_function_is_named(self, project: Path, store: Store) -> None:
@@ -421,7 +421,7 @@ class TestVerify:
 
         functions = store._project._functions
         functions |= {name: other for name in functions if name.startswith("share")}
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.changed == ("the function of share@1 changed",)
         assert found.differing == {"share": 3}
 
@@ -430,7 +430,7 @@ class TestVerify:
         store.training_set(Fraud, LABELS, save_as="march")
         for path in (project / "data").iterdir():
             path.unlink()
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert not found.reproduced
         assert "No file matches" in found.error
         assert len(store.registry.dataset("march").to_arrow()) == 4
@@ -453,10 +453,10 @@ class TestVerify:
         with tm.connect(tmp_path) as store:
             store.apply(store.plan([Sums]))
             store.training_set([Sums.spend], LABELS, save_as="march")
-            assert store.verify_dataset("march").reproduced
+            assert store.registry.verify_dataset("march").reproduced
             with duckdb.connect(tmp_path / "shop.db") as shop:
                 shop.execute("INSERT INTO bought VALUES ('bob', '2026-03-01 00:00:00+00', 1.0)")
-            found = store.verify_dataset("march")
+            found = store.registry.verify_dataset("march")
         assert found.changed == ("source bought: it had 1 rows and has 2",)
         assert found.differing == {"spend": 1}
 
@@ -476,9 +476,9 @@ class TestVerify:
         with tm.connect(tmp_path) as store:
             store.apply(store.plan([Sums]))
             store.training_set([Sums.spend], LABELS, save_as="march")
-            assert store.verify_dataset("march").changed == ()
+            assert store.registry.verify_dataset("march").changed == ()
             deltalake.write_deltalake(tmp_path / "bought", purchases(SECOND), mode="append")
-            found = store.verify_dataset("march")
+            found = store.registry.verify_dataset("march")
         assert found.changed == ("source bought: it was at version 0 and is at 1",)
         assert found.differing == {"spend": 1}
 
@@ -497,7 +497,7 @@ class TestVerify:
             store.apply(store.plan([Sums]))
             store.training_set([Sums.spend], LABELS, save_as="march")
         with tm.connect(project) as store:
-            found = store.verify_dataset("march")
+            found = store.registry.verify_dataset("march")
         assert not found.reproduced
         assert "a frame of another process" in found.error
 
@@ -513,7 +513,7 @@ class TestVerify:
         for name, column in columns.items():
             labels = labels.append_column(name, column)
         store.training_set(Fraud, labels, timezone="America/New_York", save_as="march")
-        found = store.verify_dataset("march")
+        found = store.registry.verify_dataset("march")
         assert found.reproduced
         assert store.registry.dataset("march").manifest.timezone == "America/New_York"
 
@@ -521,13 +521,13 @@ class TestVerify:
         """It is part of what was asked."""
         store.training_set(Fraud, LABELS, hindsight=True, save_as="march")
         assert store.registry.dataset("march").manifest.hindsight
-        assert store.verify_dataset("march").reproduced
+        assert store.registry.verify_dataset("march").reproduced
 
     def test_an_unknown_dataset_is_suggested(self, store: Store) -> None:
         """As every name is."""
         store.training_set(Fraud, LABELS, save_as="march")
         with pytest.raises(NotFound, match="no dataset 'marhc'") as error:
-            store.verify_dataset("marhc")
+            store.registry.verify_dataset("marhc")
         assert error.value.remedy == "Did you mean 'march'?"
 
     def test_a_newer_manifest_is_refused(self, store: Store) -> None:

@@ -306,7 +306,7 @@ class TestByValue:
 
     def test_two_spellings_of_one_filter(self, store: tm.Store) -> None:
         """Another filter and another window that happen to give the same."""
-        (twin,) = store.value_twins()
+        (twin,) = store.registry.value_twins()
         assert (twin.first, twin.second) == ("ours:spend@1", "theirs:total@1")
         assert (twin.agreement, twin.owners) == (1.0, ("growth@acme.com", ""))
         assert twin.rows == 180
@@ -317,10 +317,10 @@ class TestByValue:
 
     def test_the_sample_is_the_same_at_every_call(self, store: tm.Store) -> None:
         """A report can be compared with the one of yesterday."""
-        one, again = (store.value_twins(entities=20) for _ in range(2))
+        one, again = (store.registry.value_twins(entities=20) for _ in range(2))
         assert one == again
         assert one[0].rows == 60
 
     def test_the_share_is_asked_for(self, store: tm.Store) -> None:
         """Whatever agrees less is not told; nothing agrees on more than all."""
-        assert store.value_twins(least=1.01) == ()
+        assert store.registry.value_twins(least=1.01) == ()

@@ -440,7 +440,7 @@ class TestFrames:
         lambda store: store.online("fraud", {"user_id": "u1"}),
         lambda store: store.describe(),
         lambda store: store.describe(as_of=1),
-        lambda store: store.value_twins(),
+        lambda store: store.registry.value_twins(),
     ],
 )
 def test_a_closed_store_is_closed(use: Callable[[tm.Store], object]) -> None:

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec.structs import replace
-
 from tidemark.errors import RequestInvalid
-from tidemark.online.coverage import unserved
 from tidemark.online.protocol import open_store
-from tidemark.registry import Applied, Backfill, Plan, Snapshot
+from tidemark.registry import Applied, Plan
 from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config
-from tidemark.store.datasets import ProjectRegistry, Recipe, Saving
-from tidemark.store.project import Project, identity, listed, name_of
-from tidemark.store.verification import Verification, verify
+from tidemark.store.datasets import Recipe, Saving
+from tidemark.store.project import Project, listed, name_of
+from tidemark.store.registry import ProjectRegistry
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits
-    from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.result import TrainingSet
     from tidemark.ingest.materialize import Materialized
-    from tidemark.monitor.agreement import ValueTwin
     from tidemark.serve import Reader, Vector, Vectors
 
 __all__ = ["Config", "Store", "connect"]
-
-REFRESH_SECONDS = 1.0
-"""How long a read may go on with a revision after another process has applied the next one."""
-
-READERS = 256
-"""Prepared reads that are kept; more than any application names."""
 
 
 def connect(path: str | Path | None = None) -> Store:
@@ -57,16 +43,10 @@ class Store:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.registry = ProjectRegistry(config)
         self._project = Project(config)
         self._online = open_store(config.online, config.root)
-        self._lock = threading.Lock()
-        self._snapshot = Snapshot()
-        self._read_at = float("-inf")
-        self._writes = 0
-        self._readers: dict[object, Reader] = {}
-        self._folder: TemporaryDirectory[str] | None = None
-        self._closed = False
+        self.registry = ProjectRegistry(self._project, self._online)
+        self._readers = reading.Readers(self.registry, self._online, self._project)
 
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.
@@ -75,15 +55,10 @@ class Store:
         `tm.load(...)`.  `restated` are sources whose history was rewritten as it is.  Raises
         `DefinitionError` with every problem found.
         """
-        self._check_open()
         lowered = self._project.lower(definitions)
-        sources = [name_of(each) for each in restated]
-        return self._told(self.registry.plan(lowered.definitions, restated=sources))
-
-    def revert(self, as_of: int | str | datetime) -> Plan:
-        """A plan that says again what was said as of a revision or a moment."""
-        self._check_open()
-        return self._told(self.registry.revert(as_of))
+        return self.registry.plan(
+            lowered.definitions, restated=[name_of(each) for each in restated]
+        )
 
     def apply(
         self,
@@ -98,7 +73,7 @@ class Store:
         `allow_duplicates` names features that may mean the same as another one; `reason` says why.
         With `draft`, the features that are added may still change, until they are published.
         """
-        self._check_open()
+        self._project.check_open()
         if not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise RequestInvalid(
                 f"{plan!r} is not a plan.", remedy="Plan first: store.apply(store.plan())."
@@ -106,7 +81,7 @@ class Store:
         applied = self.registry.apply(
             plan, reason=reason, allow_duplicates=allow_duplicates, draft=draft
         )
-        self._read_at = float("-inf")
+        self._readers.expire()
         return applied
 
     def training_set(
@@ -133,30 +108,22 @@ class Store:
         """
         saving: Saving | None = None
         if save_as is not None:
-            saving = Saving(self.registry, self.config.root, self._datasets(), save_as, split)
+            saving = Saving(self.registry, self._project, save_as, split)
         elif split is not None:
             raise RequestInvalid(
                 "A split is kept with a dataset, and none is saved.",
                 remedy="Name it, save_as=..., or split what is returned: training.split(...).",
             )
-        snapshot = self._applied()
+        snapshot = self._readers.snapshot()
         features = reading.named(features, snapshot.records)
         definitions = self._project.beside(snapshot.definitions, features)
         outputs = reading.outputs(features, definitions, snapshot.records, full_names=full_names)
         functions = self._project.functions(definitions, outputs)
         recipe = Recipe(definitions, functions, outputs, time, timezone, hindsight)
-        with self._engine() as engine:
+        with self._project.engine() as engine:
             if saving is not None:
                 return saving.make(engine, snapshot, recipe, labels)
             return recipe.make(engine, labels)
-
-    def verify_dataset(self, name: str) -> Verification:
-        """Make a saved training set again, as it was defined, from the sources as they are now.
-
-        It has the same content, or the inputs that changed are named, with what they altered.
-        """
-        with self._engine() as engine:
-            return verify(engine, self.registry, self._project, name)
 
     def materialize(
         self, views: object = None, *, until: str | datetime | None = None
@@ -167,11 +134,11 @@ class Store:
         """
         from tidemark.ingest.materialize import materialize
 
-        with self._engine() as engine:
+        with self._project.engine() as engine:
             return materialize(
                 engine,
                 self._online,
-                self._applied().definitions,
+                self._readers.snapshot().definitions,
                 project=self.config.namespace,
                 views=None if views is None else [name_of(view) for view in listed(views)],
                 until=until,
@@ -208,23 +175,7 @@ class Store:
 
         For servers; `online` and `online_many` are its two questions.
         """
-        snapshot = self._applied()
-        key = identity(features)
-        reader = self._readers.get(key)
-        if reader is None:
-            from tidemark.serve import Reader
-
-            definitions = snapshot.definitions
-            features = reading.named(features, snapshot.records)
-            self._project.beside(definitions, features)  # refuses what means something else
-            outputs = reading.outputs(features, definitions, snapshot.records)
-            functions = self._project.functions(definitions, outputs)
-            if len(self._readers) >= READERS:
-                self._readers = {}
-            reader = self._readers[key] = Reader(
-                self._online, definitions, functions, outputs, project=self.config.namespace
-            )
-        return reader
+        return self._readers.reader(features)
 
     def serve(
         self,
@@ -252,30 +203,16 @@ class Store:
 
         Everything, or one definition by its object or name; `model:fraud@3` is a model.
         """
-        self._check_open()
-        snapshot = self._applied() if as_of is None else self.registry.snapshot(as_of)
+        self._project.check_open()
+        snapshot = self._readers.snapshot() if as_of is None else self.registry.snapshot(as_of)
         if ref is None:
             return _describe.overview(snapshot, self.config.name)
         definitions = self._project.beside(snapshot.definitions, ref)
         return _describe.describe(definitions, name_of(ref), snapshot.records)
 
-    def value_twins(self, *, entities: int = 200, least: float = 0.95) -> tuple[ValueTwin, ...]:
-        """Features of different views that give the same values, whatever their definitions say.
-
-        Computed for up to `entities` entities of each kind, the same ones at every call, at three
-        moments; pairs that agree on at least `least` of the rows are told.
-        """
-        from tidemark.monitor.agreement import value_twins
-
-        with self._engine() as engine:
-            return value_twins(engine, self._applied().definitions, entities=entities, least=least)
-
     def close(self) -> None:
         """Close the registry and the online store; closing twice is fine."""
-        self._closed = True
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._project.close()
         self.registry.close()
         self._online.close()
 
@@ -292,58 +229,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Tidemark store {self.config.name or self.config.root}>"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RequestInvalid(
-                "The store is closed.", remedy="Open it again: tidemark.connect(...)."
-            )
-
-    def _told(self, plan: Plan) -> Plan:
-        """The plan with what only this process can tell: missing rows, and code that is gone."""
-        altered = {
-            name
-            for change in plan.changes
-            if change.what in {"added", "meaning"}
-            for name in (change.name, *change.affects)
-            if ":" in name
-        }
-        missing: list[Backfill] = []
-        if plan.revision and altered:
-            namespace = self.config.namespace
-            found = unserved(self._online, plan.definitions, altered, project=namespace)
-            missing = [Backfill(each.view, each.features, each.rows, each.events) for each in found]
-        return replace(plan, backfill=tuple(missing), lost=self._project.lost(plan))
-
-    def _applied(self) -> Snapshot:
-        """The revision in force, read again when it may have changed."""
-        self._check_open()
-        with self._lock:
-            now = time.monotonic()
-            if now - self._read_at >= REFRESH_SECONDS or self._writes != self.registry.writes:
-                self._writes = self.registry.writes
-                snapshot = self.registry.snapshot()
-                self._read_at = now
-                if snapshot.digest != self._snapshot.digest:
-                    self._readers = {}
-                self._snapshot = snapshot
-            return self._snapshot
-
-    def _datasets(self) -> Path:
-        """The folder of saved training sets."""
-        if self.config.datasets:
-            return (self.config.root / self.config.datasets).resolve()
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="tidemark-datasets-")
-        return Path(self._folder.name)
-
-    def _engine(self) -> DuckDB:
-        from tidemark.engines.duckdb import DuckDB
-
-        self._check_open()
-        limits: dict[str, Any] = {}
-        if self.config.memory_limit:
-            limits["memory_limit"] = self.config.memory_limit
-        if self.config.threads:
-            limits["threads"] = self.config.threads
-        return DuckDB(root=self.config.root, frames=self._project.frames, **limits)

@@ -9,8 +9,6 @@ import re
 import textwrap
 import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,10 +24,10 @@ from tidemark.model.graph import Definitions, Output, Reference, Source
 from tidemark.model.records import DatasetRecord
 from tidemark.model.window import format_moment, parse_moment
 from tidemark.registry import Registry, Snapshot, whoami
-from tidemark.store.config import Config
+from tidemark.store.project import Project
 
 if TYPE_CHECKING:
-    from tidemark.engines.dataset import Dataset, Manifest, Pin
+    from tidemark.engines.dataset import Manifest, Pin
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.inventory import SourceState
     from tidemark.engines.result import TrainingSet
@@ -37,29 +35,6 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LIBRARIES = ("tidemark", "duckdb", "pyarrow", "numpy", "numba")
-
-
-class ProjectRegistry(Registry):
-    """The registry of a project, whose datasets lie in its folder."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(
-            config.registry_url, administrators=config.administrators, defaults=config.defaults
-        )
-        self._root = config.root
-
-    def datasets(self, *, as_of: int | str | datetime | None = None) -> list[Dataset]:
-        """The datasets that are kept, in the order of their names."""
-        return [self._read(record) for record in self.snapshot(as_of).datasets]
-
-    def dataset(self, name: str) -> Dataset:
-        """The dataset of that name; raises `NotFound`."""
-        return self._read(self.snapshot().records.dataset(name))
-
-    def _read(self, record: DatasetRecord) -> Dataset:
-        from tidemark.engines.dataset import read
-
-        return read(record.name, self._root / record.path)
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -123,12 +98,11 @@ class Saving:
     def __init__(
         self,
         registry: Registry,
-        root: Path,
-        home: Path,
+        project: Project,
         name: str,
         split: Mapping[str, Any] | None,
     ) -> None:
-        self._registry, self._root, self._home, self._name = registry, root, home, name
+        self._registry, self._project, self._name = registry, project, name
         self._split = None if split is None else _planned(split)
         if not _NAME.fullmatch(name):
             raise RequestInvalid(
@@ -159,8 +133,8 @@ class Saving:
         after = [inventory.glance(engine, source) for source in recipe.sources]
         inventory.refuse_moved(before, after)
         manifest = self._manifest(snapshot, recipe, training, sources)
-        saved = dataset.write(manifest, training.table, self._home)
-        root = self._root.resolve()
+        saved = dataset.write(manifest, training.table, self._project.datasets)
+        root = self._project.config.root.resolve()
         inside = saved.folder.is_relative_to(root)
         path = saved.folder.relative_to(root) if inside else saved.folder
         self._registry.register_dataset(

@@ -1,9 +1,11 @@
-"""What lives in this process and in no registry: definition files, functions and frames."""
+"""What lives in this process and in no registry: definition files, functions, frames, engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -18,19 +20,63 @@ from tidemark.model.merge import merged
 from tidemark.registry import Lost, Plan
 from tidemark.store.config import Config
 
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+
 Function = Callable[..., Any]
 
 
 class Project:
-    """The definitions that `tidemark.toml` names, and the functions and frames met so far."""
+    """The definitions that `tidemark.toml` names, and the functions and frames met so far.
+
+    Once closed, everything that would start work is a `RequestInvalid` error.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.frames: dict[str, object] = {}
         self._functions: dict[str, Function] = {}
+        self._folder: TemporaryDirectory[str] | None = None
+        self._closed = False
+
+    def engine(self) -> DuckDB:
+        """An engine that reads the project's history within its limits; whoever asks closes it."""
+        from tidemark.engines.duckdb import DuckDB
+
+        self.check_open()
+        limits: dict[str, Any] = {}
+        if self.config.memory_limit:
+            limits["memory_limit"] = self.config.memory_limit
+        if self.config.threads:
+            limits["threads"] = self.config.threads
+        return DuckDB(root=self.config.root, frames=self.frames, **limits)
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of saved training sets; one that goes with the store if none is configured."""
+        if self.config.datasets:
+            return (self.config.root / self.config.datasets).resolve()
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="tidemark-datasets-")
+        return Path(self._folder.name)
+
+    def check_open(self) -> None:
+        """Raise `RequestInvalid` once the store is closed."""
+        if self._closed:
+            raise RequestInvalid(
+                "The store is closed.", remedy="Open it again: tidemark.connect(...)."
+            )
+
+    def close(self) -> None:
+        """Let go of everything; closing twice is fine."""
+        self._closed = True
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     def lower(self, definitions: object) -> Lowered:
         """Definitions as the model; None: those that `tidemark.toml` names."""
+        self.check_open()
         if definitions is None:
             return self._keep(self._load())
         return self._lowered(definitions)

@@ -2,18 +2,86 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tidemark import define
 from tidemark.errors import NotFound
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.records import Lifecycle, Records
+from tidemark.online.protocol import OnlineStore
+from tidemark.registry import Registry, Snapshot
+from tidemark.store.project import Project, identity
+
+if TYPE_CHECKING:
+    from tidemark.serve import Reader
+
+REFRESH_SECONDS = 1.0
+"""How long a read may go on with a revision after another process has applied the next one."""
+
+READERS = 256
+"""Prepared reads that are kept; more than any application names."""
 
 _MODEL = "model:"
 
 # Deprecations that were told in this process.
 _told: set[str] = set()
+
+
+class Readers:
+    """The revision in force, and the readers that were prepared from it."""
+
+    def __init__(self, registry: Registry, online: OnlineStore, project: Project) -> None:
+        self._registry, self._online, self._project = registry, online, project
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot()
+        self._read_at = float("-inf")
+        self._writes = 0
+        self._prepared: dict[object, Reader] = {}
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def snapshot(self) -> Snapshot:
+        """The revision in force, read again when it may have changed."""
+        self._project.check_open()
+        with self._lock:
+            now = time.monotonic()
+            if now - self._read_at >= REFRESH_SECONDS or self._writes != self._registry.writes:
+                self._writes = self._registry.writes
+                snapshot = self._registry.snapshot()
+                self._read_at = now
+                if snapshot.digest != self._snapshot.digest:
+                    self._prepared = {}
+                self._snapshot = snapshot
+            return self._snapshot
+
+    def expire(self) -> None:
+        """Look for a newer revision at the next read, however short ago the last look was."""
+        self._read_at = float("-inf")
+
+    def reader(self, features: object) -> Reader:
+        """What reads vectors of these features; made once for each revision."""
+        snapshot = self.snapshot()
+        key = identity(features)
+        found = self._prepared.get(key)
+        if found is None:
+            from tidemark.serve import Reader
+
+            definitions = snapshot.definitions
+            features = named(features, snapshot.records)
+            self._project.beside(definitions, features)  # refuses what means something else
+            asked = outputs(features, definitions, snapshot.records)
+            functions = self._project.functions(definitions, asked)
+            if len(self._prepared) >= READERS:
+                self._prepared = {}
+            namespace = self._project.config.namespace
+            found = Reader(self._online, definitions, functions, asked, project=namespace)
+            self._prepared[key] = found
+        return found
 
 
 def named(features: object, records: Records) -> object:

@@ -10,12 +10,13 @@ import msgspec
 from tidemark.errors import TidemarkError
 from tidemark.model.fingerprint import ENCODING, ENGINE_EPOCH
 from tidemark.registry import Registry
-from tidemark.store.datasets import ProjectRegistry, Recipe, versions
+from tidemark.store.datasets import Recipe, versions
 from tidemark.store.project import Project
 
 if TYPE_CHECKING:
     from tidemark.engines.dataset import Manifest
     from tidemark.engines.duckdb import DuckDB
+    from tidemark.store.registry import ProjectRegistry
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):

@@ -182,7 +182,7 @@ def duplicates(values: bool, entities: int, least: float) -> None:
     """
     with open_store() as store:
         twins = store.registry.duplicates()
-        agreeing = store.value_twins(entities=entities, least=least) if values else ()
+        agreeing = store.registry.value_twins(entities=entities, least=least) if values else ()
     found = [*map(str, twins), *map(str, agreeing)]
     facts = {"twins": twins, "by_value": agreeing} if values else {"twins": twins}
     show("\n".join(found) or "No two features mean the same, or nearly so.", facts)

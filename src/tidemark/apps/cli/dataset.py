@@ -51,7 +51,7 @@ def verify(name: str) -> None:
     the same; what changed is named.
     """
     with open_store() as store:
-        found = store.verify_dataset(name)
+        found = store.registry.verify_dataset(name)
     show(str(found), found.to_dict())
     if not found.reproduced:
         raise SystemExit(ERROR)

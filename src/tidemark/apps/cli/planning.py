@@ -85,7 +85,7 @@ def revert(as_of: str, yes: bool, reason: str) -> None:
     REVISION is r12, or a moment.  That makes a new revision; features published since are kept.
     """
     with open_store() as store:
-        made = store.revert(as_of)
+        made = store.registry.revert(as_of)
         _apply(store, made, yes=yes, reason=reason or f"revert to {as_of}")
 
 

@@ -1,0 +1,90 @@
+"""The registry of a project: with its history, its online state and its datasets at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tidemark.model.graph import Definitions
+from tidemark.model.records import DatasetRecord
+from tidemark.online.coverage import unserved
+from tidemark.online.protocol import OnlineStore
+from tidemark.registry import Backfill, Plan, Registry
+from tidemark.store.project import Project
+from tidemark.store.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from tidemark.engines.dataset import Dataset
+    from tidemark.monitor.agreement import ValueTwin
+
+
+class ProjectRegistry(Registry):
+    """A registry that can ask history and online state what only they know.
+
+    `Registry` says what is deployed from its own documents; this one also says what a plan would
+    have to backfill, whether a dataset comes out again, and which features give the same values.
+    """
+
+    def __init__(self, project: Project, online: OnlineStore) -> None:
+        config = project.config
+        super().__init__(
+            config.registry_url, administrators=config.administrators, defaults=config.defaults
+        )
+        self._project = project
+        self._online = online
+
+    def plan(self, definitions: Definitions, *, restated: Sequence[str] = ()) -> Plan:
+        """What applying the definitions would change, with missing rows and code that is gone."""
+        self._project.check_open()
+        plan = super().plan(definitions, restated=restated)
+        return replace(plan, backfill=self._missing(plan), lost=self._project.lost(plan))
+
+    def datasets(self, *, as_of: int | str | datetime | None = None) -> list[Dataset]:
+        """The datasets that are kept, in the order of their names."""
+        return [self._read(record) for record in self.snapshot(as_of).datasets]
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of that name; raises `NotFound`."""
+        return self._read(self.snapshot().records.dataset(name))
+
+    def verify_dataset(self, name: str) -> Verification:
+        """Make a saved training set again, as it was defined, from the sources as they are now.
+
+        It has the same content, or the inputs that changed are named, with what they altered.
+        """
+        with self._project.engine() as engine:
+            return verify(engine, self, self._project, name)
+
+    def value_twins(self, *, entities: int = 200, least: float = 0.95) -> tuple[ValueTwin, ...]:
+        """Features of different views that give the same values, whatever their definitions say.
+
+        Computed for up to `entities` entities of each kind, the same ones at every call, at three
+        moments; pairs that agree on at least `least` of the rows are told.
+        """
+        from tidemark.monitor.agreement import value_twins
+
+        with self._project.engine() as engine:
+            return value_twins(engine, self.snapshot().definitions, entities=entities, least=least)
+
+    def _read(self, record: DatasetRecord) -> Dataset:
+        from tidemark.engines.dataset import read
+
+        return read(record.name, self._project.config.root / record.path)
+
+    def _missing(self, plan: Plan) -> tuple[Backfill, ...]:
+        """The features that the plan touches and that the online rows do not answer for."""
+        altered = {
+            name
+            for change in plan.changes
+            if change.what in {"added", "meaning"}
+            for name in (change.name, *change.affects)
+            if ":" in name
+        }
+        if not plan.revision or not altered:
+            return ()
+        namespace = self._project.config.namespace
+        found = unserved(self._online, plan.definitions, altered, project=namespace)
+        return tuple(Backfill(each.view, each.features, each.rows, each.events) for each in found)
