@@ -17,6 +17,7 @@ import msgspec
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
 from tidemark.ingest.retention import retained
+from tidemark.ingest.tidying import Published, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import Definitions, FeatureView
@@ -63,10 +64,14 @@ class MaterializedView:
 
 @dataclass(frozen=True)
 class Materialized:
-    """What `materialize` wrote, view by view; `until` is the moment up to which it knows."""
+    """What `materialize` wrote, view by view; `until` is the moment up to which it knows.
+
+    `gone` are the views whose rows it deleted, as the registry defines nothing of them any more.
+    """
 
     until: datetime
     views: tuple[MaterializedView, ...]
+    gone: tuple[str, ...] = ()
 
     @property
     def entities(self) -> int:
@@ -88,6 +93,7 @@ class Materialized:
             )
             if view.unattributed:
                 lines[-1] += f"  {view.unattributed:,} events without a key left out"
+        lines += [f"  {view}: rows deleted, as nothing defines it any more" for view in self.gone]
         return "\n".join(lines)
 
 
@@ -100,13 +106,15 @@ def materialize(
     views: Sequence[str] | None = None,
     until: datetime | str | None = None,
     retain: str | timedelta | None = None,
+    published: Published | None = None,
 ) -> Materialized:
     """Write the online rows of views (None: all) from their history as known at `until`.
 
     `until` None is now.  `retain` drops events that no window needs at moments of at least
     `until - retain`, and makes earlier moments an error; without it, every moment can be asked for.
-    What takes longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if
-    another process materializes into the same store.
+    Rows of views that `published` no longer holds are deleted; None deletes nothing.  What takes
+    longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if another
+    process materializes into the same store.
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
     floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
@@ -114,11 +122,15 @@ def materialize(
     if views is not None:
         chosen = tuple(view for name in views for view in definitions.variants(name))
     done: list[MaterializedView] = []
+    gone: tuple[str, ...] = ()
     with online.lock("materialize"), Progress() as progress:
+        if published is not None:
+            gone = tidy(online, project, published)
+            note(online, project, {view.name for view in chosen}, published)
         for view in chosen:
             work = _Work(engine, online, definitions, view, project, moment, floor)
             done.append(work.run(progress))
-    return Materialized(instant(moment), tuple(done))
+    return Materialized(instant(moment), tuple(done), gone)
 
 
 @dataclass

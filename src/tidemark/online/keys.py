@@ -1,5 +1,6 @@
 """Where rows are: the bytes of keys.
 
+    views ever written  msgpack "v", [project]
     record of a view    msgpack "m", [project, view]
     what rows hold      msgpack "h", [project, view, state]
     row of an entity    msgpack "r", [project, view, state, generation], then [key, ...]
@@ -23,6 +24,8 @@ from tidemark.online.codec import FORMAT, other_format
 from tidemark.online.values import Convert, stored
 
 encode = msgspec.msgpack.Encoder().encode
+
+_ARRAY_OF_3, _ARRAY_OF_4 = b"\x93", b"\x94"  # how msgpack begins an array of so many items
 
 
 class State(msgspec.Struct, frozen=True):
@@ -63,6 +66,17 @@ class Held(msgspec.Struct, frozen=True):
 
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_held = msgspec.msgpack.Decoder(Held).decode
+_decode_written = msgspec.msgpack.Decoder(dict[str, str]).decode
+
+
+def written_key(project: str) -> bytes:
+    """Where is which views may have rows, each with the registry that it was written for."""
+    return encode("v") + encode((project,))
+
+
+def read_written(stored: bytes | None) -> dict[str, str]:
+    """The views that may have rows, and the registry of each."""
+    return {} if stored is None else _decode_written(stored)
 
 
 def record_key(project: str, view: str) -> bytes:
@@ -96,6 +110,12 @@ def read_held(stored: bytes) -> tuple[Held, Mapping[str, str]]:
 def generation_prefix(project: str, view: str, state: str, generation: int) -> bytes:
     """What the keys of all rows of one materialization start with."""
     return encode("r") + encode((project, view, state, generation))
+
+
+def view_prefixes(project: str, view: str) -> tuple[bytes, bytes]:
+    """What the keys of all rows of a view, and of all that says what they hold, start with."""
+    owner = encode(project) + encode(view)
+    return encode("r") + _ARRAY_OF_4 + owner, encode("h") + _ARRAY_OF_3 + owner
 
 
 def stored_key(type_: Type) -> Convert | None:

@@ -54,6 +54,12 @@ class History:
             )
         return opened(found)
 
+    @property
+    def identity(self) -> str:
+        """What tells this registry from every other: the digest of its first revision, else ""."""
+        first = self._revisions.revision(1)
+        return first.digest if first is not None else ""
+
     def history(self) -> list[Snapshot]:
         """All revisions, oldest first, after checking that each follows from the one before."""
         revisions = self._revisions.revisions()

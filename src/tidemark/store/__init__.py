@@ -143,6 +143,7 @@ class Store:
                 views=None if views is None else [name_of(view) for view in listed(views)],
                 until=until,
                 retain=self.config.retain or None,
+                published=self.registry.published(),
             )
 
     def online(

@@ -14,7 +14,7 @@ from tidemark.model.graph import Definitions, Output
 from tidemark.model.records import Lifecycle, Records
 from tidemark.online.protocol import OnlineStore
 from tidemark.registry import Registry, Snapshot
-from tidemark.store.project import Project, identity
+from tidemark.store.project import Project, identity, listed
 
 if TYPE_CHECKING:
     from tidemark.serve import Reader
@@ -103,8 +103,10 @@ def outputs(
             features, definitions, full_names=full_names, stages=records.stages()
         )
     except NotFound as error:
+        names = {each for each in listed(features) if isinstance(each, str)}
         for life in records.lifecycle:
-            if life.stage == "retired" and life.feature in f"{error.what} {features}":
+            asked = life.feature in error.what or names & {life.feature, _unversioned(life)}
+            if life.stage == "retired" and asked:
                 raise _retired(life) from None
         if isinstance(features, str) and features in {each.reference for each in records.models}:
             remedy = f'The model is "{_MODEL}{features}".'
@@ -130,6 +132,10 @@ def _deprecation(life: Lifecycle) -> str:
     end = f" It may end on {life.sunset}." if life.sunset else ""
     instead = f" Read {life.replacement} instead." if life.replacement else ""
     return f"{life.feature} is deprecated{why}.{end}{instead}"
+
+
+def _unversioned(life: Lifecycle) -> str:
+    return life.feature.partition("@")[0]
 
 
 def _retired(life: Lifecycle) -> NotFound:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from tidemark.ingest.tidying import Published
 from tidemark.model.graph import Definitions
 from tidemark.model.records import DatasetRecord
 from tidemark.online.coverage import unserved
@@ -41,6 +42,12 @@ class ProjectRegistry(Registry):
         self._project.check_open()
         plan = super().plan(definitions, restated=restated)
         return replace(plan, backfill=self._missing(plan), lost=self._project.lost(plan))
+
+    def published(self) -> Published:
+        """What this registry defines, for what keeps online rows of it."""
+        return Published(
+            self.identity, lambda: {view.name for view in self.snapshot().definitions.views}
+        )
 
     def datasets(self, *, as_of: int | str | datetime | None = None) -> list[Dataset]:
         """The datasets that are kept, in the order of their names."""
