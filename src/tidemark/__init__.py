@@ -38,8 +38,11 @@ from tidemark.define.columns import (
     decimal,
     delta,
     frame,
+    kafka,
+    ndjson,
     parquet,
     query,
+    redis_stream,
     table,
     vector,
 )
@@ -79,6 +82,10 @@ __all__ = [
     "parquet",
     "query",
     "table",
+    # streams
+    "kafka",
+    "ndjson",
+    "redis_stream",
     # aggregates and windows
     "all",
     "any",

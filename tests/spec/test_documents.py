@@ -125,6 +125,7 @@ EVERYTHING: dict[str, Any] = {
     "sources": {
         "booking": {
             "history": {"table": "lake.bookings", "connection": "lake.duckdb"},
+            "stream": {"kafka": "bookings", "format": "avro", "schema": "schemas"},
             "time": "at",
             "timezone": "Europe/Paris",
             "unique": ["id"],
@@ -174,6 +175,9 @@ def test_a_document_says_whatever_classes_can() -> None:
     definitions = define.lower(tm.load(EVERYTHING)).definitions
     view = definitions.view("seat_sales")
     assert definitions.source("booking").history == graph.Table("lake.bookings", "lake.duckdb")
+    assert definitions.source("booking").stream == tm.kafka(
+        "bookings", format="avro", schema="schemas"
+    )
     assert definitions.source("booking").types["taste"] == vector(3)
     assert definitions.source("booking").delay == 600_000_000
     assert (view.keys, view.bound, view.max_age) == (("row", "seat_letter"), "before", 30 * DAY)

@@ -21,6 +21,7 @@ from tidemark.model.graph import (
     Feature,
     FeatureView,
     Field,
+    Kafka,
     Query,
     Source,
 )
@@ -51,6 +52,7 @@ PURCHASE = Source(
     unique=("order_id",),
     seen="seen_at",
     delay=HOUR,
+    stream=Kafka("purchases", "localhost:9092", "avro", "schemas"),
     description="bought",
     owner="shop",
     tags=("y",),
@@ -91,7 +93,7 @@ GOLDEN = Fingerprints(
     meaning="de20fbcff890949485c6a53789e0da15",
     contract="e207d544a79bacde80c70d4ea073e4b1",
     metadata="aa4d1eaca09c4ba95c880dbe119a17c6",
-    operation="a00d6f4a9b7ba9f26828ae6ab073b846",
+    operation="d8287f6c2c9796778476f3aeb2f567a8",
 )
 
 
@@ -204,6 +206,7 @@ EXPECTED = {
     "entity.name": ["contract"],
     "source.history.sql": ["meaning"],
     "source.history.connection": ["operation"],
+    "source.stream.topic": ["operation"],
     "source.columns[2].tags": ["metadata"],
     "source.timezone": ["meaning"],
     "view.bound": ["meaning"],

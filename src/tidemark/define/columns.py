@@ -10,7 +10,7 @@ from typing import Any
 from tidemark.define.expressions import Col
 from tidemark.define.python_types import as_type
 from tidemark.errors import DefinitionError
-from tidemark.model.graph import Csv, Delta, Parquet, Query, Table
+from tidemark.model.graph import Csv, Delta, Kafka, Ndjson, Parquet, Query, RedisStream, Table
 from tidemark.model.types import decimal as decimal_type, vector as vector_type
 
 
@@ -87,3 +87,37 @@ def frame(frame: object) -> HeldFrame:
         )
     read_all = getattr(frame, "read_all", None)
     return HeldFrame(frame if read_all is None else read_all())
+
+
+FORMATS = ("json", "avro", "protobuf")
+
+
+def kafka(
+    topic: str, *, brokers: str = "", format: str = "json", schema: str | PathLike[str] = ""
+) -> Kafka:
+    """A Kafka topic with the events of a source.
+
+    `format` is "json", "avro" or "protobuf".  `schema` is the URL of a schema registry, or a folder
+    (relative to the project) with `<id>.avsc` files, or the descriptor set of Protobuf messages.
+    Where the brokers are, and how to log in, the project's setting `kafka` says.
+    """
+    if format not in FORMATS:
+        raise DefinitionError(
+            f"A topic holds no messages in {format!r}.", remedy=f"One of {', '.join(FORMATS)}."
+        )
+    if format != "json" and not fspath(schema):
+        raise DefinitionError(
+            f"The schemas of {format} messages are not said.",
+            remedy='schema="http://registry:8081", or schema="schemas/", a folder.',
+        )
+    return Kafka(topic, brokers, format, fspath(schema))
+
+
+def redis_stream(key: str, *, url: str = "", field: str = "data") -> RedisStream:
+    """A Redis stream whose entries hold one event as a JSON object in `field`."""
+    return RedisStream(key, url, field)
+
+
+def ndjson(path: str | PathLike[str]) -> Ndjson:
+    """A file to which others append lines of JSON; "-" is standard input."""
+    return Ndjson(fspath(path))

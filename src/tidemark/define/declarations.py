@@ -26,7 +26,7 @@ from tidemark.define.problems import (
 )
 from tidemark.define.python_types import as_texts, read_annotation, spelled
 from tidemark.errors import DefinitionError
-from tidemark.model.graph import History
+from tidemark.model.graph import History, Stream
 from tidemark.model.types import Type
 from tidemark.model.window import parse_duration
 
@@ -255,10 +255,11 @@ def _type_of(
 
 
 class Source(_Columns):
-    """Events with a time: history that the user owns.
+    """Events with a time: history that the user owns, and optionally a live stream of the same.
 
     `time`      the column of the event's time; None for timeless facts
     `history`   where the events are: `tm.parquet(...)`, `tm.table(...)`, ...
+    `stream`    where they arrive as they happen: `tm.kafka(...)`, `tm.redis_stream(...)`, ...
     `timezone`  the zone of time columns that carry none
     `unique`    the columns that identify an event, so that one delivered twice counts once
     `seen`      the column that says when an event became known, or `delay` after its time
@@ -271,6 +272,7 @@ class Source(_Columns):
         *,
         time: str | EllipsisType | None = ...,
         history: History | HeldFrame | None = None,
+        stream: Stream | None = None,
         timezone: str = "",
         unique: str | Sequence[str] = (),
         seen: str | None = None,
@@ -284,6 +286,7 @@ class Source(_Columns):
         about = About(cls, here(), name=name, abstract=abstract, owner=owner, tags=tags)
         given = {
             "history": history,
+            "stream": stream,
             "timezone": timezone,
             "unique": as_texts(unique),
             "seen": seen,

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from tidemark.define.columns import HeldFrame
+from tidemark.define.columns import HeldFrame, kafka, ndjson, redis_stream
 from tidemark.define.features import check_number
 from tidemark.define.fragments import parse_sql
 from tidemark.define.linking import NEWEST, link
@@ -129,7 +129,7 @@ class _Reader:
         self.keep("entity", graph.Entity(name=name, keys=keys, **self.about(known)), path)
 
     def section_sources(self, name: str, path: Path_, body: Any) -> None:
-        allowed = {"columns", "time", "history", "timezone", "unique", "seen", "delay"}
+        allowed = {"columns", "time", "history", "timezone", "unique", "seen", "delay", "stream"}
         known = self.doc.mapping(path, body, _ABOUT | allowed)
         if "time" not in known:
             self.doc.say(
@@ -146,6 +146,7 @@ class _Reader:
             unique=as_texts(known.get("unique")),
             seen=known.get("seen"),
             delay=self.duration((*path, "delay"), known.get("delay")),
+            stream=self.stream((*path, "stream"), known.get("stream")),
             **self.about(known),
         )
         self.loaded.unsaid["source", name] = {"timezone", "delay"} - _said(known)
@@ -171,6 +172,25 @@ class _Reader:
         if said[0] == "csv":
             return graph.Csv(where)
         return graph.Parquet(where) if said[0] == "parquet" else graph.Delta(where)
+
+    def stream(self, path: Path_, value: Any) -> graph.Stream | None:
+        if value is None or isinstance(value, graph.Stream):
+            return value
+        more = {"brokers", "format", "schema", "url", "field"}
+        known = self.doc.mapping(path, value, {"kafka", "redis_stream", "ndjson", *more})
+        said = [kind for kind in known if kind not in more]
+        if len(said) != 1:
+            self.doc.say(path, "A stream is in one place.", "`kafka: purchases`, ...")
+            return None
+        make = {"kafka": kafka, "redis_stream": redis_stream, "ndjson": ndjson}[said[0]]
+        rest = {key: item for key, item in known.items() if key in more}
+        try:
+            return make(known[said[0]], **rest)
+        except DefinitionError as error:
+            self.doc.say(path, error.what, error.remedy)
+        except TypeError:
+            self.doc.say(path, f"{', '.join(sorted(rest))} does not go with {said[0]}.")
+        return None
 
     def duration(self, path: Path_, value: Any) -> int:
         if value is None:

@@ -248,6 +248,7 @@ class _Lowering:
             unique=said.get("unique", ()),
             seen=said.get("seen"),
             delay=said.get("delay", 0),
+            stream=said.get("stream"),
             **_described(about),
         )
         unsaid = {each for each in ("timezone", "delay") if not said.get(each) and each not in said}

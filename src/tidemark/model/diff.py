@@ -22,10 +22,13 @@ from tidemark.model.graph import (
     Field,
     Frame,
     Input,
+    Kafka,
+    Ndjson,
     OnDemand,
     Output,
     Parquet,
     Query,
+    RedisStream,
     Source,
     Table,
 )
@@ -328,6 +331,8 @@ def _text(name: str, value: Any) -> str:
             return prose.expression(expr)
         case Parquet() | Csv() | Table() | Delta() | Frame():
             return prose.history(value)
+        case Kafka() | RedisStream() | Ndjson():
+            return prose.stream(value)
         case Window():
             return prose.window(value, "at")
         case Input():

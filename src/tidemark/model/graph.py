@@ -88,12 +88,43 @@ class Frame(msgspec.Struct, frozen=True, gc=False, tag_field="from", tag="frame"
 History = Parquet | Csv | Table | Query | Delta | Frame
 
 
+class Kafka(msgspec.Struct, frozen=True, gc=False, tag_field="from", tag="kafka"):
+    """A topic; where the brokers are is a setting of the project unless `brokers` says it.
+
+    `format` is "json", "avro" or "protobuf"; the latter two find their schemas at `schema`, the URL
+    of a schema registry or a folder of files.
+    """
+
+    topic: str
+    brokers: str = ""
+    format: str = "json"
+    schema: str = ""
+
+
+class RedisStream(msgspec.Struct, frozen=True, gc=False, tag_field="from", tag="redis_stream"):
+    """A stream of Redis whose entries hold one JSON object in `field`; `url` as for brokers."""
+
+    key: str
+    url: str = ""
+    field: str = "data"
+
+
+class Ndjson(msgspec.Struct, frozen=True, gc=False, tag_field="from", tag="ndjson"):
+    """A file (relative to the project) to which lines of JSON are appended; "-": standard input."""
+
+    path: str
+
+
+Stream = Kafka | RedisStream | Ndjson
+
+
 class Source(_Described, frozen=True, kw_only=True, omit_defaults=True):
     """Events with a time, or timeless facts when `time` is None.
 
     `timezone` is the zone of a time (and `seen`) column that carries none.  `unique` names the
     columns that identify an event.  `seen` is the column that says when an event became known,
     `delay` (microseconds) a constant in its stead; with neither, events were seen as they happened.
+    `stream` is where the same events arrive as they happen.
     """
 
     name: str
@@ -104,6 +135,7 @@ class Source(_Described, frozen=True, kw_only=True, omit_defaults=True):
     unique: tuple[str, ...] = ()
     seen: str | None = None
     delay: int = 0
+    stream: Stream | None = None
 
     @property
     def types(self) -> dict[str, Type]:

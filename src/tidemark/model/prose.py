@@ -15,10 +15,14 @@ from tidemark.model.graph import (
     FeatureView,
     Frame,
     History,
+    Kafka,
+    Ndjson,
     OnDemand,
     Parquet,
     Query,
+    RedisStream,
     Source,
+    Stream,
     Table,
 )
 from tidemark.model.types import Type
@@ -186,3 +190,16 @@ def history(value: History | None) -> str:
             return f"query({sql!r})" + (f" in {connection}" if connection else "")
         case Frame(name):
             return f"frame({name!r})"
+
+
+def stream(value: Stream | None) -> str:
+    """Where a source's events arrive, as it was declared."""
+    match value:
+        case None:
+            return "none"
+        case Kafka(topic, brokers):
+            return f"kafka({topic!r})" + (f" at {brokers}" if brokers else "")
+        case RedisStream(key):
+            return f"redis_stream({key!r})"
+        case Ndjson(path):
+            return f"ndjson({path!r})"

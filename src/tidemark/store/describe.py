@@ -147,6 +147,7 @@ def _source(source: Source) -> Description:
         source,
         "source",
         history=prose.history(source.history),
+        stream=prose.stream(source.stream) if source.stream is not None else "",
         time=time,
         seen=_seen(source) if source.time else "",
         event=f"{identity}{' are versions of one event' if source.unique else ' is an event'}",
