@@ -14,7 +14,7 @@ import tidemark as tm
 from tidemark.errors import NotFound, PlanConflict
 from tidemark.model.diff import Change, FieldChange
 from tidemark.model.graph import Definitions, Output, Reference
-from tidemark.registry import Plan
+from tidemark.registry import Backfill, Plan
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 ROWS = pa.table(
@@ -165,6 +165,56 @@ class TestMissingRows:
         (missing,) = store.plan([More, Fraud]).backfill
         assert (missing.view, missing.features) == ("spend", ("spend:visits@1",))
         assert (missing.rows, missing.events) == (2, 2)
+
+    def test_how_long_it_took_last_time_is_the_estimate(self, store: tm.Store):
+        """In rows, events and seconds, as text, JSON and Markdown."""
+
+        class More(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+            total = tm.sum(Purchase.amount, over="30d")
+            visits = tm.count(over="30d")
+
+        (measured,) = store.materialize(until=NOON).views
+        plan = store.plan([More, Fraud])
+        assert json.loads(json.dumps(plan.to_dict()))["backfill"] == [
+            {
+                "view": "spend",
+                "features": ["spend:visits@1"],
+                "rows": 2,
+                "events": 2,
+                "seconds": measured.seconds,
+            }
+        ]
+        estimate = "spend:visits@1 can serve; about 2 rows of 2 events in under 1 s, as last time"
+        assert estimate in str(plan)
+        assert estimate in plan.to_markdown()
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (0.2, "under 1 s"),
+            (1.0, "1 s"),
+            (89.6, "90 s"),
+            (90.0, "2 min"),
+            (5_399.0, "90 min"),
+            (9_000.0, "2.5 h"),
+        ],
+    )
+    def test_an_estimate_is_as_exact_as_it_is_long(self, said: Definitions, seconds, text):
+        """Nobody plans by the second what takes hours."""
+        missing = Backfill("spend", ("spend:total@1",), 1_000, 30_000, seconds)
+        plan = Plan(revision=1, base="", epoch=1, definitions=said, changes=(), backfill=(missing,))
+        assert f"about 1,000 rows of 30,000 events in {text}, as last time" in str(plan)
+
+    def test_a_view_that_was_never_materialized_has_no_estimate(self, store: tm.Store):
+        """It says so, rather than guess."""
+
+        class Habits(tm.FeatureView, entity=User, source=Purchase):
+            visits = tm.count(over="30d")
+
+        plan = store.plan([Spend, Habits, Fraud])
+        (missing,) = plan.backfill
+        assert (missing.rows, missing.events, missing.seconds) == (None, None, None)
+        assert "can serve; not measured: it was never materialized" in str(plan)
 
 
 class TestSaved:

@@ -17,7 +17,7 @@ import msgspec
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
 from tidemark.ingest.retention import retained
-from tidemark.ingest.tidying import Published, note, tidy
+from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import Definitions, FeatureView
@@ -130,7 +130,17 @@ def materialize(
         for view in chosen:
             work = _Work(engine, online, definitions, view, project, moment, floor)
             done.append(work.run(progress))
+        if published is not None:
+            measured(online, project, _seconds(done), published)
     return Materialized(instant(moment), tuple(done), gone)
+
+
+def _seconds(done: Sequence[MaterializedView]) -> dict[str, float]:
+    """How long each view took, all its variants together."""
+    taken: dict[str, float] = {}
+    for each in done:
+        taken[each.view] = taken.get(each.view, 0.0) + each.seconds
+    return taken
 
 
 @dataclass

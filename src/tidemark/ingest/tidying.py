@@ -7,12 +7,12 @@ after its rows are gone: whatever is interrupted is finished by the next materia
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from tidemark.online.keys import read_written, record_key, view_prefixes, written_key
+from tidemark.online.keys import Written, read_written, record_key, view_prefixes, written_key
 from tidemark.online.protocol import OnlineStore
 
 
@@ -26,12 +26,22 @@ class Published:
 
 def note(online: OnlineStore, project: str, views: Collection[str], published: Published) -> None:
     """Note, before rows of these views are written, that they will be."""
-    place = written_key(project)
-    (stored,) = online.get_many([place])
-    written = read_written(stored)
-    noted = written | dict.fromkeys(views, published.registry)
-    if noted != written:
-        online.put_many([(place, msgspec.msgpack.encode(noted, order="sorted"))])
+    written = _written(online, project)
+    new = {
+        view: Written(published.registry)
+        for view in views
+        if view not in written or written[view].registry != published.registry
+    }
+    if new:
+        _write(online, project, written | new)
+
+
+def measured(
+    online: OnlineStore, project: str, seconds: Mapping[str, float], published: Published
+) -> None:
+    """Note how long the rows of these views took."""
+    new = {view: Written(published.registry, taken) for view, taken in seconds.items()}
+    _write(online, project, _written(online, project) | new)
 
 
 def tidy(online: OnlineStore, project: str, published: Published) -> tuple[str, ...]:
@@ -39,16 +49,23 @@ def tidy(online: OnlineStore, project: str, published: Published) -> tuple[str, 
 
     To be called with the lock `materialize` held, so that nobody writes such rows meanwhile.
     """
-    place = written_key(project)
-    (stored,) = online.get_many([place])
-    written = read_written(stored)
-    ours = {view for view, registry in written.items() if registry == published.registry}
+    written = _written(online, project)
+    ours = {view for view, known in written.items() if known.registry == published.registry}
     gone = tuple(sorted(ours.difference(published.views()))) if ours else ()
     for view in gone:
         online.delete(record_key(project, view))  # first: from here on nobody reads them
         for prefix in view_prefixes(project, view):
             online.delete(prefix)
     if gone:
-        left = {view: registry for view, registry in written.items() if view not in gone}
-        online.put_many([(place, msgspec.msgpack.encode(left, order="sorted"))])
+        left = {view: known for view, known in written.items() if view not in gone}
+        _write(online, project, left)
     return gone
+
+
+def _written(online: OnlineStore, project: str) -> dict[str, Written]:
+    (stored,) = online.get_many([written_key(project)])
+    return read_written(stored)
+
+
+def _write(online: OnlineStore, project: str, written: Mapping[str, Written]) -> None:
+    online.put_many([(written_key(project), msgspec.msgpack.encode(written, order="sorted"))])

@@ -9,17 +9,25 @@ import msgspec
 from tidemark.model.diff import feature_name
 from tidemark.model.fingerprint import held_id
 from tidemark.model.graph import Definitions
-from tidemark.online.keys import held_key, read_held, read_record, record_key
+from tidemark.online.keys import (
+    held_key,
+    read_held,
+    read_record,
+    read_written,
+    record_key,
+    written_key,
+)
 from tidemark.online.protocol import OnlineStore
 
 
 class Unserved(msgspec.Struct, frozen=True):
-    """Features of a view without rows, and the rows and events that the view's newest state has."""
+    """Features of a view without rows, and what its newest state has and took to write."""
 
     view: str
     features: tuple[str, ...]
     rows: int | None
     events: int | None
+    seconds: float | None
 
 
 def unserved(
@@ -27,6 +35,8 @@ def unserved(
 ) -> list[Unserved]:
     """The features among these (`view:feature@1`) that cannot be served, view by view."""
     found: list[Unserved] = []
+    (stored,) = online.get_many([written_key(project)])
+    written = read_written(stored)
     for name in sorted({each.rpartition(":")[0] for each in among} - {""}):
         (stored,) = online.get_many([record_key(project, name)])
         states = read_record(stored).states
@@ -49,6 +59,7 @@ def unserved(
                     missing,
                     newest.rows if newest else None,
                     newest.events if newest else None,
+                    written[name].seconds if newest and name in written else None,
                 )
             )
     return found

@@ -64,18 +64,28 @@ class Held(msgspec.Struct, frozen=True):
     source: Source
 
 
+class Written(msgspec.Struct, frozen=True, omit_defaults=True):
+    """That a view may have rows: for which registry (its identity), and how long they took.
+
+    `seconds` are those of its last materialization that was finished; None: there is none.
+    """
+
+    registry: str
+    seconds: float | None = None
+
+
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_held = msgspec.msgpack.Decoder(Held).decode
-_decode_written = msgspec.msgpack.Decoder(dict[str, str]).decode
+_decode_written = msgspec.msgpack.Decoder(dict[str, Written]).decode
 
 
 def written_key(project: str) -> bytes:
-    """Where is which views may have rows, each with the registry that it was written for."""
+    """Where is which views may have rows, and how they came about."""
     return encode("v") + encode((project,))
 
 
-def read_written(stored: bytes | None) -> dict[str, str]:
-    """The views that may have rows, and the registry of each."""
+def read_written(stored: bytes | None) -> dict[str, Written]:
+    """What is known of each view that may have rows."""
     return {} if stored is None else _decode_written(stored)
 
 

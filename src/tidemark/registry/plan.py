@@ -33,13 +33,15 @@ class Impact(msgspec.Struct, frozen=True):
 class Backfill(msgspec.Struct, frozen=True):
     """Features of a view that cannot be served before it is materialized.
 
-    `rows` and `events` are those of the last materialization of the view; None: there was none.
+    `rows`, `events` and `seconds` are those of the last materialization of the view, which is what
+    the next one will be like; None: that was not measured.
     """
 
     view: str
     features: tuple[str, ...]
     rows: int | None = None
     events: int | None = None
+    seconds: float | None = None
 
 
 class Lost(msgspec.Struct, frozen=True):

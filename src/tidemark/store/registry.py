@@ -94,4 +94,7 @@ class ProjectRegistry(Registry):
             return ()
         namespace = self._project.config.namespace
         found = unserved(self._online, plan.definitions, altered, project=namespace)
-        return tuple(Backfill(each.view, each.features, each.rows, each.events) for each in found)
+        return tuple(
+            Backfill(each.view, each.features, each.rows, each.events, each.seconds)
+            for each in found
+        )
