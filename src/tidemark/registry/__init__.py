@@ -19,17 +19,21 @@ from tidemark.model.twins import Twin
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.history import History, whoami
+from tidemark.registry.keys import Keys, NewKey
 from tidemark.registry.lives import deprecated, published, retired
 from tidemark.registry.plan import Applied, Backfill, Lost, Plan, unconfirmed_error
 from tidemark.registry.planning import make_plan, records_after
-from tidemark.registry.protocol import Reader, Revision, Writer
+from tidemark.registry.protocol import Key, Reader, Revision, Writer
 from tidemark.registry.snapshots import Snapshot
 from tidemark.registry.sql import SqlRevisions
 
 __all__ = [
     "Applied",
     "Backfill",
+    "Key",
+    "Keys",
     "Lost",
+    "NewKey",
     "Plan",
     "Reader",
     "Registry",
@@ -44,13 +48,14 @@ class Registry(History):
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
     Nothing is opened before first use.  `administrators` may confirm for any model;
-    `defaults` are those that definitions are completed with.
+    `defaults` are those that definitions are completed with.  `keys` are those of its callers.
     """
 
     def __init__(
         self, url: str, *, administrators: Collection[str] = (), defaults: Defaults = BUILT_IN
     ) -> None:
         super().__init__(SqlRevisions(url), url)
+        self.keys = Keys(self._revisions, lambda: self.snapshot().definitions)
         self.defaults = defaults
         self.administrators = tuple(administrators)
         self._discovery = Discovery()

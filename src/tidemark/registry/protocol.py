@@ -55,8 +55,51 @@ class Revision(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
+class KeyScope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a key allows: `actions`, of these services and of what has these tags; else of all.
+
+    `rate` is requests a second; 0 leaves it to the server.
+    """
+
+    actions: tuple[str, ...]
+    services: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    rate: float = 0.0
+
+    @property
+    def limited(self) -> bool:
+        """Whether it holds for some services or tags only."""
+        return bool(self.services or self.tags)
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A caller's key, who made it and who revoked it; of its secret there is only the digest.
+
+    Keys are beside the revisions, since they change who may ask and never what is answered.
+    Moments are microseconds since 1970 UTC.
+    """
+
+    name: str
+    digest: str
+    scope: KeyScope
+    owner: str
+    author: str
+    at: int
+    reason: str = ""
+    expires: int | None = None
+    revoked: int | None = None
+    revoked_by: str = ""
+    revoked_reason: str = ""
+
+    def status(self, now: int) -> str:
+        """`active`, `expired` or `revoked`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "active" if self.expires is None or now < self.expires else "expired"
+
+
 class Reader(Protocol):
-    """Reads revisions."""
+    """Reads revisions, and the keys beside them."""
 
     def head(self) -> str:
         """The digest of the newest revision, `NO_REVISION` if there is none; cheap."""
@@ -82,13 +125,17 @@ class Reader(Protocol):
         """What has been confirmed of the plan of that digest, in the order of the models."""
         ...
 
+    def keys(self) -> Sequence[Key]:
+        """All keys there ever were, in the order of their names."""
+        ...
+
     def close(self) -> None:
         """Give up connections."""
         ...
 
 
 class Writer(Reader, Protocol):
-    """Reads revisions and appends to them."""
+    """Reads revisions and appends to them; makes and revokes keys."""
 
     def append(self, revision: Revision) -> bool:
         """Append if the newest revision is the one that this follows; says whether it was.
@@ -99,4 +146,12 @@ class Writer(Reader, Protocol):
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Keep a confirmation; the first one for a plan and a model stays."""
+        ...
+
+    def add_key(self, key: Key) -> bool:
+        """Keep a key; False if there ever was one of its name or digest."""
+        ...
+
+    def revoke_key(self, name: str, *, at: int, by: str, reason: str) -> bool:
+        """Revoke a key; False if there is none, or if it is revoked already."""
         ...

@@ -1,4 +1,4 @@
-"""Revisions in a SQL database: SQLite beside the project, or Postgres."""
+"""Revisions and keys in a SQL database: SQLite beside the project, or Postgres."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event, exc, pool
 
 from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUnavailable
 from tidemark.model.records import Confirmation
-from tidemark.registry.protocol import NO_REVISION, Revision
+from tidemark.registry.protocol import NO_REVISION, Key, KeyScope, Revision
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the tables below; raised together with a migration from the one before."""
 
 _metadata = sa.MetaData()
@@ -46,12 +47,28 @@ _confirmation = sa.Table(
     sa.Column("by", sa.Text, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
+_key = sa.Table(
+    "tidemark_key",
+    _metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("expires", sa.BigInteger),
+    sa.Column("revoked", sa.BigInteger),
+    sa.Column("revoked_by", sa.Text, nullable=False),
+    sa.Column("revoked_reason", sa.Text, nullable=False),
+)
 
 _MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
     2: (
         sa.text("alter table tidemark_revision add column records text not null default ''"),
         sa.schema.CreateTable(_confirmation),
     ),
+    3: (sa.schema.CreateTable(_key),),
 }
 """What makes each version of the tables from the one before."""
 
@@ -128,6 +145,38 @@ class SqlRevisions:
                 connection.execute(_confirmation.insert().values(**values))
         except exc.IntegrityError:
             return
+
+    def keys(self) -> Sequence[Key]:
+        """All keys there ever were, in the order of their names."""
+        with self._begin() as connection:
+            rows: list[dict[str, Any]] = [
+                dict(row) for row in connection.execute(sa.select(_key)).mappings()
+            ]
+        for row in rows:
+            row["scope"] = msgspec.json.decode(row["scope"], type=KeyScope)
+        found = [Key(**row) for row in rows]
+        return sorted(found, key=lambda key: key.name)  # databases differ in how they order text
+
+    def add_key(self, key: Key) -> bool:
+        """Keep a key; False if there ever was one of its name or digest."""
+        values = {each.name: getattr(key, each.name) for each in _key.c}
+        values["scope"] = msgspec.json.encode(key.scope).decode()
+        try:
+            with self._begin() as connection:
+                connection.execute(_key.insert().values(**values))
+        except exc.IntegrityError:
+            return False
+        return True
+
+    def revoke_key(self, name: str, *, at: int, by: str, reason: str) -> bool:
+        """Revoke a key; False if there is none, or if it is revoked already."""
+        statement = (
+            _key.update()
+            .where(_key.c.name == name, _key.c.revoked.is_(None))
+            .values(revoked=at, revoked_by=by, revoked_reason=reason)
+        )
+        with self._begin() as connection:
+            return connection.execute(statement).rowcount == 1
 
     def close(self) -> None:
         """Close all connections."""

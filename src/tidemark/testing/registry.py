@@ -9,10 +9,20 @@ from msgspec.structs import replace
 
 from tidemark.model.records import Confirmation
 from tidemark.registry import Revision, Writer
-from tidemark.registry.protocol import NO_REVISION
+from tidemark.registry.protocol import NO_REVISION, Key, KeyScope
 
 FIRST = Revision(1, NO_REVISION, "ada", 1_000, "first", 1, "{}").sealed()
 SECOND = Revision(2, FIRST.digest, "bob", 2_000, "", 1, '{"ä": 1}', '{"models": []}').sealed()
+KEY = Key(
+    name="fraud",
+    digest="f" * 64,
+    scope=KeyScope(("read",), services=("fraud",), rate=2.5),
+    owner="risk",
+    author="ada",
+    at=1_000,
+    reason="it goes live",
+    expires=2**53,
+)
 
 
 class RevisionsContract:
@@ -76,6 +86,26 @@ class RevisionsContract:
             revisions.confirm(each)
         assert list(connect().confirmations("plan")) == [other, one]
         assert list(connect().confirmations("none")) == []
+
+    def test_keys_are_kept(self, connect: Callable[[], Writer]) -> None:
+        """As they were made, in the order of their names; name and digest are never used again."""
+        kept = connect()
+        other = replace(KEY, name="Churn", digest="e" * 64, expires=None)
+        assert list(kept.keys()) == []
+        assert [kept.add_key(KEY), kept.add_key(other)] == [True, True]
+        assert not kept.add_key(replace(KEY, digest="d" * 64))
+        assert not kept.add_key(replace(KEY, name="another"))
+        assert list(connect().keys()) == [other, KEY]
+
+    def test_a_key_is_revoked_once(self, connect: Callable[[], Writer]) -> None:
+        """Others see it at once; who did it first, when and why stays."""
+        kept = connect()
+        kept.add_key(KEY)
+        assert kept.revoke_key("fraud", at=2_000, by="bob", reason="leaked")
+        assert not kept.revoke_key("fraud", at=3_000, by="eve", reason="")
+        assert not kept.revoke_key("nobody", at=3_000, by="eve", reason="")
+        revoked = replace(KEY, revoked=2_000, revoked_by="bob", revoked_reason="leaked")
+        assert list(connect().keys()) == [revoked]
 
     def test_a_closed_one_opens_again(self, connect: Callable[[], Writer]) -> None:
         """Closing gives connections back, no more."""

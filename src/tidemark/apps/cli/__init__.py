@@ -14,6 +14,7 @@ import click
 import tidemark
 from tidemark.apps.cli import planning, registry
 from tidemark.apps.cli.dataset import dataset
+from tidemark.apps.cli.key import key
 from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
     ERROR,
@@ -228,5 +229,5 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-for command in (*planning.COMMANDS, *registry.COMMANDS, dataset, serve):
+for command in (*planning.COMMANDS, *registry.COMMANDS, dataset, key, serve):
     main.add_command(command)
