@@ -8,7 +8,10 @@
     ├── StaleSource          the owner of the data: the source cannot answer for the moment asked
     ├── EngineError          the operator: a database refused; holds the SQL
     ├── StoreUnavailable     nobody yet: try again
+    │   └── StoreConflict    nobody yet: somebody else wrote in between; read again, then try again
     ├── RequestInvalid       the caller: keys, labels or request values are wrong
+    │   └── EventsRefused    the caller: rows of events that are not as declared; carries each one
+    ├── NotPermitted         the caller: a server wants a key, or one that allows this
     └── MissingExtra         the operator: install what is named
 
 A message says what is wrong in the user's words, then where, then what to do.  `slug` is the
@@ -140,10 +143,57 @@ class StoreUnavailable(TidemarkError):
     retryable = True
 
 
+class StoreConflict(StoreUnavailable):
+    """Others have written what a batch was made from, so it was not written: read again."""
+
+    slug = "store-conflict"
+
+
 class RequestInvalid(TidemarkError):
     """What the caller passed cannot be answered: keys, labels, request values or a moment."""
 
     slug = "request-invalid"
+
+
+@dataclass(frozen=True)
+class BadValue:
+    """One thing wrong in a row of events: its number from 0, the column, the value, the reason."""
+
+    row: int
+    column: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.column} {self.value} {self.reason}"
+
+
+class EventsRefused(RequestInvalid):
+    """Rows of events are not what their source declares; none of them was taken.
+
+    `bad` are the first things that are wrong, `bad_rows` is how many rows have one.
+    """
+
+    slug = "events-refused"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        remedy: str = "",
+        bad: Sequence[BadValue] = (),
+        bad_rows: int = 0,
+    ) -> None:
+        self.bad = tuple(bad)
+        self.bad_rows = bad_rows
+        super().__init__(what, where=where, remedy=remedy)
+
+
+class NotPermitted(TidemarkError):
+    """A server does not answer this caller: there is no key with the request, or not one for it."""
+
+    slug = "not-permitted"
 
 
 class MissingExtra(TidemarkError, ImportError):

@@ -1,0 +1,328 @@
+"""What is pushed, checked against what the source declares: a table of good rows, and the bad ones.
+
+Columns are taken as a whole where that can be seen to be right; only a column in which something
+is odd is looked at value by value, so that every bad value is named with its row and a reason.
+Nothing is coerced in silence: an integer may be a float64 that holds it exactly, text is never a
+number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tidemark.engines.arrow import arrow_type
+from tidemark.engines.histories import as_table
+from tidemark.errors import BadValue, RequestInvalid
+from tidemark.ingest.values import Refusal, column_of, reader
+from tidemark.model.graph import Field, Source
+from tidemark.model.window import format_duration, format_moment
+
+_ROW = "(row)"
+"""What stands for the column where a whole row is wrong."""
+
+_SHOWN = 60
+"""Characters of a bad value that are told."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The times that events may have, in microseconds: no later than `latest`, from `oldest` on.
+
+    `now` is the moment of the check, for messages.
+    """
+
+    now: int = 0
+    latest: int = 2**63 - 1
+    oldest: int = -(2**63)
+
+
+@dataclass
+class Checked:
+    """The good rows, in the declared columns and types, and what is wrong with the others.
+
+    `good` has the numbers (from 0) of the rows that are in `table`.
+    """
+
+    table: pa.Table
+    good: NDArray[np.int64]
+    bad: tuple[BadValue, ...]
+    _given: _Given = field(repr=False)
+
+    def content(self, row: int) -> str:
+        """A row as it came, as JSON text."""
+        return self._given.text(row)
+
+
+def table_of(source: Source, rows: object, *, bounds: Bounds | None = None) -> Checked:
+    """Check rows: a dict, dicts, a dict of columns, any Arrow-capable frame, or JSON as bytes.
+
+    JSON is one object, an array of objects, or one object on each line; there a decimal and bytes
+    are text, as `docs/reference/http.md` says.  A missing column is null.  Raises `RequestInvalid`
+    for what has no rows, and for a frame with a column that the source does not declare.
+    """
+    given = _given(source, rows)
+    bad: dict[int, list[BadValue]] = {}
+    for problem in given.problems:
+        bad.setdefault(problem.row, []).append(problem)
+    columns = [_checked(source, each, given, bad) for each in source.columns]
+    table = pa.table(columns, schema=schema_of(source))
+    if source.time is not None:
+        _check_times(source, table.column(source.time), bounds or Bounds(), bad)
+    if not bad:
+        return Checked(table, np.arange(given.count), (), given)
+    good = np.setdiff1d(np.arange(given.count), np.fromiter(bad, np.int64, len(bad)))
+    ordered = tuple(each for row in sorted(bad) for each in bad[row])
+    return Checked(table.take(pa.array(good)), good, ordered, given)
+
+
+@lru_cache(maxsize=256)
+def schema_of(source: Source) -> pa.Schema:
+    """The declared columns as Arrow has them."""
+    return pa.schema([(each.name, arrow_type(each.type)) for each in source.columns])
+
+
+@dataclass
+class _Given:
+    """Rows as columns of whatever they hold; `problems` are of rows that are none."""
+
+    count: int
+    columns: Mapping[str, Any]
+    row: Callable[[int], Any]
+    json: bool = False
+    problems: list[BadValue] = field(default_factory=list[BadValue])
+
+    def text(self, row: int) -> str:
+        """A row as it came, as JSON text."""
+        content = self.row(row)
+        if isinstance(content, bytes):
+            return content.decode("utf-8", "replace")
+        return msgspec.json.encode(content, enc_hook=str).decode("utf-8", "replace")
+
+
+def _given(source: Source, rows: object) -> _Given:
+    if isinstance(rows, bytes | bytearray | memoryview):
+        return _json(source, bytes(cast("Any", rows)))
+    if isinstance(rows, Mapping):
+        named = cast("Mapping[str, Any]", rows)
+        if _is_columns(source, named):
+            return _columns(source, named)
+        return _dicts(source, [named])
+    if isinstance(rows, Iterator):
+        rows = list(cast("Iterator[object]", rows))
+    if isinstance(rows, Sequence) and not isinstance(rows, str):
+        return _dicts(source, cast("Sequence[object]", rows))
+    table = as_table(rows)
+    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+    if twice:
+        raise RequestInvalid(f"The rows have two columns named {min(twice)!r}.")
+    named = {name: table.column(name) for name in table.column_names}
+    _refuse_unknown(source, named)
+    return _Given(table.num_rows, named, lambda row: table.slice(row, 1).to_pylist()[0])
+
+
+def _is_columns(source: Source, named: Mapping[str, Any]) -> bool:
+    """Whether a dict is many events, column by column; else it is one."""
+    for each in source.columns:
+        value = named.get(each.name)
+        if value is not None and each.type.scalar:
+            return hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
+    return False
+
+
+def _columns(source: Source, named: Mapping[str, Any]) -> _Given:
+    _refuse_unknown(source, named)
+    columns: dict[str, Any] = {}
+    for name, values in named.items():
+        if isinstance(values, pa.ChunkedArray | pa.Array | list):
+            columns[name] = cast("Any", values)
+        elif hasattr(values, "__array__") or hasattr(values, "__arrow_c_array__"):
+            columns[name] = _array(name, values)
+        else:
+            columns[name] = list(values)
+    sizes = {name: len(values) for name, values in columns.items()}
+    if len(set(sizes.values())) > 1:
+        lengths = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise RequestInvalid("The columns differ in length.", where=lengths)
+
+    def row(number: int) -> dict[str, Any]:
+        return {name: _plain(values[number]) for name, values in columns.items()}
+
+    return _Given(next(iter(sizes.values()), 0), columns, row)
+
+
+def _array(name: str, values: Any) -> Any:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise RequestInvalid(
+            f"The column {name!r} does not convert to Arrow: {error}",
+            remedy="Give it values of one type.",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return value.as_py() if isinstance(value, pa.Scalar) else value
+
+
+def _refuse_unknown(source: Source, named: Collection[str]) -> None:
+    declared = [each.name for each in source.columns]
+    for name in named:
+        if name not in declared:
+            raise RequestInvalid(
+                f"{source.name} has no column {name!r}.",
+                remedy=_suggestion(str(name), declared) + f"Its columns: {', '.join(declared)}.",
+            )
+
+
+def _suggestion(name: str, declared: Sequence[str]) -> str:
+    near = get_close_matches(name, declared, n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def _dicts(source: Source, rows: Sequence[object], *, json: bool = False) -> _Given:
+    declared = [each.name for each in source.columns]
+    names = frozenset(declared)
+    problems: list[BadValue] = []
+    named: list[Mapping[str, Any]] = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            reason = "is not an object of columns" if json else "is not a dict"
+            problems.append(BadValue(number, _ROW, shown(row), reason))
+            named.append({})
+            continue
+        known = cast("Mapping[str, Any]", row)
+        if not names.issuperset(known):
+            for name in known:
+                if name not in names:
+                    hint = _suggestion(str(name), declared).strip()
+                    why = f"is not a column of {source.name}. {hint}".strip()
+                    problems.append(BadValue(number, str(name), shown(known[name]), why))
+        named.append(known)
+    columns = {name: [row.get(name) for row in named] for name in declared}
+    return _Given(len(rows), columns, lambda row: rows[row], json, problems)
+
+
+@lru_cache(maxsize=256)
+def _decoders(source: Source) -> tuple[Any, Any, tuple[tuple[str, attrgetter[Any]], ...]]:
+    """What reads JSON of events (an array, lines), and what takes a column out of them."""
+    fields = [(f"c{i}", Any, None) for i in range(len(source.columns))]
+    renamed = {f"c{i}": each.name for i, each in enumerate(source.columns)}
+    event = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=True, gc=False)
+    of_list: Any = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]
+    of_one: Any = msgspec.json.Decoder(event)
+    taking = tuple((each.name, attrgetter(f"c{i}")) for i, each in enumerate(source.columns))
+    return of_list.decode, of_one.decode_lines, taking
+
+
+def _json(source: Source, text: bytes) -> _Given:
+    """JSON that is as declared is read at once; any other is looked at row by row."""
+    stripped = text.strip()
+    of_list, of_lines, taking = _decoders(source)
+    try:
+        events = of_list(stripped) if stripped.startswith(b"[") else of_lines(stripped)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _odd_json(source, stripped)
+    columns: dict[str, Any] = {name: list(map(take, events)) for name, take in taking}
+    return _Given(len(events), columns, lambda row: events[row], json=True)
+
+
+def _odd_json(source: Source, text: bytes) -> _Given:
+    try:
+        whole: Any = msgspec.json.decode(text)
+        several = cast("list[object]", whole) if isinstance(whole, list) else [whole]
+        return _dicts(source, several, json=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if text.startswith(b"[") or b"\n" not in text:
+            raise RequestInvalid(
+                f"The rows are not JSON: {error}.",
+                remedy="Send an array of objects, or one object on each line.",
+            ) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows: list[object] = []
+    problems: list[BadValue] = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(msgspec.json.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            rows.append({})
+            told = shown(line.decode("utf-8", "replace"))
+            problems.append(BadValue(number, _ROW, told, f"is not JSON: {error}"))
+    given = _dicts(source, rows, json=True)
+    given.problems += problems
+    given.row = lines.__getitem__
+    return given
+
+
+def _checked(source: Source, column: Field, given: _Given, bad: dict[int, list[BadValue]]) -> Any:
+    """One column in its declared type; values that are none become null and are noted as bad."""
+    target = arrow_type(column.type)
+    values = given.columns.get(column.name)
+    if values is None:
+        return pa.nulls(given.count, target)
+    zone = source.timezone
+    whole: Any = column_of(values, column.type, zone, json=given.json)
+    if whole is not None:
+        return whole
+    read = reader(column.type, zone, json=given.json)
+    taken: list[Any] = []
+    for number, value in enumerate(_listed(values)):
+        if value is None:
+            taken.append(None)
+            continue
+        try:
+            taken.append(read(value))
+        except Refusal as refusal:
+            taken.append(None)
+            problem = BadValue(number, column.name, shown(value), str(refusal))
+            bad.setdefault(number, []).append(problem)
+    return pa.array(taken, target)
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(cast("Any", values)) if isinstance(values, list) else list(values.to_pylist())
+
+
+def _check_times(
+    source: Source,
+    column: pa.ChunkedArray,
+    bounds: Bounds,
+    bad: dict[int, list[BadValue]],
+) -> None:
+    """Note rows without a time, and those too far ahead or too far back."""
+    name = str(source.time)
+    if column.null_count:
+        for number in np.flatnonzero(column.is_null().to_numpy()).tolist():
+            if number not in bad:
+                why = "an event needs a time"
+                bad[number] = [BadValue(number, name, "null", why)]
+    micros = pc.fill_null(column.cast(pa.int64()), bounds.now).to_numpy()
+    for number in np.flatnonzero(micros > bounds.latest).tolist():
+        ahead = format_duration(max(1_000_000, (micros[number] - bounds.now) // 10**6 * 10**6))
+        tolerance = format_duration(max(1, bounds.latest - bounds.now))
+        why = f"is {ahead} ahead of the clock here; `future` allows {tolerance}"
+        told = format_moment(int(micros[number]))
+        bad.setdefault(number, []).append(BadValue(number, name, told, why))
+    for number in np.flatnonzero(micros < bounds.oldest).tolist():
+        why = f"is older than what the online state retains, {format_moment(bounds.oldest)}"
+        told = format_moment(int(micros[number]))
+        bad.setdefault(number, []).append(BadValue(number, name, told, why))
+
+
+def shown(value: object) -> str:
+    """A value as messages tell it."""
+    try:
+        text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    except ValueError:  # Python does not write integers of thousands of digits
+        text = "a very large number"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
