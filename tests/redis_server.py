@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,62 @@ class RedisServer:
     def pause(self) -> None:
         """Answer nobody, and keep the port."""
         self.process.send_signal(signal.SIGSTOP)
+
+
+class RedisCluster:
+    """Three servers that share the slots, and keep nothing on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers: list[RedisServer] = []
+        for number in range(3):
+            own = folder / str(number)
+            own.mkdir()
+            self.servers.append(
+                RedisServer(
+                    own,
+                    *("--save", "", "--appendonly", "no", "--dir", str(own)),
+                    *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+                    *("--cluster-port", str(free_port())),
+                )
+            )
+
+    @property
+    def url(self) -> str:
+        """The address of two of the nodes; the third is to be found."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers[:2])
+
+    def start(self) -> None:
+        """Come up, and wait until every node knows where all slots are."""
+        import redis
+
+        for number, server in enumerate(self.servers):
+            server.start()
+            with redis.Redis(port=server.port) as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+                first, last = 16_384 * number // 3, 16_384 * (number + 1) // 3 - 1
+                client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+                if number:
+                    place = self.servers[0]
+                    bus = place.arguments[-1]
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", place.port, bus)
+        for server in self.servers:
+            with redis.Redis(port=server.port) as client:
+                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or len(
+                    client.execute_command("CLUSTER NODES")
+                ) < len(self.servers):
+                    time.sleep(0.02)
+
+    def empty(self) -> None:
+        """Forget all keys."""
+        import redis
+
+        for server in self.servers:
+            with redis.Redis(port=server.port) as client:
+                client.flushall()
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import RedisCluster, RedisServer, free_port, required
 
 from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
@@ -60,6 +60,43 @@ class TestSentinel(OnlineStoreContract):
         store.close()
 
 
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory):
+    required()
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def cluster_url(shared_cluster):
+    """The address of an empty cluster."""
+    shared_cluster.empty()
+    return shared_cluster.url
+
+
+class TestCluster(OnlineStoreContract):
+    """The same where keys are spread over three nodes."""
+
+    @pytest.fixture
+    def store(self, cluster_url):
+        store = RedisStore(cluster_url)
+        yield store
+        store.close()
+
+
+class TestClusterWhileALockIsHeld(OnlineStoreContract):
+    """The same when every write is fenced."""
+
+    @pytest.fixture
+    def store(self, cluster_url):
+        store = RedisStore(cluster_url)
+        with store.lock("contract"):
+            yield store
+        store.close()
+
+
 @pytest.fixture
 def store(redis_url):
     store = RedisStore(redis_url)
@@ -93,6 +130,7 @@ def unavailable(url: str) -> StoreUnavailable:
         ("rediss://u:p%40ss@cache?read_timeout=.5", "rediss://cache:6379/0"),
         ("redis://[::1]:7000", "redis://[::1]:7000/0"),
         ("redis+sentinel://:pw@a,b:7/main/2", "redis+sentinel://a:26379,b:7/main/2"),
+        ("redis+cluster://u:pw@a,[::1]:7000/", "redis+cluster://a:6379,[::1]:7000"),
     ],
 )
 def test_a_url_names_a_server_and_nothing_is_asked(url, name):
@@ -111,6 +149,8 @@ def test_a_url_names_a_server_and_nothing_is_asked(url, name):
         "redis://cache:6379/words",
         "redis://a,b/0",
         "redis+sentinel://a,b",
+        "redis+cluster://a,b/1",
+        "redis+cluster://u:se/cret@a",
         "redis://cache?read_timeout=never",
         "redis://cache?read_timeout=0",
     ],
@@ -135,13 +175,6 @@ def test_an_unknown_kind_does_not_show_its_password():
     with pytest.raises(NotFound, match="Did you mean 'redis'") as caught:
         open_store("reddis://u:secret@cache/0")
     assert "secret" not in str(caught.value)
-
-
-def test_a_cluster_is_refused_with_the_reason():
-    """Its nodes do not share a moment."""
-    with pytest.raises(DefinitionError, match="Redis Cluster") as caught:
-        open_store("redis+cluster://u:secret@a:7000")
-    assert "redis+sentinel://" in caught.value.remedy
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch):

@@ -111,11 +111,11 @@ class Dying:
     def __getattr__(self, name):
         return getattr(self.online, name)
 
-    def put_many(self, items):
+    def put_many(self, items, **conditions):
         if self.writes == 0:
             self.server()
         self.writes -= 1
-        self.online.put_many(items)
+        self.online.put_many(items, **conditions)
 
 
 @pytest.mark.parametrize("writes", range(8))

@@ -232,7 +232,7 @@ def test_projects_do_not_meet_in_one_store():
 
 
 def hold(path: Path, ready, free) -> None:
-    with LmdbStore(path).lock("materialize"):
+    with LmdbStore(path).lock("materialize shop"):
         ready.set()
         free.wait(60)
 
@@ -255,6 +255,14 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     run(online, bought("u1", NOON))
     assert count(online, "u1") == 1
     online.close()
+
+
+def test_projects_that_share_a_store_do_not_wait_for_each_other():
+    """What is locked is the project."""
+    online = MemoryStore()
+    with online.lock("materialize other"):
+        run(online, bought("u1", NOON))
+    assert count(online, "u1") == 1
 
 
 def test_rows_with_a_null_key_belong_to_nobody():

@@ -114,7 +114,7 @@ def materialize(
     `until - retain`, and makes earlier moments an error; without it, every moment can be asked for.
     Rows of views that `published` no longer holds are deleted; None deletes nothing.  What takes
     longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if another
-    process materializes into the same store.
+    process materializes the same project into the same store.
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
     floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
@@ -123,7 +123,7 @@ def materialize(
         chosen = tuple(view for name in views for view in definitions.variants(name))
     done: list[MaterializedView] = []
     gone: tuple[str, ...] = ()
-    with online.lock("materialize"), Progress() as progress:
+    with online.lock(f"materialize {project}"), Progress() as progress:
         if published is not None:
             gone = tidy(online, project, published)
             note(online, project, {view.name for view in chosen}, published)

@@ -14,12 +14,14 @@ _FORMS = """\
 redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]
 rediss://... is the same with TLS
 redis+sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]/SERVICE[/DATABASE]
+redis+cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]
 Write characters such as @ / ? # in a password as %40 %2F %3F %23."""
 
 _URL = re.compile(
-    r"(?:(?P<scheme>rediss?)|(?P<sentinel>rediss?\+sentinel))://"
+    r"(?:(?P<scheme>rediss?)|(?P<cluster>rediss?\+cluster)|(?P<sentinel>rediss?\+sentinel))://"
     r"(?:(?P<user>[^:@/?#]*)(?::(?P<password>[^@/?#]*))?@)?(?P<hosts>[^@/?#]+)"
-    r"(?(sentinel)/(?P<service>[^@/?#]+))(?:/(?P<database>\d{0,5}))?(?:\?(?P<query>[^@#]*))?"
+    r"(?(sentinel)/(?P<service>[^@/?#]+))(?(cluster)/?|(?:/(?P<database>\d{0,5}))?)"
+    r"(?:\?(?P<query>[^@#]*))?"
 )
 _TIMEOUTS = ("connect_timeout", "read_timeout")
 _CERTIFICATES = ("ca_certs", "certfile", "keyfile")
@@ -27,7 +29,7 @@ _CERTIFICATES = ("ca_certs", "certfile", "keyfile")
 
 @dataclass(frozen=True)
 class Address:
-    """One Redis, or the Sentinels that know where it is: then `service` is its name with them.
+    """One Redis; the Sentinels that know where it is (`service` is its name with them); a cluster.
 
     Timeouts are seconds.  `tls` has the settings of an encrypted connection; empty without it.
     """
@@ -43,27 +45,28 @@ class Address:
     tls: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
+    def cluster(self) -> bool:
+        """Whether the hosts are nodes of a Redis Cluster, some of them at least."""
+        return self.scheme.endswith("+cluster")
+
+    @property
     def name(self) -> str:
         """The URL without what is secret or usual."""
         hosts = ",".join(f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in self.hosts)
+        if self.cluster:
+            return f"{self.scheme}://{hosts}"
         service = f"{self.service}/" if self.service else ""
         return f"{self.scheme}://{hosts}/{service}{self.database}"
 
     @classmethod
     def of(cls, url: str) -> Address:
         """Read a URL; raises `DefinitionError` or `NotFound` without showing what it holds."""
-        if url.startswith("redis+cluster:"):
-            raise DefinitionError(
-                "Rows cannot be kept in a Redis Cluster.",
-                remedy="A read needs all its rows from one moment, which nodes of a cluster do not "
-                "share. Use one Redis with replicas: redis+sentinel://.",
-            )
         found = _URL.fullmatch(url)
-        if found is None or (found["service"] is None and "," in found["hosts"]):
+        if found is None or (found["scheme"] and "," in found["hosts"]):
             raise _unreadable("The address of a Redis cannot be read.")
         usual = 6379 if found["service"] is None else 26379
         return cls(
-            found["scheme"] or found["sentinel"],
+            found["scheme"] or found["cluster"] or found["sentinel"],
             tuple(_host(each, usual) for each in found["hosts"].split(",")),
             unquote(found["service"] or ""),
             int(found["database"] or 0),

@@ -6,14 +6,17 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
+from urllib.parse import quote
 
 import lmdb
 
 from tidemark.errors import StoreUnavailable
+from tidemark.online.protocol import conflict
 
 T = TypeVar("T")
 
@@ -58,22 +61,39 @@ class LmdbStore:
             return [None] * len(keys)
         return self._opened().read(keys)
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write all items in one transaction, in the order of their keys."""
+    def put_many(
+        self,
+        items: Iterable[tuple[bytes, bytes | memoryview]],
+        *,
+        deletes: Iterable[bytes] = (),
+        expect: Mapping[bytes, bytes | None] | None = None,
+    ) -> None:
+        """Write and remove in one transaction, in the order of the keys."""
         pairs = [
             (key, value) if len(key) < _LONGEST_KEY else (_short(key), _named(key, value))
             for key, value in items
         ]
         pairs.sort(key=_key)
-        self._opened().write(lambda env: _write(env, pairs))
+        doomed = [key if len(key) < _LONGEST_KEY else _short(key) for key in deletes]
 
-    def delete(self, prefix: bytes) -> int:
-        """Delete every key that starts with `prefix`, some thousands in each transaction."""
+        def work(env: lmdb.Environment) -> None:
+            with env.begin(write=True) as transaction:
+                if expect and _found(transaction, list(expect)) != list(expect.values()):
+                    raise conflict(self.name)
+                for key in doomed:
+                    transaction.delete(key)
+                transaction.cursor().putmulti(pairs)
+
+        self._opened().write(work)
+
+    def delete(self, *prefixes: bytes) -> int:
+        """Delete every key that starts with one of `prefixes`, some thousands a transaction."""
         if self._environment is None and not (self.path / _DATA).exists():
             return 0
         deleted = 0
-        while step := self._opened().write(lambda env: _delete(env, prefix)):
-            deleted += step
+        for prefix in prefixes:
+            while step := self._opened().write(partial(_delete, prefix)):
+                deleted += step
         return deleted
 
     @contextmanager
@@ -82,7 +102,7 @@ class LmdbStore:
         import fcntl
 
         _create(self.path)
-        file = self.path / f"{purpose}.lock"
+        file = self.path / f"{quote(purpose, safe=' ')}.lock"
         with _refusing(self.path):
             handle = file.open("a+", encoding="ascii")
         with handle:
@@ -205,19 +225,17 @@ class _Environment:
 
 def _read(env: lmdb.Environment, keys: Sequence[bytes]) -> list[bytes | None]:
     with env.begin() as transaction:
-        get = transaction.get
-        return [
-            get(key) if len(key) < _LONGEST_KEY else _of_named(key, get(_short(key)))
-            for key in keys
-        ]
+        return _found(transaction, keys)
 
 
-def _write(env: lmdb.Environment, pairs: list[tuple[bytes, bytes | memoryview]]) -> None:
-    with env.begin(write=True) as transaction:
-        transaction.cursor().putmulti(pairs)
+def _found(transaction: lmdb.Transaction, keys: Sequence[bytes]) -> list[bytes | None]:
+    get: Callable[[bytes], bytes | None] = transaction.get  # type: ignore[assignment]
+    return [
+        get(key) if len(key) < _LONGEST_KEY else _of_named(key, get(_short(key))) for key in keys
+    ]
 
 
-def _delete(env: lmdb.Environment, prefix: bytes) -> int:
+def _delete(prefix: bytes, env: lmdb.Environment) -> int:
     with env.begin(write=True) as transaction:
         cursor = transaction.cursor()
         found = cursor.set_range(prefix)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from tidemark.errors import StoreUnavailable
+from tidemark.online.protocol import conflict
 
 
 class MemoryStore:
@@ -25,16 +26,27 @@ class MemoryStore:
         with self._guard:
             return [self._rows.get(key) for key in keys]
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write all items or none."""
+    def put_many(
+        self,
+        items: Iterable[tuple[bytes, bytes | memoryview]],
+        *,
+        deletes: Iterable[bytes] = (),
+        expect: Mapping[bytes, bytes | None] | None = None,
+    ) -> None:
+        """Write all items and remove all `deletes`, or neither."""
         rows = {key: bytes(value) for key, value in items}
+        doomed = list(deletes)
         with self._guard:
+            if expect and any(self._rows.get(key) != value for key, value in expect.items()):
+                raise conflict(self.name)
+            for key in doomed:
+                self._rows.pop(key, None)
             self._rows.update(rows)
 
-    def delete(self, prefix: bytes) -> int:
-        """Delete every key that starts with `prefix`; gives their number."""
+    def delete(self, *prefixes: bytes) -> int:
+        """Delete every key that starts with one of `prefixes`; gives their number."""
         with self._guard:
-            doomed = [key for key in self._rows if key.startswith(prefix)]
+            doomed = [key for key in self._rows if key.startswith(prefixes)]
             for key in doomed:
                 del self._rows[key]
         return len(doomed)

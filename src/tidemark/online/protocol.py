@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from tidemark.errors import NotFound
+from tidemark.errors import NotFound, StoreConflict
 from tidemark.online.address import redacted
 
-_REDIS = {"redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster"}
+_REDIS = (
+    "redis",
+    "rediss",
+    *(f"{s}+{k}" for s in ("redis", "rediss") for k in ("sentinel", "cluster")),
+)
 
 
 class OnlineStore(Protocol):
@@ -27,26 +31,47 @@ class OnlineStore(Protocol):
         ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys in their order, all of one moment; None where there is none."""
-        ...
+        """The values of the keys in their order, all of one moment; None where there is none.
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write all items or none; durable and visible to everyone when it returns.
-
-        A store that many hosts share may write more than 4 MiB in several steps, in the order of
-        the items: what decides about others comes last.
+        Where the store is spread over nodes, only the keys of one slot are of one moment, and the
+        slot of the first key is read after all others: what decides about others comes first.
         """
         ...
 
-    def delete(self, prefix: bytes) -> int:
-        """Delete every key that starts with `prefix` (at most 400 bytes); gives their number.
+    def put_many(
+        self,
+        items: Iterable[tuple[bytes, bytes | memoryview]],
+        *,
+        deletes: Iterable[bytes] = (),
+        expect: Mapping[bytes, bytes | None] | None = None,
+    ) -> None:
+        """Write all items and remove all `deletes`, or neither; durable and visible on return.
 
-        This is not atomic: readers may see some of the keys gone and others not yet.
+        Of a key in both, the item stays.  `expect` has what some keys hold (None: nothing) as far
+        as the caller knows: if one holds anything else by now, nothing is written and
+        `StoreConflict` is raised.  It may also follow a write of our own whose answer was lost.
+
+        A shared store may write more than 4 MiB in several steps, in the order of the items,
+        unless there are `deletes` or an `expect`: what decides about others comes last.  Where the
+        store is spread over nodes, all of this holds for the keys of each slot, and the slot of the
+        last item is written after all others.
+        """
+        ...
+
+    def delete(self, *prefixes: bytes) -> int:
+        """Delete every key that starts with one of `prefixes` (400 bytes each); gives their number.
+
+        This is not atomic: readers may see some of the keys gone and others not yet.  It can cost
+        a look at every key of the store, however many prefixes there are.
         """
         ...
 
     def lock(self, purpose: str) -> AbstractContextManager[None]:
-        """Hold the one lock named `purpose`; raises at once, naming the holder, if it is held."""
+        """Hold the one lock named `purpose`; raises at once, naming the holder, if it is held.
+
+        A store is shared by projects: what each may do at the same time has its project's name in
+        it.  A shared store refuses all writes of the holding thread once it lost the lock.
+        """
         ...
 
     def close(self) -> None:
@@ -73,5 +98,18 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
         from tidemark.online.redis import RedisStore
 
         return RedisStore(url)
-    kinds = ("lmdb", "memory", "redis", "rediss", "redis+sentinel")
-    raise NotFound.named("kind of online store", scheme, kinds, where=f"online = {redacted(url)!r}")
+    raise NotFound.named(
+        "kind of online store",
+        scheme,
+        ("lmdb", "memory", *_REDIS),
+        where=f"online = {redacted(url)!r}",
+    )
+
+
+def conflict(where: str) -> StoreConflict:
+    """The error of a batch that was made from what the store no longer holds."""
+    return StoreConflict(
+        "Somebody else has written the same rows meanwhile; this batch gives way.",
+        where=where,
+        remedy="Read them again, then write.",
+    )

@@ -1,7 +1,7 @@
 """The shared online store: Redis, for services on several hosts.
 
-Keys and values are the bytes that LMDB holds.  A read is one MGET, which Redis answers from one
-moment.  A batch is one MSET, so readers see all of it or nothing.
+Keys and values are the bytes that LMDB holds.  Here is what every form of it shares: locks, deletes
+and errors.  `redis_servers.py` reads and writes, of one server and of a cluster.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, cast
 
 from tidemark.errors import MissingExtra, StoreUnavailable
 from tidemark.online.address import Address
 from tidemark.online.keys import encode
+from tidemark.online.protocol import conflict
 
 try:
-    import redis
     from redis import exceptions as refusal
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-    from redis.sentinel import Sentinel
+
+    from tidemark.online.redis_servers import Batch, Changed, server_at
 except ImportError as error:
     raise MissingExtra("redis", "An online store in Redis") from error
 
 _BATCH = 4 << 20
-"""Bytes in one MSET: a few milliseconds in which Redis answers nobody else."""
+"""Bytes written in one step: a few milliseconds in which Redis answers nobody else."""
 
 _SCANNED = 1_000
 """Keys that one step of `delete` looks at."""
@@ -39,12 +37,6 @@ _DELETED_AT_ONCE = 5_000
 _LEASE = 10.0
 """Seconds after which the lock of a process that died is free; a living one renews it."""
 
-_ATTEMPTS = 20
-"""How often a fenced write follows renewals of its own lock."""
-
-_CONNECTIONS = 1_024
-"""Threads of one process that can ask at the same moment."""
-
 _RENEW = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end
 return 0
@@ -54,7 +46,7 @@ if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) 
 return 0
 """
 
-_FAILURES = (refusal.RedisError, OSError)
+_FAILURES = (refusal.RedisError, refusal.RedisClusterException, OSError)
 
 
 class _Held(threading.local):
@@ -65,18 +57,19 @@ class _Held(threading.local):
 
 
 class RedisStore:
-    """An `OnlineStore` in a Redis database, alone or watched over by Sentinels.
+    """An `OnlineStore` in a Redis database: alone, watched over by Sentinels, or a cluster.
 
     Nothing is asked before the first use.  Batches above 4 MiB are written in several steps, in the
-    order of the items.  What is written is as durable as the server's persistence makes it.
-    `lease` is how many seconds a lock outlives a holder that died.
+    order of the items, unless they remove or expect something.  What is written is as durable as
+    the server's persistence makes it.  `lease` is how many seconds a lock outlives a holder that
+    died.
     """
 
     def __init__(self, url: str, *, lease: float = _LEASE) -> None:
         self._address = Address.of(url)
         self._lease = lease
         self._held = _Held()
-        self._client: Any = _connected(self._address)
+        self._server = server_at(self._address)
 
     @property
     def name(self) -> str:
@@ -84,43 +77,53 @@ class RedisStore:
         return self._address.name
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys, from one command."""
+        """The values of the keys: one command, or one for each slot of a cluster."""
         if not keys:
             return []
         try:
-            return cast("list[bytes | None]", self._client.mget(keys))
+            return self._server.read(keys)
         except _FAILURES as failure:
             raise self._unavailable(failure) from failure
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write all items, in one command for every 4 MiB."""
+    def put_many(
+        self,
+        items: Iterable[tuple[bytes, bytes | memoryview]],
+        *,
+        deletes: Iterable[bytes] = (),
+        expect: Mapping[bytes, bytes | None] | None = None,
+    ) -> None:
+        """Write and remove in one transaction, or, if nothing else is asked, 4 MiB at a time."""
         pairs = list(items)
-        with self._asking():
-            batch: list[bytes | memoryview] = []
-            size = 0
-            for key, value in pairs:
-                batch += (key, value)
-                size += len(key) + len(value)
-                if size >= _BATCH:
-                    self._write("MSET", batch)
-                    batch, size = [], 0
-            if batch:
-                self._write("MSET", batch)
+        written = {key for key, _ in pairs}
+        doomed = [key for key in dict.fromkeys(deletes) if key not in written]
+        if doomed or expect:
+            self._write(Batch(pairs, doomed, expect or {}))
+            return
+        batch: list[tuple[bytes, bytes | memoryview]] = []
+        size = 0
+        for key, value in pairs:
+            batch.append((key, value))
+            size += len(key) + len(value)
+            if size >= _BATCH:
+                self._write(Batch(batch))
+                batch, size = [], 0
+        if batch:
+            self._write(Batch(batch))
 
-    def delete(self, prefix: bytes) -> int:
-        """Delete every key that starts with `prefix`, which looks at all keys of the database."""
-        deleted = cursor = 0
+    def delete(self, *prefixes: bytes) -> int:
+        """Delete every key that starts with one of them; looks once at all keys of the database."""
+        if not prefixes:
+            return 0
+        deleted = 0
         doomed: list[bytes] = []
-        pattern = _literally(prefix) + b"*"
+        pattern = _literally(_common(prefixes)) + b"*"
         with self._asking():
-            while True:
-                cursor, found = self._client.scan(cursor, match=pattern, count=_SCANNED)
-                doomed += found
-                if doomed and (cursor == 0 or len(doomed) >= _DELETED_AT_ONCE):
-                    deleted += self._write("UNLINK", doomed)
+            for found in self._server.scan(pattern, _SCANNED):
+                doomed += [key for key in found if key.startswith(prefixes)]
+                if len(doomed) >= _DELETED_AT_ONCE:
+                    deleted += self._write(Batch(deletes=doomed))
                     doomed = []
-                if cursor == 0:
-                    return deleted
+            return deleted + (self._write(Batch(deletes=doomed)) if doomed else 0)
 
     @contextmanager
     def lock(self, purpose: str) -> Generator[None]:
@@ -145,16 +148,16 @@ class RedisStore:
             done.set()
             renewal.join()
             with suppress(*_FAILURES):  # else it is free when the lease ends
-                self._client.eval(_RELEASE, 1, key, token)
+                self._server.client.eval(_RELEASE, 1, key, token)
 
     def close(self) -> None:
         """Close the connections; the next use opens others."""
-        self._client.connection_pool.disconnect()
+        self._server.close()
 
     def _take(self, key: bytes, token: bytes, purpose: str) -> None:
-        if self._client.set(key, token, nx=True, px=self._lease_ms):
+        if self._server.client.set(key, token, nx=True, px=self._lease_ms):
             return
-        there: bytes | None = self._client.get(key)
+        there: bytes | None = self._server.client.get(key)
         if there == token:  # the answer to a first attempt was lost
             return
         holder = there.partition(b"\0")[0].decode() if there else "Somebody who is just leaving"
@@ -168,7 +171,7 @@ class RedisStore:
     def _renew(self, key: bytes, token: bytes, done: threading.Event) -> None:
         while not done.wait(self._lease / 3):
             with suppress(*_FAILURES):  # a lock that is lost is noticed by the fence
-                self._client.eval(_RENEW, 1, key, token, self._lease_ms)
+                self._server.client.eval(_RENEW, 1, key, token, self._lease_ms)
 
     @property
     def _lease_ms(self) -> int:
@@ -177,32 +180,27 @@ class RedisStore:
     def _check_that_keys_stay(self) -> None:
         """Refuse a server that drops keys when it is full: an entity would look unknown."""
         try:
-            memory = self._client.info("memory")
+            memories = self._server.memory()
         except refusal.NoPermissionError:
             return
-        policy = str(memory.get("maxmemory_policy", ""))
-        if memory.get("maxmemory") and policy.startswith("allkeys"):
-            raise StoreUnavailable(
-                f"This Redis drops rows when its memory is full (maxmemory-policy {policy}).",
-                where=self.name,
-                remedy="An entity would be unknown without notice. "
-                "Use a server with: maxmemory-policy noeviction.",
-            )
+        for memory in memories:
+            policy = str(memory.get("maxmemory_policy", ""))
+            if memory.get("maxmemory") and policy.startswith("allkeys"):
+                raise StoreUnavailable(
+                    f"This Redis drops rows when its memory is full (maxmemory-policy {policy}).",
+                    where=self.name,
+                    remedy="An entity would be unknown without notice. "
+                    "Use a server with: maxmemory-policy noeviction.",
+                )
 
-    def _write(self, command: str, arguments: Sequence[bytes | memoryview]) -> int:
-        """The answer to a command that writes, if this thread still holds the locks it took."""
+    def _write(self, batch: Batch) -> int:
+        """How many keys went, if this thread still holds the locks it took."""
         held = self._held.tokens
-        if not held:
-            return cast("int", self._client.execute_command(command, *arguments))
-        for _ in range(_ATTEMPTS):
-            with self._client.pipeline(transaction=True) as step, suppress(refusal.WatchError):
-                step.watch(*held)
-                if step.mget(*held) != list(held.values()):
-                    raise self._lost()
-                step.multi()
-                step.execute_command(command, *arguments)
-                return cast("int", step.execute()[0])
-        raise self._lost()
+        with self._asking():
+            try:
+                return self._server.write(batch, held)
+            except Changed as changed:
+                raise (self._lost() if changed.key in held else conflict(self.name)) from None
 
     def _lost(self) -> StoreUnavailable:
         return StoreUnavailable(
@@ -225,34 +223,11 @@ class RedisStore:
         return StoreUnavailable(what, where=self.name, remedy=remedy)
 
 
-def _connected(address: Address) -> Any:
-    """A client that connects when it is first used; redis-py types it in part only.
-
-    A command is sent a second time if its connection turns out to be closed, as it is after a
-    restart of the server; never after a timeout.
-    """
-    settings: dict[str, Any] = {
-        "db": address.database,
-        "username": address.username,
-        "password": address.password,
-        "socket_connect_timeout": address.connect_timeout,
-        "socket_timeout": address.read_timeout,
-        "retry": Retry(NoBackoff(), 1, (refusal.ConnectionError,)),
-        "max_connections": _CONNECTIONS,
-        "protocol": 2,
-        **address.tls,
-    }
-    if not address.service:
-        ((host, port),) = address.hosts
-        return redis.Redis(host=host, port=port, **settings)
-    asking = {
-        "socket_connect_timeout": address.connect_timeout,
-        "socket_timeout": address.read_timeout,
-        "retry": Retry(NoBackoff(), 0, (refusal.ConnectionError,)),
-        **address.tls,
-    }
-    watching: Any = cast("Any", Sentinel)(address.hosts, sentinel_kwargs=asking)
-    return watching.master_for(address.service, **settings)
+def _common(prefixes: Sequence[bytes]) -> bytes:
+    """What all of them start with."""
+    low, high = min(prefixes), max(prefixes)
+    differ = (place for place, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
+    return low[: next(differ, len(low))]
 
 
 def _literally(prefix: bytes) -> bytes:
@@ -280,9 +255,14 @@ def _explained(failure: Exception, address: Address) -> tuple[str, str]:
             )
         case refusal.BusyLoadingError():
             return "Redis is still loading its data.", "Try again when it is done."
-        case refusal.ConnectionError() | OSError():
+        case refusal.ConnectionError() | refusal.RedisClusterException() | OSError():
             host, port = address.hosts[0]
-            if address.service:
+            if address.cluster:
+                remedy = (
+                    "A failover takes some seconds; this shows what the nodes know: "
+                    f"redis-cli -h {host} -p {port} cluster nodes"
+                )
+            elif address.service:
                 look = f"redis-cli -h {host} -p {port} sentinel masters"
                 remedy = (
                     f"A failover takes some seconds; this shows what the Sentinels know: {look}"

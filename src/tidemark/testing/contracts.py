@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from tidemark.errors import StoreUnavailable
+from tidemark.errors import StoreConflict, StoreUnavailable
 from tidemark.online.protocol import OnlineStore
 
 
@@ -62,6 +63,80 @@ class OnlineStoreContract:
             store.put_many(items())
         assert store.get_many([b"a"]) == [None]
 
+    def test_a_batch_removes_what_it_replaces(self, store: OnlineStore) -> None:
+        """Keys go in the step that writes the items; one that was never there is no matter."""
+        store.put_many([(b"a", b"1"), (b"b", b"2"), (b"c", b"3")])
+        store.put_many([(b"d", b"4")], deletes=[b"a", b"b", b"never"])
+        assert store.get_many([b"a", b"b", b"c", b"d"]) == [None, None, b"3", b"4"]
+        store.put_many([], deletes=iter([b"c"]))
+        assert store.get_many([b"c", b"d"]) == [None, b"4"]
+
+    def test_a_key_that_is_removed_and_written_is_written(self, store: OnlineStore) -> None:
+        """The items say what is there after the batch."""
+        store.put_many([(b"a", b"1")])
+        store.put_many([(b"a", b"2")], deletes=[b"a"])
+        assert store.get_many([b"a"]) == [b"2"]
+
+    def test_a_batch_that_expects_what_is_there_is_written(self, store: OnlineStore) -> None:
+        """Nothing, something and the empty value can be expected, of keys written or not."""
+        store.put_many([(b"a", b"1"), (b"empty", b"")])
+        expected = {b"a": b"1", b"empty": b"", b"b": None, b"other": None}
+        store.put_many([(b"a", b"2"), (b"b", b"3")], deletes=[b"empty"], expect=expected)
+        assert store.get_many([b"a", b"b", b"empty"]) == [b"2", b"3", None]
+
+    @pytest.mark.parametrize(
+        "expected",
+        [
+            {b"a": b"0"},
+            {b"a": None},
+            {b"a": b""},
+            {b"b": b"1"},
+            {b"b": b""},
+            {b"a": b"1", b"c": b""},
+        ],
+        ids=str,
+    )
+    def test_a_batch_that_expects_something_else_writes_nothing(
+        self, store: OnlineStore, expected: dict[bytes, bytes | None]
+    ) -> None:
+        """Whoever wrote in between is not overwritten; reading again and trying again may help."""
+        store.put_many([(b"a", b"1")])
+        with pytest.raises(StoreConflict) as caught:
+            store.put_many([(b"a", b"2"), (b"b", b"2")], deletes=[b"c"], expect=expected)
+        assert caught.value.retryable
+        assert store.get_many([b"a", b"b"]) == [b"1", None]
+
+    def test_expecting_works_for_long_keys_and_large_values(self, store: OnlineStore) -> None:
+        """Nothing is compared by a part of it."""
+        key, value = b"k" * 5_000, bytes(6_000_000)
+        store.put_many([(key, value + b"1")], expect={key: None})
+        with pytest.raises(StoreConflict):
+            store.put_many([(key, b"2")], expect={key: value + b"2"})
+        store.put_many([(key, b"2")], expect={key: value + b"1"})
+        store.put_many([], deletes=[key], expect={key: b"2"})
+        assert store.get_many([key]) == [None]
+
+    def test_of_writers_that_expect_the_same_one_succeeds(self, store: OnlineStore) -> None:
+        """Four threads count to a hundred together: no step is lost and none is made twice."""
+        store.put_many([(b"count", b"0")])
+
+        def add() -> None:
+            for _ in range(25):
+                while True:
+                    (held,) = store.get_many([b"count"])
+                    assert held is not None
+                    more = str(int(held) + 1).encode()
+                    with suppress(StoreConflict):
+                        store.put_many([(b"count", more)], expect={b"count": held})
+                        break
+
+        threads = [threading.Thread(target=add) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.get_many([b"count"]) == [b"100"]
+
     def test_delete_takes_the_prefix_and_nothing_else(self, store: OnlineStore) -> None:
         """Neighbours in the order of the keys stay."""
         store.put_many([(key, b"") for key in (b"a", b"b", b"b\x00", b"b\xff\xff", b"c")])
@@ -74,9 +149,18 @@ class OnlineStoreContract:
             b"",
         ]
 
+    def test_delete_takes_several_prefixes(self, store: OnlineStore) -> None:
+        """A key that starts with two of them is one key."""
+        store.put_many([(key, b"") for key in (b"a1", b"a2", b"b1", b"c1", b"c2")])
+        assert store.delete(b"a", b"c", b"c1", b"never") == 4
+        assert store.get_many([b"a1", b"a2", b"b1", b"c1", b"c2"]) == [None, None, b"", None, None]
+
     def test_deleting_nothing_is_fine(self, store: OnlineStore) -> None:
-        """A prefix without keys deletes none."""
+        """A prefix without keys deletes none, nor does no prefix."""
+        store.put_many([(b"a", b"1")])
         assert store.delete(b"nothing") == 0
+        assert store.delete() == 0
+        assert store.get_many([b"a"]) == [b"1"]
 
     def test_long_keys_are_keys(self, store: OnlineStore) -> None:
         """Keys of any length are told apart, and deleted by their prefix."""
@@ -94,23 +178,32 @@ class OnlineStoreContract:
         assert store.get_many([b"big", b"small"]) == [value, b"1"]
 
     def test_readers_see_whole_batches_only(self, store: OnlineStore) -> None:
-        """Every read sees both keys of the same write, while another thread keeps writing."""
-        store.put_many([(b"a", b"0"), (b"b", b"0")])
+        """All keys of the last write, and none of the one before, while others keep writing."""
+        names = [b"{e}1", b"{e}2"]  # of one slot, where there are slots
         seen: list[list[bytes | None]] = []
         done = threading.Event()
 
         def read() -> None:
             while not done.is_set():
-                seen.append(store.get_many([b"a", b"b"]))
+                seen.append(store.get_many([*names, b"{e}even", b"{e}odd"]))
 
         reader = threading.Thread(target=read)
         reader.start()
-        for number in range(1, 101):
+        before: bytes | None = None
+        for number in range(100):
             value = str(number).encode()
-            store.put_many([(b"a", value), (b"b", value)])
+            extra = [b"{e}even", b"{e}odd"]
+            added, removed = extra if number % 2 == 0 else extra[::-1]
+            items = [(names[0], value), (added, value), (names[1], value)]
+            if number % 3:
+                store.put_many(items, deletes=[removed])
+            else:
+                store.put_many(items, deletes=[removed], expect={names[0]: before})
+            before = value
         done.set()
         reader.join()
-        assert [pair for pair in seen if pair[0] != pair[1]] == []
+        assert [each for each in seen if len({value for value in each if value}) > 1] == []
+        assert [each for each in seen if each[0] and each.count(None) != 1] == []
 
     def test_a_lock_is_held_once(self, store: OnlineStore) -> None:
         """Whoever comes second is told at once, and can take the lock when it is free."""
@@ -125,7 +218,7 @@ class OnlineStoreContract:
 
     def test_locks_of_different_purposes_do_not_meet(self, store: OnlineStore) -> None:
         """The name is what is locked."""
-        with store.lock("materialize"), store.lock("compact"):
+        with store.lock("materialize"), store.lock("compact"), store.lock("materialize/../é: x"):
             pass
 
     def test_a_lock_is_freed_when_its_holder_fails(self, store: OnlineStore) -> None:

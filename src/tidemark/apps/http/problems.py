@@ -14,10 +14,12 @@ MEDIA_TYPE = "application/problem+json"
 
 _STATUS = {
     "request-invalid": 422,
+    "not-permitted": 403,
     "not-found": 404,
     "stale-source": 409,
     "plan-conflict": 409,
     "store-unavailable": 503,
+    "store-conflict": 503,
 }
 # Where an error of these lies is in the request; of others it may be a file of the server.
 _TELLS_WHERE = {"request-invalid", "stale-source"}
@@ -76,6 +78,6 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
     }
     if error.where and error.slug in _TELLS_WHERE:
         facts["where"] = error.where
-    if error.retryable:
+    if error.retryable and not any(name == b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", b"1"))
     return status, msgspec.json.encode(facts), headers
