@@ -138,11 +138,7 @@ def as_read(random: Random, it: Defined) -> tuple[Field, ...]:
 
 
 def idle(random: Random, it: Defined) -> Iterator[tuple[str, Defined]]:
-    """Fields that the feature does not read, by its function or its source."""
-    parameters = it.aggregate.rule.parameters
-    for name, value in {"n": 7, "q": 0.25, "ddof": 0}.items():
-        if name not in parameters:
-            yield f"idle {name}", it.computing(**{name: value})
+    """Fields that may be said and are not read, by the function or the source of the feature."""
     if it.aggregate.q in (0, 1):
         yield "whole q", it.computing(q=int(it.aggregate.q))
     if it.aggregate.rule.zero:
@@ -153,10 +149,6 @@ def idle(random: Random, it: Defined) -> Iterator[tuple[str, Defined]]:
         yield "idle max_age", it.of_view(max_age=other(random, it.view.max_age, 0, 1, DAY))
     if not it.aggregate.needs_order and len(it.source.unique) > 1:
         yield "order of unique", it.of_source(unique=it.source.unique[::-1])
-    if it.window.kind != "to_date":
-        yield "idle zone", it.over(zone=worlds.NEW_YORK)
-    if it.window.kind != "sliding":
-        yield "idle length", it.over(length=DAY)
 
 
 def edited(random: Random, it: Defined) -> Iterator[tuple[str, Defined]]:
@@ -186,7 +178,17 @@ def edited_aggregate(random: Random, it: Defined) -> Iterator[tuple[str, Defined
     takes = [name for name in RULES if aggregate.value in worlds.column_types(name)]
     if aggregate.value is not None:
         function = other(random, aggregate.function, *takes)
-        yield "function", it.computing(function=function, n=max(aggregate.n, 1), default=None)
+        reads = RULES[function].parameters
+        yield (
+            "function",
+            it.computing(
+                function=function,
+                n=max(aggregate.n, 1) if "n" in reads else 0,
+                q=aggregate.q if "q" in reads else 0.5,
+                ddof=aggregate.ddof if "ddof" in reads else 1,
+                default=None,
+            ),
+        )
     values = worlds.column_types(aggregate.function)
     yield "value", it.computing(value=other(random, aggregate.value, *values), default=None)
     yield "where", it.computing(where=other(random, aggregate.where, None, *FILTERS))
@@ -231,6 +233,7 @@ SPELLED: list[tuple[Expr, Callable[[Any], Any], str]] = [
     (FILTERS[1], lambda c: ~c.ok, "(not (ok))"),
     (FILTERS[2], lambda c: c.n > 0, "n>0"),
     (FILTERS[3], lambda c: c.odd.is_null(), "odd IS NULL"),
+    (FILTERS[4], lambda c: c.odd > 0, "odd > 0"),
     (FILTERS[6], lambda c: c.ok | (c.n < 0), "ok or (n < 0)"),
     (FILTERS[8], lambda c: c.text.is_in(["a", "😀"]), "text in ('a', '😀')"),
 ]
@@ -265,6 +268,7 @@ PYTHON: dict[str, Any] = {
     "list": list[str],
     "vector": list[float],
 }
+OTHER_NAMES = {worlds.NEW_YORK: ("US/Eastern",), worlds.LORD_HOWE: ("Australia/LHI",)}
 UNITS = {"w": 7 * DAY, "d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND, "ms": 1_000}
 
 
@@ -275,7 +279,8 @@ def options(random: Random, it: Defined, over: Callable[[Any], Any]) -> dict[str
     if window.kind == "sliding":
         said["over"] = duration(random, window.length)
     elif window.kind == "to_date":
-        said["over"] = over(window)
+        zone = random.choice([window.zone, *OTHER_NAMES.get(window.zone, ())])
+        said["over"] = over(replace(window, zone=zone))
     if window.offset:
         said["offset"] = duration(random, window.offset)
     if window.rows:

@@ -50,10 +50,10 @@ KINDS = {"told": described, "spelled": spelled, "idle": idle, "meant": edited}
 FLOOR = {
     "told": 1_500,
     "spelled": 150,
-    "idle": 1_200,
+    "idle": 250,
     "meant": 3_500,
-    "equal": 15_000,
-    "different": 2_000_000,
+    "equal": 8_000,
+    "different": 1_500_000,
 }
 MEANT = {
     *("function", "value", "where", "n", "q", "ddof", "default"),

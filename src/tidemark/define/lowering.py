@@ -37,6 +37,7 @@ from tidemark.define.views import FeatureService, FeatureView, expanded
 from tidemark.errors import DefinitionError, NotFound, Problem
 from tidemark.model import graph
 from tidemark.model.aggregates import Aggregate
+from tidemark.model.canonical import canonical
 from tidemark.model.check import check
 from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.findings import Spelling, Subject
@@ -102,7 +103,7 @@ class _Lowering:
         found = [*problems, *wrong, *missing, *refused]
         if found:
             raise DefinitionError(ordered(found))
-        return Lowered(definitions, self.functions, self.frames)
+        return Lowered(canonical(definitions), self.functions, self.frames)
 
     def coded(self, definitions: graph.Definitions) -> tuple[graph.Definitions, Sequence[Problem]]:
         """The definitions with the fingerprints of their functions; what these may not use."""

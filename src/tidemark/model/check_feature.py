@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
+from msgspec.structs import fields
+
 from tidemark.errors import DefinitionError
-from tidemark.model.aggregates import Aggregate, result_type
+from tidemark.model.aggregates import RULES, Aggregate, result_type
 from tidemark.model.expr import Column, Expr, type_of
 from tidemark.model.findings import Findings, Subject, spoken_type
 from tidemark.model.graph import Feature, FeatureView, Source
@@ -94,6 +96,14 @@ class _FeatureChecker:
 
     def parameters(self, aggregate: Aggregate, gives: Type) -> None:
         label, rule = self.label, aggregate.rule
+        for name, unsaid in _PARAMETERS.items():
+            given = getattr(aggregate, name)
+            if name not in rule.parameters and given != unsaid:
+                takers = ", ".join(each for each in RULES if name in RULES[each].parameters)
+                self.say(
+                    f"{label}: {aggregate.function} takes no {name}, and {name}={given} is given.",
+                    f"Leave it out; {name} belongs to {takers}.",
+                )
         if "n" in rule.parameters and aggregate.n < 1:
             self.say(f"{label}: n={aggregate.n} keeps nothing.", "n is at least 1.")
         if "q" in rule.parameters and not 0 <= aggregate.q <= 1:
@@ -125,6 +135,16 @@ class _FeatureChecker:
             self.say(
                 f"{label}: a negative offset looks into the future.",
                 "An offset moves the window back; it is positive.",
+            )
+        if window.kind != "sliding" and window.length:
+            self.say(
+                f"{label}: a window of all time or of the calendar has no length.",
+                "Leave the length out.",
+            )
+        if window.kind != "to_date" and (window.unit or window.zone):
+            self.say(
+                f"{label}: unit and zone belong to windows of the calendar.",
+                'Leave them out, or write over=tm.to_date("day", "America/New_York").',
             )
         if window.rows < 0:
             self.say(f"{label}: rows={window.rows} keeps nothing.", "It is at least 1.")
@@ -161,6 +181,11 @@ def _is_ordered(type_: Type) -> bool:
 def _is_bool(type_: Type) -> bool:
     return type_ == BOOL
 
+
+# What the parameters of an aggregate are where they are not said.
+_PARAMETERS: dict[str, object] = {
+    field.name: field.default for field in fields(Aggregate) if field.name in {"n", "q", "ddof"}
+}
 
 _VERBS = {
     "sum": ("sums", "a number", _is_numeric),
