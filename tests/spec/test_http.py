@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import importlib.util
 import json
 import math
-import os
 import re
 import signal
 import socket
@@ -16,77 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.spec.http_server import Server, serving  # skips where the extra is not installed
 from tests.spec.served import ASKED, DEFINITIONS, define, make_project
 
 import tidemark as tm
+from tidemark.apps.http.problems import problem  # where the extra is there
 from tidemark.client import AsyncClient, Client
 from tidemark.errors import NotFound, RequestInvalid, StaleSource, StoreUnavailable
 
-if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
-    if os.environ.get("CI") == "true":
-        pytest.fail("The server's libraries are not installed.", pytrace=False)
-    pytest.skip("the extra `server` is not installed", allow_module_level=True)
-
-from tidemark.apps.http.problems import problem  # where the extra is there
-
 AT = "2026-03-03T12:00:00Z"
 USERS = ["ada", "nan", "inf", "low", "eve"]
-
-
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
-        self.process = process
-        self.address = address
-        self.port = int(address.rpartition(":")[2])
-
-    def ask(
-        self, method: str, path: str, body: object = None, **headers: str
-    ) -> tuple[int, dict[str, str], Any]:
-        """The status, the headers and the JSON (or bytes) of an answer; `body` is bytes or JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        sent = body if body is None or isinstance(body, bytes) else json.dumps(body)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, sent, named)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        told = {name.lower(): value for name, value in response.getheaders()}
-        kind = told.get("content-type", "")
-        return response.status, told, json.loads(content) if "json" in kind else content
-
-    def post(self, path: str, body: object, **headers: str) -> tuple[int, Any]:
-        status, _, content = self.ask("POST", path, body, **headers)
-        return status, content
-
-
-@contextmanager
-def serving(project: Path, *options: str) -> Iterator[Server]:
-    """A server of the project on a free port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tidemark", "serve", "--project", str(project), "--port", "0",
-         "--json", *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        text = ""
-        while "}" not in text:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
-            text += line
-        yield Server(process, json.loads(text)["address"])
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=300)
-        process.stdout.close()
-        process.stderr.close()
 
 
 @pytest.fixture(scope="module")
@@ -356,13 +297,13 @@ class TestBadInput:
         """It is refused by its length, before it is read; or when it grows beyond."""
         body = json.dumps({"keys": {"user_id": "a" * 10_000_000}}).encode()
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
-        head = f"POST {READ} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(12) == b"HTTP/1.1 413"
         connection.close()
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
         connection.sendall(
-            f"POST {READ} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            f"POST {READ} HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         chunk = b"%x\r\n%s\r\n" % (400_000, b" " * 400_000)
         connection.sendall(chunk * 3)
@@ -605,7 +546,7 @@ class TestOperation:
             assert server.ask("GET", "/healthz")[0] == 200
             body = json.dumps({**KEYS, "at": AT}).encode()
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
-            head = f"POST {READ} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:10])
             assert server.ask("GET", "/healthz")[0] == 200  # by now the other one has begun
             server.process.send_signal(signal.SIGTERM)
@@ -635,7 +576,7 @@ class TestOperation:
         with serving(project, "--max-waiting", "1") as server:
             assert server.ask("GET", "/healthz")[0] == 200
             waiting = socket.create_connection(("127.0.0.1", server.port), timeout=300)
-            head = f"POST {READ} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+            head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
             waiting.sendall(head.encode())
             assert server.ask("GET", "/healthz")[0] == 200
             status, headers, answer = server.ask("POST", READ, KEYS)

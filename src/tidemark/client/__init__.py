@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import random
 import ssl
 import time
@@ -27,6 +28,7 @@ from tidemark.client.vectors import Vector, Vectors, to_json
 from tidemark.errors import (
     EngineError,
     NotFound,
+    NotPermitted,
     PlanConflict,
     RequestInvalid,
     SchemaMismatch,
@@ -42,27 +44,29 @@ _T = TypeVar("_T")
 _ERRORS: dict[str, type[TidemarkError]] = {
     each.slug: each
     for each in (
-        EngineError, NotFound, PlanConflict, RequestInvalid, SchemaMismatch, StaleSource,
-        StoreUnavailable,
+        EngineError, NotFound, NotPermitted, PlanConflict, RequestInvalid, SchemaMismatch,
+        StaleSource, StoreUnavailable,
     )
 }  # fmt: skip
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_RETRIED = {502, 503, 504}
+_RETRIED = {429, 502, 503, 504}
 
 
 class Client:
     """Asks one server, over connections that are kept; may be used from several threads.
 
+    `key` is what `tidemark key create` told; if left out, that of `TIDEMARK_KEY`, if there is one.
     `timeout` is seconds for one attempt.  What failed for a reason that may pass (no connection,
-    503) is tried `retries` times more, after pauses that grow and are random, so that many clients
-    do not come back at once.  `headers` go with every request.
+    429, 503) is tried `retries` times more, after pauses that grow and are random, so that many
+    clients do not come back at once.  `headers` go with every request.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        key: str | None = None,
         timeout: float = 5.0,
         retries: int = 3,
         headers: Mapping[str, str] | None = None,
@@ -76,7 +80,11 @@ class Client:
         self.url = url.rstrip("/")
         self._prefix = parts.path.rstrip("/")
         self._retries = retries
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._headers = {"Content-Type": "application/json"}
+        key = os.environ.get("TIDEMARK_KEY") if key is None else key
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._headers |= headers or {}
         self._connect: Callable[[], http.client.HTTPConnection] = partial(
             http.client.HTTPConnection, parts.hostname, parts.port, timeout=timeout
         )
@@ -174,13 +182,14 @@ class Client:
     def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         text = None if body is None else json.dumps(body, allow_nan=False).encode()
         failure: TidemarkError = StoreUnavailable(f"{self.url} was not asked.")
+        told = 0.0  # how long the server says that the key has to wait
         for attempt in range(self._retries + 1):
             if attempt:
                 # All pauses up to the bound are equally likely: clients that failed together part.
                 bound = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
-                time.sleep(random.uniform(0, bound))  # noqa: S311
+                time.sleep(told + random.uniform(0, bound))  # noqa: S311
             try:
-                status, answer = self._exchange(method, self._prefix + path, text)
+                status, answer, told = self._exchange(method, self._prefix + path, text)
             except (OSError, http.client.HTTPException) as error:
                 failure = StoreUnavailable(
                     f"{self.url} did not answer: {str(error) or type(error).__name__}.",
@@ -194,7 +203,7 @@ class Client:
                 break
         raise failure
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float]:
         """Send a request and read its answer, over a connection that is there or a new one."""
         while True:
             try:
@@ -213,7 +222,7 @@ class Client:
                 raise
             if not response.will_close:
                 self._idle.append(connection)
-            return response.status, answer
+            return response.status, answer, _wait(response)
 
 
 class AsyncClient:
@@ -223,6 +232,7 @@ class AsyncClient:
         self,
         url: str,
         *,
+        key: str | None = None,
         timeout: float = 5.0,
         retries: int = 3,
         headers: Mapping[str, str] | None = None,
@@ -230,7 +240,12 @@ class AsyncClient:
         connections: int = 16,
     ) -> None:
         self._client = Client(
-            url, timeout=timeout, retries=retries, headers=headers, ssl_context=ssl_context
+            url,
+            key=key,
+            timeout=timeout,
+            retries=retries,
+            headers=headers,
+            ssl_context=ssl_context,
         )
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="tidemark-client")
 
@@ -291,6 +306,14 @@ class AsyncClient:
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _wait(response: http.client.HTTPResponse) -> float:
+    """How long a key that asked too often is to wait; a server that is busy is tried sooner."""
+    told = response.headers.get("Retry-After", "")
+    if response.status != http.client.TOO_MANY_REQUESTS or not told.isdigit():
+        return 0.0
+    return min(float(told), _LONGEST_PAUSE)
 
 
 def _error(status: int, answer: bytes, url: str) -> TidemarkError:

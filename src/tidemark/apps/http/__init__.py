@@ -40,7 +40,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     `body` is bytes, `keys` sets of keys and `features` names in a request.  `waiting` is how many
     requests of one worker may be unanswered; further ones are told to come again.  `seconds` is
-    how long a body may take to arrive.
+    how long a body may take to arrive.  `rate` is how many requests a second a key may make of one
+    worker, where it says nothing of its own; 0 is as many as it likes.
     """
 
     body: int = 1_000_000
@@ -48,6 +49,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     features: int = 1_000
     waiting: int = 128
     seconds: float = 10.0
+    rate: float = 0.0
 
 
 def serve(

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 import tidemark
 from tidemark.apps.http import contract
+from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
 
@@ -34,13 +35,14 @@ def management(store: Store, metrics: Metrics) -> FastAPI:
         version=tidemark.__version__,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # it would lead where a header of the request says
         default_response_class=_Json,
         responses=contract.problem_responses(422, 500, 503),
     )
     _add_registry(app, store)
     _add_health(app, store, metrics)
     _document(app)
-    for kind in (TidemarkError, RequestValidationError, HTTPException, Exception):
+    for kind in (Refused, TidemarkError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _told)
     return app
 
@@ -56,8 +58,9 @@ def _add_registry(app: FastAPI, store: Store) -> None:
     not_found = contract.problem_responses(404)
 
     @app.get("/v1/services", tags=["registry"])
-    def list_services() -> _Json:  # pyright: ignore[reportUnusedFunction]
+    def list_services(request: Request) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """List the services that are in force."""
+        caller = _caller(request)
         snapshot = store.registry.snapshot()
         services = [
             {
@@ -67,26 +70,39 @@ def _add_registry(app: FastAPI, store: Store) -> None:
                 "features": len(service.outputs),
             }
             for service in snapshot.definitions.services
+            if caller.may_read_service(service, snapshot.definitions)
         ]
         return _Json({"revision": snapshot.revision, "services": services})
 
     @app.get("/v1/services/{name}", tags=["registry"], responses=not_found)
-    def get_service(name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
+    def get_service(request: Request, name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Tell what a service is asked with and what it answers."""
         snapshot = store.registry.snapshot()
-        snapshot.definitions.service(name)
+        caller = _caller(request)
+        with caller.told_nothing_else():
+            service = snapshot.definitions.service(name)
+        if not caller.may_read_service(service, snapshot.definitions):
+            raise forbidden()
         return _Json(contract.contract(snapshot, name, store.reader(name).program))
 
     @app.get("/v1/features/{ref}", tags=["registry"], responses=not_found)
-    def get_feature(ref: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
+    def get_feature(request: Request, ref: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Describe a feature: `user_spend:spend_7d`, or one version of it, `...@2`."""
-        facts = store.describe(ref)
+        caller = _caller(request)
+        with caller.told_nothing_else():
+            facts = store.describe(ref)
+            program = store.reader([ref]).program if caller.limited else None
+        if program is not None:
+            references = program.reference.values()
+            if not caller.may_read((ref,), references, program.definitions):
+                raise forbidden()
         if facts.get("kind") not in _KINDS:
             raise NotFound(f"{ref} is not a feature.", remedy="GET /v1/search?q=... finds some.")
         return _Json(facts)
 
     @app.get("/v1/search", tags=["registry"])
     def search(  # pyright: ignore[reportUnusedFunction]
+        request: Request,
         q: Annotated[str, Query(max_length=1_000)] = "",
         entity: str | None = None,
         owner: str | None = None,
@@ -95,6 +111,8 @@ def _add_registry(app: FastAPI, store: Store) -> None:
         limit: Annotated[int, Query(ge=1, le=_MOST_HITS)] = 10,
     ) -> _Json:
         """Find features, and what they are made of, by what people call them."""
+        if _caller(request).limited:  # what it may not read would be among what is found
+            raise forbidden()
         found = store.registry.search(
             q, entity=entity, owner=owner, tag=tag, kind=kind, limit=limit
         )
@@ -131,6 +149,12 @@ def _document(app: FastAPI) -> None:
         return app.openapi_schema or {}
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _caller(request: Request) -> Caller:
+    """Who asks; the service has put it there."""
+    caller: Caller = request.state.caller
+    return caller
 
 
 def _told(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
+from tidemark.apps.http.access import OPEN, Access, Caller, action_of, forbidden
 from tidemark.apps.http.contract import FEATURES, SERVICES
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidemark.store import Store
 
 Scope = Any
+Headers = Mapping[bytes, bytes]
 Message = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
@@ -74,13 +76,22 @@ class _Gone(Exception):  # there is nobody to be told of it
 
 
 class Service:
-    """Answers requests of one store; `stopped` is called when the last one is answered."""
+    """Answers requests of one store; `stopped` is called when the last one is answered.
+
+    `near` says that only this machine can reach it: without keys, others are not answered.
+    """
 
     def __init__(
-        self, store: Store, limits: Limits, *, stopped: Callable[[], None] | None = None
+        self,
+        store: Store,
+        limits: Limits,
+        *,
+        near: bool = True,
+        stopped: Callable[[], None] | None = None,
     ) -> None:
         self.store = store
         self.limits = limits
+        self.access = Access(store.registry.keys, limits, near=near)
         self.metrics = Metrics()
         self._stopped = stopped
         self._behind = management(store, self.metrics)
@@ -94,13 +105,14 @@ class Service:
             return
         began = perf_counter()
         path: str = scope["path"]
-        request_id = _request_id(scope)
+        headers: Headers = dict(scope["headers"])
+        request_id = _request_id(headers)
         if path == FEATURES:
             route, service = FEATURES, None
         elif path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > 20:
             route, service = SERVICES, path[len(_PREFIX) : -len(_SUFFIX)]
         else:
-            route, status = await self._manage(scope, receive, send, request_id)
+            route, status = await self._manage(scope, headers, receive, send, request_id)
             self.metrics.request(route, status, perf_counter() - began)
             return
         if self._waiting >= self.limits.waiting:
@@ -110,7 +122,7 @@ class Service:
             try:
                 # Let every request that has arrived be counted before any of them is worked on.
                 await asyncio.sleep(0)
-                answered = await self._read(scope, receive, service, request_id)
+                answered = await self._read(scope, headers, receive, service, request_id)
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001  # a request must not end the service
@@ -121,18 +133,25 @@ class Service:
         await _reply(send, answered, request_id)
 
     async def _read(
-        self, scope: Scope, receive: Receive, service: str | None, request_id: str
+        self,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        service: str | None,
+        request_id: str,
     ) -> _Answered:
+        caller = self.access.admit(headers)
+        caller.require("read")
         if scope["method"] != "POST":
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(scope, receive)
+        body = await self._body(headers, receive)
         began = perf_counter()
         asked = _parsed(_decode if service is not None else _decode_features, body)
         head: dict[str, Any] = {"request_id": request_id}
         if service is not None:
             head["service"] = service
-        reader, encoder = self._prepared(service, asked)
+        reader, encoder = self._allowed(caller, service, asked)
         one, count = _shape(asked.keys, encoder.program)
         if count > self.limits.keys:
             raise Refused(413, _too_many("sets of keys", count, self.limits.keys))
@@ -153,12 +172,24 @@ class Service:
         if answer.program is not encoder.program:
             encoder = self._remember(service, asked, reader, answer.program)
         read = perf_counter()
-        arrow = ARROW.encode() in _header(scope, b"accept")
+        arrow = ARROW.encode() in headers.get(b"accept", b"")
         write = encoder.arrow if arrow else encoder.one if one else encoder.many
         text, statuses = write(answer, head)
         self.metrics.stages(decoded - began, read - decoded, perf_counter() - read)
         self.metrics.values(encoder.read, statuses, answer.rows)
         return _Answered(200, text, ARROW.encode() if arrow else b"application/json", [])
+
+    def _allowed(self, caller: Caller, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
+        """What reads and writes these features, if the caller may read them."""
+        if not caller.limited:
+            return self._prepared(service, asked)
+        with caller.told_nothing_else():
+            reader, encoder = self._prepared(service, asked)
+        program = encoder.program
+        references = program.reference.values()
+        if not caller.may_read(_key(service, asked), references, program.definitions):
+            raise forbidden()
+        return reader, encoder
 
     def _prepared(self, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
         """What reads and writes these features, in the revision that is in force."""
@@ -187,10 +218,10 @@ class Service:
         self._encoders[_key(service, asked)] = reader, encoder
         return encoder
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The body of a request; raises `Refused` for one too large or too slow."""
         most = self.limits.body
-        length = _header(scope, b"content-length")
+        length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > most):
             raise _too_large(most)
         parts: list[bytes] = []
@@ -212,10 +243,19 @@ class Service:
             raise Refused(408, late, ((b"connection", b"close"),)) from None
 
     async def _manage(
-        self, scope: Scope, receive: Receive, send: Send, request_id: str
+        self, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: str
     ) -> tuple[str, int]:
         """Let the management routes answer; gives the route and the status."""
         status = 500
+        caller: Caller | None = None
+        if scope["path"] not in OPEN:
+            try:
+                caller = self.access.admit(headers)
+                caller.require(action_of(scope["method"], scope["path"]))
+            except (Refused, TidemarkError) as error:
+                answered = _refused(error, request_id)
+                await _reply(send, answered, request_id)
+                return "other", answered.status
 
         async def told(message: Any) -> None:
             nonlocal status
@@ -224,7 +264,7 @@ class Service:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "caller": caller}
         with suppress(Exception):  # it was answered and logged as a problem
             await self._behind(scope, receive, told)
         route = scope.get("route")
@@ -233,6 +273,9 @@ class Service:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and stop: counts are settled regularly, and the kernel is loaded first."""
         await receive()
+        with suppress(TidemarkError):  # until it can be read, nobody is answered
+            self.access.refresh()
+        self.access.follow()
         self._warm()
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
@@ -240,6 +283,7 @@ class Service:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         settling.cancel()
+        self.access.stop()
         gc.unfreeze()
         self.metrics.settle()
         if self._stopped is not None:
@@ -290,16 +334,9 @@ def _shape(keys: Columns, program: Program) -> tuple[bool, int]:
     return False, max(map(len, columns))
 
 
-def _header(scope: Scope, name: bytes) -> bytes:
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return b""
-
-
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: Headers) -> str:
     """The caller's own number of the request, if it can be repeated as it is, or a new one."""
-    given = _header(scope, b"x-request-id")
+    given = headers.get(b"x-request-id")
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
 
 
