@@ -1,11 +1,13 @@
 """Where rows are: the bytes of keys.
 
-    views ever written  msgpack "v", [project]
-    record of a view    msgpack "m", [project, view]
-    what rows hold      msgpack "h", [project, view, state]
-    row of an entity    msgpack "r", [project, view, state, generation], then [key, ...]
+    views ever written  msgpack "v", {project}
+    record of a view    msgpack "m", {project}, [view]
+    what rows hold      msgpack "h", {project}, [view, state]
+    row of an entity    msgpack "r", [project, view, state, generation], {[key, ...]}
 
 Each part says its own length, so different tuples never give the same bytes, and nothing is hashed.
+What stands between braces decides which node of a cluster holds the key: the rows of an entity are
+together, and so is what decides about all rows of a project.
 `state` is the fingerprint of what rows hold; `generation` counts the materializations.
 """
 
@@ -25,13 +27,14 @@ from tidemark.online.values import Convert, stored
 
 encode = msgspec.msgpack.Encoder().encode
 
-_ARRAY_OF_3, _ARRAY_OF_4 = b"\x93", b"\x94"  # how msgpack begins an array of so many items
+_ARRAY_OF_2, _ARRAY_OF_4 = b"\x92", b"\x94"  # how msgpack begins an array of so many items
 
 
 class State(msgspec.Struct, frozen=True):
     """Rows that serve: what they hold (`state`), and which of their generations is the current one.
 
     They answer for moments of at least `floor`, from the events known by `until` (microseconds).
+    `position` is that of the newest event of the source's log that they hold, or have considered.
     """
 
     state: str
@@ -40,6 +43,7 @@ class State(msgspec.Struct, frozen=True):
     floor: int
     rows: int
     events: int
+    position: int = 0
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -81,7 +85,7 @@ _decode_written = msgspec.msgpack.Decoder(dict[str, Written]).decode
 
 def written_key(project: str) -> bytes:
     """Where is which views may have rows, and how they came about."""
-    return encode("v") + encode((project,))
+    return encode("v") + _of_project(project)
 
 
 def read_written(stored: bytes | None) -> dict[str, Written]:
@@ -91,12 +95,12 @@ def read_written(stored: bytes | None) -> dict[str, Written]:
 
 def record_key(project: str, view: str) -> bytes:
     """Where the record of a view's rows is."""
-    return encode("m") + encode((project, view))
+    return encode("m") + _of_project(project) + encode((view,))
 
 
 def held_key(project: str, view: str, state: str) -> bytes:
     """Where is what the rows of a state hold."""
-    return encode("h") + encode((project, view, state))
+    return encode("h") + _of_project(project) + encode((view, state))
 
 
 def read_record(stored: bytes | None) -> Record:
@@ -119,13 +123,17 @@ def read_held(stored: bytes) -> tuple[Held, Mapping[str, str]]:
 
 def generation_prefix(project: str, view: str, state: str, generation: int) -> bytes:
     """What the keys of all rows of one materialization start with."""
-    return encode("r") + encode((project, view, state, generation))
+    return encode("r") + encode((project, view, state, generation)) + b"{"
 
 
 def view_prefixes(project: str, view: str) -> tuple[bytes, bytes]:
     """What the keys of all rows of a view, and of all that says what they hold, start with."""
-    owner = encode(project) + encode(view)
-    return encode("r") + _ARRAY_OF_4 + owner, encode("h") + _ARRAY_OF_3 + owner
+    rows = encode("r") + _ARRAY_OF_4 + encode(project) + encode(view)
+    return rows, encode("h") + _of_project(project) + _ARRAY_OF_2 + encode(view)
+
+
+def _of_project(project: str) -> bytes:
+    return b"{" + encode(project) + b"}"
 
 
 def stored_key(type_: Type) -> Convert | None:
@@ -144,6 +152,6 @@ def key_encoder(entity: Entity) -> Callable[[Sequence[Sequence[Any]]], list[byte
             column if convert is None else [convert(value) for value in column]
             for convert, column in zip(converts, columns, strict=True)
         ]
-        return [encode(values) for values in zip(*converted, strict=True)]
+        return [encode(values) + b"}" for values in zip(*converted, strict=True)]
 
     return keys
