@@ -90,16 +90,16 @@ def test_the_same_history_gives_the_same_bytes_under_the_same_keys(online):
     run(online, *rows)
     assert len(embedded._rows) == 2 * len(USERS) + 4
     assert online.get_many(list(embedded._rows)) == list(embedded._rows.values())
-    assert online._client.dbsize() == len(embedded._rows)
+    assert online._server.client.dbsize() == len(embedded._rows)
 
 
 def test_materializing_again_replaces(online):
     """Only one generation is kept."""
     run(online, bought("u1", NOON), bought("u2", NOON))
-    before = online._client.dbsize()
+    before = online._server.client.dbsize()
     run(online, bought("u2", NOON), bought("u2", NOON), bought("u3", NOON))
     assert (count(online, "u1"), count(online, "u2")) == (0, 2)
-    assert online._client.dbsize() == before
+    assert online._server.client.dbsize() == before
 
 
 class Dying:

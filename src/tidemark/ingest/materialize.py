@@ -189,16 +189,18 @@ class _Work:
         record = read_record(stored)
         if not record.leaving:
             return record
-        for state, generation in record.leaving:
-            self.online.delete(self._prefix(state, generation))
-            if record.state(state) is None:
-                self.online.delete(held_key(self.project, self.view.name, state))
+        self.online.delete(*(self._prefix(*each) for each in record.leaving))
+        held = [
+            held_key(self.project, self.view.name, state)
+            for state, _ in record.leaving
+            if record.state(state) is None
+        ]
         record = msgspec.structs.replace(record, leaving=())
-        self._record(place, record)
+        self._record(place, record, deletes=held)
         return record
 
-    def _record(self, place: bytes, record: Record) -> None:
-        self.online.put_many([(place, msgspec.msgpack.encode(record))])
+    def _record(self, place: bytes, record: Record, deletes: Sequence[bytes] = ()) -> None:
+        self.online.put_many([(place, msgspec.msgpack.encode(record))], deletes=deletes)
 
     def _needed(self, states: Sequence[State]) -> tuple[State, ...]:
         """The states that a view needs: its own, and others for what its own do not hold yet."""

@@ -52,11 +52,10 @@ def tidy(online: OnlineStore, project: str, published: Published) -> tuple[str, 
     written = _written(online, project)
     ours = {view for view, known in written.items() if known.registry == published.registry}
     gone = tuple(sorted(ours.difference(published.views()))) if ours else ()
-    for view in gone:
-        online.delete(record_key(project, view))  # first: from here on nobody reads them
-        for prefix in view_prefixes(project, view):
-            online.delete(prefix)
     if gone:
+        records = [record_key(project, view) for view in gone]
+        online.put_many([], deletes=records)  # first: from here on nobody reads their rows
+        online.delete(*(prefix for view in gone for prefix in view_prefixes(project, view)))
         left = {view: known for view, known in written.items() if view not in gone}
         _write(online, project, left)
     return gone
