@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
-from tidemark.apps.cli import planning, registry
-from tidemark.apps.cli.dataset import dataset
+from tidemark.apps.cli import dataset, planning, registry
 from tidemark.apps.cli.key import key
 from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
     ERROR,
     Command,
+    Group,
     open_store,
     project,
     show,
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from tidemark.model.lineage import Direction, Format
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88}
+)
 @click.version_option(tidemark.__version__, prog_name="tidemark")
 def main() -> None:
     """Features defined once, computed in training and in serving with the same code."""
@@ -49,44 +51,6 @@ def init(path: str) -> None:
     show(
         "\n".join([*lines, *(f"  {step}" for step in steps)]), {"files": made.files, "next": steps}
     )
-
-
-@main.command(cls=Command)
-@click.argument("service")
-@click.option("--labels", required=True, metavar="FILE", help="Label rows: Parquet or CSV.")
-@click.option("--out", metavar="FILE", help="Where to write: Parquet or CSV.")
-@click.option("--save-as", metavar="NAME", help="Keep it as a dataset, with what it was made from.")
-@click.option("--time", metavar="COLUMN", help="The time column, where labels have several.")
-@click.option("--timezone", metavar="ZONE", help="The zone of times that carry none.")
-@click.option("--hindsight", is_flag=True, help="Ignore when events became known.")
-def train(
-    service: str,
-    labels: str,
-    out: str | None,
-    save_as: str | None,
-    time: str | None,
-    timezone: str | None,
-    hindsight: bool,
-) -> None:
-    """Join labels with features as they stood.
-
-    SERVICE is a service, or one feature (view:feature).  The rows go to a file, or are kept
-    under a name, or both.
-    """
-    from tidemark.apps.cli.tables import check_target, read_table, write_table
-
-    if out is None and save_as is None:
-        raise click.UsageError("Say where the rows go: --out FILE, --save-as NAME, or both.")
-    if out is not None:
-        check_target(Path(out))
-    rows = read_table(Path(labels))
-    with open_store() as store:
-        training = store.training_set(
-            service, rows, time=time, timezone=timezone, hindsight=hindsight, save_as=save_as
-        )
-    if out is not None:
-        write_table(training.to_arrow(), Path(out))
-    show(str(training.report), {"out": out, "saved_as": save_as, **asdict(training.report)})
 
 
 @main.command(cls=Command)
@@ -229,5 +193,5 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-for command in (*planning.COMMANDS, *registry.COMMANDS, dataset, key, serve):
+for command in (*planning.COMMANDS, *registry.COMMANDS, *dataset.COMMANDS, key, serve):
     main.add_command(command)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from tidemark.apps.cli.shell import Command, open_store, show
+from tidemark.apps.cli.shell import Command, Group, open_store, show
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Keys of those who may ask the HTTP service."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidemark.apps.cli.shell import Command, open_store, show
+from tidemark.apps.cli.shell import Command, Group, open_store, show
 
 if TYPE_CHECKING:
     from tidemark.model.records import ModelStage
@@ -91,7 +91,7 @@ def publish(ref: str) -> None:
     show(f"{ref} is published.", {"feature": ref, "stage": "published"})
 
 
-@click.group()
+@click.group(cls=Group)
 def model() -> None:
     """Models and the feature versions that they are pinned to."""
 

@@ -19,7 +19,42 @@ CONFIRMATION_MISSING = 11
 REFUSED = 12
 
 
-class Command(click.Command):
+class _Told(click.Command):
+    """What tells as JSON, where that is asked for, that the command line itself is wrong."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the words of the command; what they lack is told as JSON if that is asked for."""
+        as_json = "--json" in args
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if as_json:
+                _misused(error)
+            raise
+
+
+class Group(_Told, click.Group):
+    """Commands under one name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words begin with."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if "--json" in args:
+                _misused(error)
+            raise
+
+
+class Command(_Told):
     """A command with `--project`, `--json` and `--debug`, whose errors are sentences."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -47,22 +82,6 @@ class Command(click.Command):
                 callback=_remember,
             ),
         ]
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Read the words of the command; what they lack is told as JSON if that is asked for."""
-        as_json = "--json" in args
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            if as_json:
-                _misused(error)
-            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a `TidemarkError` becomes text on stderr and an exit code."""

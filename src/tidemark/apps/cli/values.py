@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.types import Type
-from tidemark.model.window import parse_moment
+from tidemark.model.window import check_zone, parse_moment
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOLS = {"true": True, "false": False}
@@ -63,6 +64,59 @@ def _parse(text: str, type_: Type) -> Any:
             return msgspec.json.decode(text, type=list[float])
         case _:
             return msgspec.json.decode(text, type=list[Any])
+
+
+def parse_split(pairs: Iterable[str], timezone: str | None) -> dict[str, Any] | None:
+    """Read the arguments of `TrainingSet.split`, written name=value; None if there are none.
+
+    Two fractions or moments, parted by a comma, are of validation and test.  A day is its midnight
+    in `timezone` (None: UTC).  To name an entity is to split by it.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise RequestInvalid(f"{pair!r} is not name=value.", remedy="--split fraction=0.2")
+        if name not in _SPLIT:
+            raise NotFound.named("argument of split", name, _SPLIT)
+        parts = text.split(",") if name in {"fraction", "time"} else [text]
+        values = [_of_split(name, part.strip(), timezone) for part in parts]
+        if len(values) > 2:
+            raise RequestInvalid(f"{name} has at most two values: of validation and of test.")
+        found[name] = values[0] if len(values) == 1 else tuple(values)
+    if "entity" in found:
+        found.setdefault("by", "entity")
+    return found or None
+
+
+_SPLIT = ("fraction", "time", "by", "gap", "seed", "entity")
+
+
+def _of_split(name: str, text: str, timezone: str | None) -> Any:
+    try:
+        match name:
+            case "fraction":
+                return float(text)
+            case "seed":
+                return int(text)
+            case "time":
+                return _moment(text, timezone)
+            case _:
+                return text
+    except ValueError:
+        kind = "a whole number" if name == "seed" else "a number"
+        raise RequestInvalid(f"{name} is {kind}, and {text!r} is not.") from None
+
+
+def _moment(text: str, timezone: str | None) -> str:
+    """A moment as it is written, of a day its midnight."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        parse_moment(text)
+        return text
+    zone = ZoneInfo(check_zone(timezone)) if timezone else UTC
+    return datetime.combine(day, time.min, zone).isoformat()
 
 
 def key_types(definitions: Definitions, outputs: Iterable[Output]) -> dict[str, Type]:
