@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.redis_server import RedisServer, required
+from tests.redis_server import RedisCluster, RedisServer, required
 
 # A deadline would make a busy machine fail tests that are right.
 settings.register_profile(
@@ -29,6 +29,22 @@ def redis_url(shared_redis):
     with redis.Redis(port=shared_redis.port) as client:
         client.flushall()
     return shared_redis.url
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory):
+    required()
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def cluster_url(shared_cluster):
+    """The address of an empty Redis Cluster of three nodes."""
+    shared_cluster.empty()
+    return shared_cluster.url
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class RedisCluster:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers[:2])
 
     def start(self) -> None:
-        """Come up, and wait until every node knows where all slots are."""
+        """Come up, and know one another."""
         import redis
 
         for number, server in enumerate(self.servers):
@@ -96,6 +96,12 @@ class RedisCluster:
                     place = self.servers[0]
                     bus = place.arguments[-1]
                     client.execute_command("CLUSTER MEET", "127.0.0.1", place.port, bus)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until every node knows where all slots are."""
+        import redis
+
         for server in self.servers:
             with redis.Redis(port=server.port) as client:
                 while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok" or len(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.redis_server import RedisCluster, RedisServer, free_port, required
+from tests.redis_server import RedisServer, free_port
 
 from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
@@ -57,43 +57,6 @@ class TestSentinel(OnlineStoreContract):
     def store(self, sentinel, redis_url):
         store = RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0")
         yield store
-        store.close()
-
-
-@pytest.fixture(scope="module")
-def shared_cluster(tmp_path_factory):
-    required()
-    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
-    cluster.start()
-    yield cluster
-    cluster.kill()
-
-
-@pytest.fixture
-def cluster_url(shared_cluster):
-    """The address of an empty cluster."""
-    shared_cluster.empty()
-    return shared_cluster.url
-
-
-class TestCluster(OnlineStoreContract):
-    """The same where keys are spread over three nodes."""
-
-    @pytest.fixture
-    def store(self, cluster_url):
-        store = RedisStore(cluster_url)
-        yield store
-        store.close()
-
-
-class TestClusterWhileALockIsHeld(OnlineStoreContract):
-    """The same when every write is fenced."""
-
-    @pytest.fixture
-    def store(self, cluster_url):
-        store = RedisStore(cluster_url)
-        with store.lock("contract"):
-            yield store
         store.close()
 
 

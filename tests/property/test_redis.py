@@ -36,15 +36,17 @@ def mortal(redis_server):
     online.close()
 
 
+@pytest.mark.parametrize("where", ["redis_url", "cluster_url"])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_vector_is_the_training_row(seed, redis_url, tmp_path):
+def test_every_vector_is_the_training_row(seed, where, request, tmp_path):
     """Asked as of every moment of the labels, by `==`."""
+    address = request.getfixturevalue(where)
     world = worlds.make(seed)
     places: dict[int, list[int]] = defaultdict(list)
     for place, (_, t) in enumerate(world.asked):
         places[t].append(place)
     compared, differ = 0, []
-    with store_of(world, project=tmp_path, name="world", online=redis_url) as store:
+    with store_of(world, project=tmp_path, name="world", online=address) as store:
         trained = store.training_set(world.names, worlds.labels(world), time="t").to_arrow()
         store.materialize(until=moment(max(places)))
         for t, at_t in places.items():
@@ -199,6 +201,34 @@ def test_readers_see_one_generation_whatever_happens(mortal, redis_server):
     states = {frozenset({times}) for times in (1, 2, 3)}
     assert seen <= states | {StoreUnavailable, StaleSource}
     assert seen & states
+
+
+def test_readers_of_a_cluster_see_one_generation(cluster_url):
+    """Rows of all nodes are of the generation that the record names, while others are written."""
+    online, reading = RedisStore(cluster_url), RedisStore(cluster_url)
+    seen_once(online)
+    reader = Reader(
+        reading, LOWERED.definitions, {}, lowered_outputs("habits:visits"), project="shop"
+    )
+    seen: set[frozenset[object]] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            vectors = reader.online_many({"user_id": USERS}, at=NOON)
+            seen.add(frozenset(vectors.values("visits")))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for times in (2, 3, 1) * 3:
+        run(online, *(bought(user, NOON) for user in USERS * times))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert seen <= {frozenset({times}) for times in (1, 2, 3)}
+    online.close()
+    reading.close()
 
 
 def seen_once(online):
