@@ -12,8 +12,9 @@ from tidemark.testing.features import features_at
 if TYPE_CHECKING:
     from tidemark.testing.contracts import OnlineStoreContract
     from tidemark.testing.registry import RevisionsContract
+    from tidemark.testing.streams import StreamSourceContract
 
-__all__ = ["OnlineStoreContract", "RevisionsContract", "features_at"]
+__all__ = ["OnlineStoreContract", "RevisionsContract", "StreamSourceContract", "features_at"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from tidemark.testing.registry import RevisionsContract
 
         return RevisionsContract
+    if name == "StreamSourceContract":
+        from tidemark.testing.streams import StreamSourceContract
+
+        return StreamSourceContract
     raise AttributeError(f"module 'tidemark.testing' has no attribute {name!r}")

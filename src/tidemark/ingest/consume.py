@@ -1,0 +1,252 @@
+"""From a stream to the event log and the online state, each message exactly once.
+
+A batch of messages is appended to the log in one transaction with the offsets that it ends at, on
+condition that the log still ends where the batch begins.  So whatever dies, and whoever takes a
+partition over, a message that is in the log is never appended again, and none is passed over:
+reading always goes on where the log ends.  The online state follows from the log.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tidemark.engines.log import Letter
+from tidemark.errors import StoreConflict, TidemarkError
+from tidemark.ingest.streams.decoding import Decode, Undecodable
+from tidemark.ingest.streams.protocol import Message, Start, StreamSource
+from tidemark.ingest.validate import Bounds, Checked, table_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tidemark.engines.log import EventLog
+    from tidemark.model.graph import Source
+
+BATCH = 10_000
+POLL_SECONDS = 0.2
+"""How long a poll waits for messages, and so how long a stop may take."""
+
+UNASSIGNED_SECONDS = 30.0
+"""How long `once` waits for a partition before it takes all of them for others'."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+@dataclass
+class Consumed:
+    """What was taken from a stream so far; `lag` counts the messages still waiting there."""
+
+    source: str
+    messages: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    buried: int = 0
+    batches: int = 0
+    paused: bool = False
+    lag: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class Consumer:
+    """Takes what one stream brings, until it is told to stop.
+
+    `decode` is None where messages are JSON.  `apply` brings the online state to the end of the
+    log; `bounds` are the times that an event may have, asked for at each batch.  `told` is called
+    after each batch and each error that passes: what is `retryable` is tried again, for ever, more
+    and more slowly.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stream: StreamSource,
+        decode: Decode | None,
+        log: EventLog,
+        *,
+        bounds: Callable[[], Bounds],
+        apply: Callable[[], object],
+        told: Callable[[Consumed, TidemarkError | None], object],
+    ) -> None:
+        self.source = source
+        self.consumed = Consumed(source.name)
+        self._stream = stream
+        self._decode = decode
+        self._log = log
+        self._bounds = bounds
+        self._apply = apply
+        self._told = told
+        self._stop = threading.Event()
+        self._go_on = threading.Event()
+        self._go_on.set()
+        self._taken: dict[str, str] = {}
+
+    def stop(self) -> None:
+        """End after the batch that is under way."""
+        self._stop.set()
+        self._go_on.set()
+
+    def pause(self) -> None:
+        """Take nothing more until `resume`; partitions stay assigned."""
+        self._go_on.clear()
+        self.consumed.paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self.consumed.paused = False
+        self._go_on.set()
+
+    def run(
+        self, start: Start | None = None, *, once: bool = False, batch: int = BATCH
+    ) -> Consumed:
+        """Take messages until stopped, or with `once` until none is left."""
+        begun = time.monotonic()
+        pause = _FIRST_PAUSE
+        self._stream.open(self._where, start or Start())
+        try:
+            while not self._stop.is_set() and not self._stream.ended:
+                try:
+                    taken = self._step(batch)
+                    pause = _FIRST_PAUSE
+                except TidemarkError as error:
+                    if not error.retryable:
+                        raise
+                    self._told(self.consumed, error)
+                    self._stop.wait(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    self._stream.rewind()
+                    continue
+                if once and not taken and self._finished(begun):
+                    break
+        finally:
+            self._stream.close()
+        return self.consumed
+
+    def _where(self) -> Mapping[str, str]:
+        self._taken = self._log.offsets(self.source.name)
+        return self._taken
+
+    def _step(self, batch: int) -> int:
+        """One batch; gives the number of its messages."""
+        if not self._go_on.is_set():
+            # A member that does not poll loses its partitions, so it polls, and forgets.
+            if self._stream.poll(1, POLL_SECONDS):
+                self._stream.rewind()
+            return 1
+        messages = self._stream.poll(batch, POLL_SECONDS)
+        if messages:
+            self._take(messages)
+        return len(messages)
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        table, letters = self._read(messages)
+        offsets = {message.partition: message.offset for message in messages}
+        try:
+            appended = self._log.append(
+                self.source,
+                table,
+                seen=time.time_ns() // 1_000,
+                offsets=offsets,
+                expected={partition: self._taken.get(partition) for partition in offsets},
+                buried=letters,
+            )
+        except StoreConflict:
+            self._stream.rewind()  # another reader had these messages; go on where it is
+            return
+        self._taken = {**self._taken, **offsets}
+        consumed = self.consumed
+        consumed.messages += len(messages)
+        consumed.accepted += appended.accepted
+        consumed.duplicates += appended.duplicates
+        consumed.buried += len(letters)
+        consumed.batches += 1
+        self._applied()
+        self._stream.taken(offsets)
+        consumed.lag = dict(self._stream.lag())
+        self._told(consumed, None)
+
+    def _applied(self) -> None:
+        """Bring the state up to the log; what was appended is never taken again for its sake."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._apply()
+            except TidemarkError as error:
+                if not error.retryable:
+                    raise
+                self._told(self.consumed, error)
+                if self._stop.wait(pause):
+                    return  # whoever comes next finds it in the log
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    def _read(self, messages: Sequence[Message]) -> tuple[pa.Table, list[Letter]]:
+        """The events of messages as a table, and the messages that hold none."""
+        held: list[Message] = []
+        letters: list[Letter] = []
+        rows: list[Any] = []
+        for message in messages:
+            try:
+                rows.append(self._row(message.value))
+            except Undecodable as why:
+                letters.append(_letter(message, (str(why),)))
+            else:
+                held.append(message)
+        alone = _not_json(rows[0]) if len(rows) == 1 and self._decode is None else ""
+        if alone:
+            letters.append(_letter(held.pop(), (alone,)))
+            rows.clear()
+        checked = self._checked(rows)
+        reasons: dict[int, list[str]] = {}
+        for each in checked.bad:
+            what = f"{each.column} {each.value} {each.reason}"
+            reasons.setdefault(each.row, []).append(what)
+        letters += [_letter(held[row], tuple(why)) for row, why in reasons.items()]
+        return checked.table, letters
+
+    def _row(self, value: bytes | None) -> Any:
+        """A message as a dict, or as a line of JSON; raises `Undecodable`."""
+        if value is None or not value.strip():
+            raise Undecodable("The message carries nothing.")
+        if self._decode is not None:
+            return self._decode(value)
+        if not value.lstrip().startswith(b"{"):
+            raise Undecodable("The message is not a JSON object.")
+        return value.replace(b"\n", b" ").replace(b"\r", b" ")
+
+    def _checked(self, rows: list[Any]) -> Checked:
+        bounds = self._bounds()
+        if self._decode is not None or not rows:
+            return table_of(self.source, rows, bounds=bounds, unknown="ignore")
+        return table_of(self.source, b"\n".join(rows), bounds=bounds, unknown="ignore")
+
+    def _finished(self, begun: float) -> bool:
+        lag = self._stream.lag()
+        self.consumed.lag = dict(lag)
+        if not lag:  # nothing is assigned to this reader, or not yet
+            return time.monotonic() - begun > UNASSIGNED_SECONDS
+        return not any(lag.values())
+
+
+def _not_json(line: bytes) -> str:
+    """Why a line alone is no JSON: of several, each is told apart where all are read."""
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"The message is not JSON: {error}."
+    return ""
+
+
+def _letter(message: Message, reasons: tuple[str, ...]) -> Letter:
+    """A message among the dead letters: its text, or its bytes as JSON spells them (Base64)."""
+    value = message.value or b""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = msgspec.json.encode(value).decode()
+    return Letter(text, reasons, origin=message.partition, offset=message.offset)

@@ -1,0 +1,107 @@
+"""A Redis stream: one partition, whose offsets are the ids of its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+from tidemark.errors import MissingExtra, RequestInvalid, StoreUnavailable
+from tidemark.ingest.streams.protocol import Message, Positions, Start
+from tidemark.model.graph import RedisStream
+
+try:
+    import redis
+    from redis.exceptions import RedisError, ResponseError
+except ImportError:
+    raise MissingExtra("redis", "Reading a Redis stream") from None
+
+
+class RedisEntries:
+    """One reader at a time: entries are in one order, and are applied in it."""
+
+    shared = False
+    ended = False
+
+    def __init__(self, stream: RedisStream, group: str, url: str) -> None:
+        self.name = f"Redis stream {stream.key}"
+        self._key = stream.key
+        self._field = stream.field.encode()
+        self._group = group
+        address = stream.url or url
+        if not address.startswith(("redis://", "rediss://")):
+            raise RequestInvalid(
+                f"Where the {self.name} is is not said.",
+                remedy='tm.redis_stream(..., url="redis://host:6379/0"), unless the online store '
+                "is a Redis.",
+            )
+        self._client: Any = cast("Any", redis.Redis).from_url(address, protocol=2)
+        self._taken: Callable[[], Positions] = dict
+        self._start = "0-0"
+        self._at = "0-0"
+
+    def open(self, taken: Callable[[], Positions], start: Start) -> None:
+        """Begin after the entry that was taken last."""
+        self._taken = taken
+        if start.at == "time":
+            self._start = _before(f"{start.moment // 1_000}-0")
+        elif start.at == "position":
+            self._start = _before(f"{start.positions.get(self._key, '0')}-0")
+        elif start.at == "latest":
+            newest = self._ask(lambda: self._client.xrevrange(self._key, count=1))
+            self._start = newest[0][0].decode() if newest else "0-0"
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go back to the entry that was taken last."""
+        self._at = self._taken().get(self._key, self._start)
+
+    def poll(self, most: int, seconds: float) -> Sequence[Message]:
+        """The next entries; one without the field carries nothing."""
+        block = max(1, int(seconds * 1_000))
+        answer = self._ask(lambda: self._client.xread({self._key: self._at}, most, block))
+        entries = answer[0][1] if answer else []
+        found = [
+            Message(self._key, id_.decode(), None if fields is None else fields.get(self._field))
+            for id_, fields in entries
+        ]
+        if found:
+            self._at = found[-1].offset
+        return found
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except ResponseError as error:
+            raise RequestInvalid(f"The {self.name} cannot be read: {error}.") from None
+        except RedisError as error:
+            raise StoreUnavailable(
+                f"The {self.name} does not answer: {error}.",
+                remedy="Start the server: redis-server, or correct the URL.",
+            ) from None
+
+    def taken(self, positions: Positions) -> None:
+        """Note it in a consumer group, where `XINFO GROUPS` shows it."""
+        for id_ in positions.values():
+            with suppress(RedisError):
+                try:
+                    self._client.xgroup_create(self._key, self._group, id_, mkstream=True)
+                except ResponseError:
+                    self._client.xgroup_setid(self._key, self._group, id_)
+
+    def lag(self) -> Mapping[str, int]:
+        """The entries after the last one that was polled; at most 100,000 are counted."""
+        after = self._ask(lambda: self._client.xrange(self._key, f"({self._at}", "+", 100_000))
+        return {self._key: len(after)}
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.close()
+
+
+def _before(id_: str) -> str:
+    """The largest id that is smaller; reading begins after an id."""
+    ms, _, sequence = id_.partition("-")
+    if int(sequence):
+        return f"{ms}-{int(sequence) - 1}"
+    return f"{int(ms) - 1}-{2**64 - 1}" if int(ms) else "0-0"
