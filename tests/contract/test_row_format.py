@@ -1,6 +1,6 @@
 """The bytes of a row: fixed, the same for the same events, and never misread."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -31,11 +31,19 @@ from tidemark.online.keys import generation_prefix, key_encoder, record_key
 
 
 @dataclass
-class Events:
+class Values:
     words: Any
     valid: Any
     high: Any = None
     dictionary: Any = None
+
+
+@dataclass
+class Events:
+    timeline: Timeline
+    columns: list[Values]
+    filters: list[Any] = field(default_factory=list)
+    identities: Any = None
 
 
 def ints(*values: int) -> np.ndarray:
@@ -58,53 +66,51 @@ AMOUNTS = layout((INT64, "word"), (STRING, "code"), filters=1)
 
 def amounts() -> list[bytes]:
     """Two entities; the first has two events, the second one that was seen late."""
-    return codec.pack(
-        AMOUNTS,
+    events = Events(
         Timeline(ints(0, 2, 3), ints(10, 20, 30), known=ints(10, 20, 35)),
         [
-            Events(ints(7, 0, 9), flags(True, False, True)),
-            Events(ints(1, 0, 1), flags(True, True, True), dictionary=pa.array(["ab", "c"])),
+            Values(ints(7, 0, 9), flags(True, False, True)),
+            Values(ints(1, 0, 1), flags(True, True, True), dictionary=pa.array(["ab", "c"])),
         ],
         [flags(True, False, True)],
-        until=100,
-        floor=-5,
+        ints(101, 0, 103),
     )
+    return codec.pack(AMOUNTS, events)
 
 
 def test_a_row_is_these_bytes():
     """The layout is a contract with what is already stored: it changes with its version only."""
     first, second = amounts()
     assert np.frombuffer(first, np.int64).tolist() == [
-        int.from_bytes(b"TMRW\x01\x00\x00\x00", "little"),
+        int.from_bytes(b"TMRW\x02\x00\x04\x00", "little"),
         2,  # events
-        2,  # columns of words
+        3,  # columns of words
         3,  # columns of bytes
-        (8 + 2 * 3 + 3) * 8,  # where the heap is
+        (8 + 2 * 4 + 3) * 8,  # where the heap is
         8,  # its length
-        -5,  # floor
-        100,  # until
+        *(0, 0),
         *(10, 20),  # time
         *(7, 0),  # the first column, a null as 0
         *(1, 0),  # the second: "c", "ab"
+        *(101, 0),  # what identifies the events
         0x0001,  # the first is there, the second is null
         0x0101,  # both are there
         0x0001,  # the filter keeps the first
         int.from_bytes(b"\x92\xc0\x92\xa2ab\xa1c", "little"),  # [null, ["ab", "c"]]
     ]
-    assert second[6] == codec.HAS_KNOWN
+    assert second[6] == codec.HAS_KNOWN | codec.HAS_IDENTITIES
 
 
 def test_a_row_reads_back():
     """What was packed is unpacked, with nulls and with values in place of codes."""
     first, second = (codec.unpack(AMOUNTS, bytes(row)) for row in amounts())
     assert first == codec.Row(
-        floor=-5,
-        until=100,
         time=[10, 20],
         known=[10, 20],
         ended=[codec.NEVER, codec.NEVER],
         columns=[[7, None], ["c", "ab"]],
         filters=[[True, False]],
+        identities=[101, 0],
     )
     assert second.known == [35]
     assert second.columns == [[9], ["c"]]
@@ -125,8 +131,8 @@ def test_values_in_dictionaries_keep_their_type(type_, values):
     """A dictionary holds values of every type that does not fit a word."""
     arrow = pa.array(values, pa.decimal128(38, 2)) if type_.name == "decimal" else pa.array(values)
     shape = layout((type_, "code"))
-    column = Events(ints(0, 1, 2), flags(True, True, True), dictionary=arrow)
-    (row,) = codec.pack(shape, Timeline(ints(0, 3), ints(1, 2, 3)), [column], [], until=3, floor=0)
+    column = Values(ints(0, 1, 2), flags(True, True, True), dictionary=arrow)
+    (row,) = codec.pack(shape, Events(Timeline(ints(0, 3), ints(1, 2, 3)), [column]))
     assert codec.unpack(shape, row).columns == [values]
 
 
@@ -134,10 +140,10 @@ def test_decimals_take_two_words():
     """The unscaled integer of a decimal may need 127 bits."""
     shape = layout((decimal(38, 0), "decimal"))
     big = 10**37
-    column = Events(ints(big % 2**63, -1), flags(True, True), high=ints(big >> 64, -1))
+    column = Values(ints(big % 2**63, -1), flags(True, True), high=ints(big >> 64, -1))
     low = np.array([big & (2**64 - 1), 2**64 - 1], np.uint64).view(np.int64)
     column.words = low
-    (row,) = codec.pack(shape, Timeline(ints(0, 2), ints(1, 2)), [column], [], until=2, floor=0)
+    (row,) = codec.pack(shape, Events(Timeline(ints(0, 2), ints(1, 2)), [column]))
     assert codec.unpack(shape, row).columns == [[big, -1]]
 
 
@@ -152,17 +158,15 @@ def test_a_row_does_not_depend_on_its_neighbours(entities):
         starts = np.concatenate(([0], np.cumsum([len(events) for events in group]))).astype(int)
         code = ints(*(letters.index(letter) for letter in flat))
         odd = np.array([ord(letter) % 2 == 1 for letter in flat], np.bool_)
-        return codec.pack(
-            shape,
+        events = Events(
             Timeline(starts, code, until=np.where(code > 20, 5, codec.NEVER)),
             [
-                Events(code, odd | (code > 5), dictionary=pa.array(letters, pa.string())),
-                Events(code * 3, odd),
+                Values(code, odd | (code > 5), dictionary=pa.array(letters, pa.string())),
+                Values(code * 3, odd),
             ],
             [~odd],
-            until=99,
-            floor=0,
         )
+        return codec.pack(shape, events)
 
     together = packed(entities)
     assert together == [row for events in entities for row in packed([events])]
@@ -180,11 +184,10 @@ def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
     rows = [
         codec.pack(
             shape,
-            Timeline(ints(0, 1), ints(1)),
-            [Events(ints(0), flags(False), dictionary=dictionary)],
-            [],
-            until=1,
-            floor=0,
+            Events(
+                Timeline(ints(0, 1), ints(1)),
+                [Values(ints(0), flags(False), dictionary=dictionary)],
+            ),
         )
         for dictionary in (None, pa.array(["somebody else's"]))
     ]
@@ -195,8 +198,8 @@ def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
 def test_a_row_of_a_later_format_is_refused():
     """A later layout is not guessed at."""
     row = bytearray(amounts()[0])
-    row[4] = 2
-    with pytest.raises(StoreUnavailable, match="rows of format 2; this release reads format 1"):
+    row[4] = 3
+    with pytest.raises(StoreUnavailable, match="rows of format 3; this release reads format 2"):
         codec.unpack(AMOUNTS, bytes(row))
 
 

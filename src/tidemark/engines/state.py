@@ -11,9 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemark.compile import identifier
+from tidemark.engines import ordering
 from tidemark.engines.arrow import arrow_type
-from tidemark.engines.events import EVENT_BYTES, Span, key_groups, read_events
+from tidemark.engines.events import EVENT_BYTES, Events, Span, key_groups, read_events
 from tidemark.engines.histories import Relation, open_source
+from tidemark.engines.identity import identity_words
 from tidemark.engines.inputs import Loaded, Need, bytes_of, load
 from tidemark.engines.keys import Keys
 from tidemark.engines.versions import Versions, resolve
@@ -45,8 +47,9 @@ class Partition:
 
     `keys` has one row per entity and one column per key, named and typed as the entity's keys; row
     s owns the events `timeline.starts[s]` to `timeline.starts[s + 1]`.  `columns` follow
-    `layout.columns`, `filters` (bool[N]) follow `layout.filters`.  `unattributed` events were met
-    that belong to nobody, since a key is null.
+    `layout.columns`, `filters` (bool[N]) follow `layout.filters`.  `identities` are the hashes of
+    what identifies the events (`identity_words`), None where the source has no `unique`.
+    `unattributed` events were met that belong to nobody, since a key is null.
     """
 
     keys: pa.Table
@@ -54,6 +57,7 @@ class Partition:
     columns: tuple[StateColumn, ...]
     filters: tuple[NDArray[np.bool_], ...]
     unattributed: int = 0
+    identities: NDArray[np.int64] | None = None
 
 
 def entities(
@@ -125,7 +129,21 @@ def _partition(
     conditions = zip(loaded, needs, strict=True)
     filters = tuple(_flags(each, n) for each, need in conditions if need.type is None)
     present = keys.take(pa.array(index.first[occupied]))
-    return Partition(present, timeline, columns, filters, events.unattributed)
+    identities = _identities(events) if relation.source.unique else None
+    return Partition(present, timeline, columns, filters, events.unattributed, identities)
+
+
+def _identities(events: Events) -> NDArray[np.int64]:
+    """The hashes of what identifies the events."""
+    names = {name: identifier(name) for name in events.scan.relation.source.unique}
+    identities, slots, read = np.zeros(len(events.rows), np.int64), events.slots(), 0
+    for first, batch in events.scan.read(names):
+        ordering.scatter(
+            slots[first : first + batch.num_rows], identity_words(batch.columns), identities
+        )
+        read += batch.num_rows
+    events.check_unchanged(read)
+    return identities
 
 
 def _flags(loaded: Loaded, n: int) -> NDArray[np.bool_]:

@@ -16,7 +16,6 @@ import msgspec
 
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
-from tidemark.ingest.retention import retained
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
@@ -35,6 +34,7 @@ from tidemark.online.keys import (
     record_key,
 )
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.retention import Retention
 from tidemark.online.values import instant
 
 if TYPE_CHECKING:
@@ -228,6 +228,7 @@ class _Work:
         source = self.definitions.source(self.view.source)
         encode = key_encoder(self.definitions.entity(self.view.entity))
         layout = Layout.of(self.view, source.types)
+        retention = None if self.floor == ANY_MOMENT else Retention.of(self.view, self.floor)
         rows = events = unattributed = 0
         for partition in entities(
             self.engine, self.definitions, self.view, layout, until=self.until
@@ -235,20 +236,9 @@ class _Work:
             unattributed += partition.unattributed
             if not len(partition.keys):
                 continue
-            kept = (
-                partition
-                if self.floor == ANY_MOMENT
-                else retained(partition, self.view, self.floor)
-            )
-            packed = codec.pack(
-                layout,
-                kept.timeline,
-                kept.columns,
-                kept.filters,
-                until=self.until,
-                floor=self.floor,
-            )
-            keys = encode([column.to_pylist() for column in kept.keys.columns])
+            kept = partition if retention is None else retention.retained(partition)
+            packed = codec.pack(layout, kept)
+            keys = encode([column.to_pylist() for column in partition.keys.columns])
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 part = slice(start, start + ROWS_AT_ONCE)
                 self.online.put_many(

@@ -1,7 +1,7 @@
 """The bytes of a row: all events of an entity that a view may need, as the kernel reads them.
 
-`docs/reference/row-format.md` shows the layout.  Packing is by column over many entities at once.
-The bytes depend on the events only, not on which other entities were packed with them.
+`docs/reference/row-format.md` shows the layout.  Packing and unpacking are by column over many
+entities at once.  The bytes depend on the events only, not on what else was packed with them.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import msgspec
 import numpy as np
 
 from tidemark.errors import StoreUnavailable
+from tidemark.kernel import Timeline
 from tidemark.kernel.layout import Layout
-from tidemark.online.values import restored, stored
+from tidemark.online.dictionaries import Dictionary, heaps, read_heaps, recode, spread
+from tidemark.online.values import restored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tidemark.kernel import Timeline
-
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
-FORMAT = 1
+FORMAT = 2
 """The version of the layout; a row of another version is refused."""
 
 PREAMBLE = b"TMRW" + FORMAT.to_bytes(2, "little")
 """What every row starts with; two bytes of flags complete the first word."""
 
-HAS_KNOWN, HAS_UNTIL = 1, 2
+HAS_KNOWN, HAS_UNTIL, HAS_IDENTITIES, DIRECTORY = 1, 2, 4, 8
 HEADER = 8
 NEVER = 2**63 - 1
 
-_encode = msgspec.msgpack.Encoder().encode
+_MAGIC = int.from_bytes(PREAMBLE, "little")
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -59,80 +59,211 @@ class EventColumn(Protocol):
 
     @property
     def dictionary(self) -> Any:
-        """Of a column of codes: the Arrow array of distinct values that words are indices of.
+        """Of a column of codes: the distinct values that words are indices of, sorted.
 
-        It is sorted by value; None where all values are null.
+        An Arrow array or a `Dictionary`; None where all values are null.
         """
         ...
 
 
-def pack(
-    layout: Layout,
-    timeline: Timeline,
-    columns: Sequence[EventColumn],
-    filters: Sequence[Flags],
-    *,
-    until: int,
-    floor: int,
-) -> list[bytes]:
-    """One row for each segment of the timeline.
+class Events(Protocol):
+    """The events of some entities, a segment of the timeline for each.
 
-    `columns` and `filters` follow the layout; `until` and `floor` are the moments (microseconds) up
-    to which the events are complete and from which on the row answers.
+    `columns` and `filters` (bool[N]) follow the layout.  `identities` are 64-bit hashes of what
+    identifies events, 0 for an event that nothing does; None where the source has no `unique`.
     """
+
+    @property
+    def timeline(self) -> Timeline:
+        """The events in time."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[EventColumn]:
+        """Their values."""
+        ...
+
+    @property
+    def filters(self) -> Sequence[Flags]:
+        """Which of them each filter keeps."""
+        ...
+
+    @property
+    def identities(self) -> Words | None:
+        """What identifies them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """An `EventColumn` that was unpacked."""
+
+    words: Words
+    high: Words | None
+    valid: Flags
+    dictionary: Dictionary | None
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """`Events` that were unpacked."""
+
+    timeline: Timeline
+    columns: tuple[Column, ...]
+    filters: tuple[Flags, ...]
+    identities: Words | None
+
+
+def pack(layout: Layout, events: Events) -> list[bytes]:
+    """One row for each segment of the timeline."""
+    timeline, columns = events.timeline, events.columns
     starts = timeline.starts
     n = np.diff(starts)
     known = _differing(timeline.known, timeline.time, starts)
     ended = _differing(timeline.until, NEVER, starts)
     codes = [
-        _recode(column, starts) if each.form == "code" else None
+        recode(column, starts) if each.form == "code" else None
         for each, column in zip(layout.columns, columns, strict=True)
     ]
-    heap, heap_size = _heaps(layout, columns, codes, len(n))
+    types, dictionaries = [each.type for each in layout.columns], [c.dictionary for c in columns]
+    heap, heap_size = heaps(types, dictionaries, codes, len(n))
 
-    words: list[Words] = [timeline.time]
+    words: list[Words] = []
     for column, code in zip(columns, codes, strict=True):
         words.append(np.where(column.valid, column.words if code is None else code.ranks, 0))
         if column.high is not None:
             words.append(np.where(column.valid, column.high, 0))
-    flags = [column.valid for column in columns] + list(filters)
+    if events.identities is not None:
+        words.append(events.identities)
+    flags = [column.valid for column in columns] + list(events.filters)
 
     padded = (n + 7) // 8 * 8
-    heap_at = (HEADER + n * (len(words) + known + ended)) * 8 + padded * len(flags)
+    heap_at = (HEADER + n * (1 + len(words) + known + ended)) * 8 + padded * len(flags)
     size = (heap_at + heap_size + 7) // 8
     ends = np.cumsum(size)
     out = np.zeros(int(ends[-1]) if len(ends) else 0, np.int64)
     row = ends - size
-    head: list[Words | int] = [
-        int.from_bytes(PREAMBLE, "little") | (known * HAS_KNOWN | ended * HAS_UNTIL) << 48,
-        n,
-    ]
-    head += [len(words) - 1, len(flags), heap_at, heap_size, floor, until]
+    options = known * HAS_KNOWN | ended * HAS_UNTIL
+    if events.identities is not None:
+        options |= HAS_IDENTITIES
+    head: list[Words | int] = [_MAGIC | options << 48, n, len(words), len(flags)]
+    head += [heap_at, heap_size]
     for i, value in enumerate(head):
         out[row + i] = value
 
     at = np.repeat(row + HEADER - starts[:-1], n) + np.arange(len(timeline.time))
     step = np.repeat(n, n)
-    out[at] = words[0]
+    out[at] = timeline.time
     at += step
     for present, values in ((known, timeline.known), (ended, timeline.until)):
         if values is not None and present.any():
             there = np.repeat(present, n) > 0
             out[at[there]] = values[there]
             at += step * there
-    for values in words[1:]:
+    for values in words:
         out[at] = values
         at += step
     narrow = out.view(np.uint8)
-    index = np.arange(len(timeline.time)) - np.repeat(starts[:-1], n)
-    at = np.repeat(row * 8 + heap_at - padded * len(flags), n) + index
-    step = np.repeat(padded, n)
+    at, step = _of_flags(row * 8 + heap_at - padded * len(flags), starts)
     for flag in flags:
         narrow[at] = flag
         at += step
-    narrow[_spread(row * 8 + heap_at, heap_size)] = heap
+    narrow[spread(row * 8 + heap_at, heap_size)] = heap
     packed = out.tobytes()
     return [packed[a:b] for a, b in zip((row * 8).tolist(), (ends * 8).tolist(), strict=True)]
+
+
+def unpack_rows(layout: Layout, rows: Sequence[bytes | None]) -> Unpacked:
+    """The events of rows, a segment for each; None is a row without events.
+
+    Raises `StoreUnavailable` for bytes that are not a row of this format.
+    """
+    for each in rows:
+        if each is not None and not each.startswith(PREAMBLE):
+            refuse(each)
+    present = np.array([row is not None for row in rows], np.bool_)
+    sizes = np.array([0 if row is None else len(row) >> 3 for row in rows], np.int64)
+    buffer = np.frombuffer(b"".join(row for row in rows if row is not None), np.int64)
+    row = (np.cumsum(sizes) - sizes)[present]
+    n = np.zeros(len(rows), np.int64)
+    n[present] = buffer[row + 1]
+    starts = np.concatenate(([0], np.cumsum(n)))
+    counts = n[present]
+    options = buffer[row] >> 48
+    at: Words = np.repeat(row + HEADER - starts[:-1][present], counts) + np.arange(int(starts[-1]))
+    step = np.repeat(counts, counts)
+
+    def take() -> Words:
+        nonlocal at
+        taken: Words = buffer[at]
+        at += step
+        return taken
+
+    time = take()
+    bounds: list[Words | None] = []
+    for flag, usual in ((HAS_KNOWN, time), (HAS_UNTIL, np.full(len(time), NEVER))):
+        there = np.repeat(options & flag, counts) > 0
+        values = usual.copy()
+        values[there] = buffer[at[there]]
+        at += step * there
+        bounds.append(values if there.any() else None)
+    timeline = Timeline(starts, time, *bounds)
+    raw = [
+        (take(), take()) if column.form == "decimal" else (take(), None)
+        for column in layout.columns
+    ]
+    identities = take() if len(options) and options[0] & HAS_IDENTITIES else None
+    narrow = buffer.view(np.uint8)
+    heap_at = row * 8 + buffer[row + 4]
+    padded = (counts + 7) // 8 * 8
+    at, step = _of_flags(heap_at - padded * buffer[row + 3], starts, present)
+    flags: list[Flags] = []
+    for _ in range(len(layout.columns) + len(layout.filters)):
+        flags.append(narrow[at] != 0)
+        at += step
+    heap_ends = heap_at + buffer[row + 5]
+    found = _slices(narrow, heap_at, heap_ends) if len(row) else []
+    columns = _coded(layout, raw, flags, found, starts[np.append(np.flatnonzero(present), -1)])
+    return Unpacked(timeline, columns, tuple(flags[len(raw) :]), identities)
+
+
+def _of_flags(first: Words, starts: Words, present: Flags | None = None) -> tuple[Words, Words]:
+    """Where the first flag of each event is, in bytes, and how far it is to the next flag's."""
+    n, begins = np.diff(starts), starts[:-1]
+    if present is not None:
+        n, begins = n[present], begins[present]
+    at: Words = np.repeat(first - begins, n) + np.arange(int(starts[-1]))
+    return at, np.repeat((n + 7) // 8 * 8, n)
+
+
+def _slices(narrow: NDArray[np.uint8], begins: Words, ends: Words) -> list[bytes | None]:
+    whole = narrow.data
+    return [
+        bytes(whole[a:b]) if a < b else None
+        for a, b in zip(begins.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def _coded(
+    layout: Layout,
+    raw: Sequence[tuple[Words, Words | None]],
+    valid: Sequence[Flags],
+    found: Sequence[bytes | None],
+    starts: Words,
+) -> tuple[Column, ...]:
+    """Columns of which those of codes have one dictionary for all rows."""
+    types = [each.type if each.form == "code" else None for each in layout.columns]
+    dictionaries = read_heaps(types, found)
+    columns: list[Column] = []
+    for (low, high), flags, held in zip(raw, valid, dictionaries, strict=False):
+        words, dictionary = low, None
+        if held is not None:
+            dictionary, begins, places = held
+            words = np.zeros(len(low), np.int64)
+            own = np.repeat(begins, np.diff(starts))[flags] + low[flags]
+            words[flags] = places[own]
+        columns.append(Column(words, high, flags, dictionary))
+    return tuple(columns)
 
 
 def _differing(values: Words | None, usual: Words | int, starts: Words) -> Words:
@@ -144,85 +275,6 @@ def _differing(values: Words | None, usual: Words | int, starts: Words) -> Words
 
 
 @dataclass(frozen=True)
-class _Codes:
-    """Codes over the dictionary of each segment instead of that of the whole column.
-
-    `ranks` int64[N]; segment s has the values `used[starts[s]:starts[s + 1]]` of the whole one.
-    """
-
-    ranks: Words
-    used: Words
-    starts: Words
-
-
-def _recode(column: EventColumn, starts: Words) -> _Codes:
-    segments = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    distinct = 1 if column.dictionary is None else max(len(column.dictionary), 1)
-    pairs, inverse = np.unique(
-        segments[column.valid] * distinct + column.words[column.valid], return_inverse=True
-    )
-    own_starts = np.searchsorted(pairs, np.arange(len(starts)) * distinct)
-    ranks = np.zeros(len(segments), np.int64)
-    ranks[column.valid] = inverse - own_starts[segments[column.valid]]
-    return _Codes(ranks, pairs % distinct, own_starts)
-
-
-def _heaps(
-    layout: Layout, columns: Sequence[EventColumn], codes: Sequence[_Codes | None], rows: int
-) -> tuple[NDArray[np.uint8], Words]:
-    """The heaps of all rows, one after the other, and the length of each, in bytes."""
-    if not any(codes):
-        return np.zeros(0, np.uint8), np.zeros(rows, np.int64)
-    pieces = [_array_head(len(codes)), _encode(None)]
-    counts = np.ones(rows, np.int64)
-    for code in codes:
-        counts += 1 if code is None else 1 + np.diff(code.starts)
-    ends = np.cumsum(counts)
-    order = np.empty(int(ends[-1]) if rows else 0, np.int64)
-    at = ends - counts
-    order[at] = 0
-    at += 1
-    for input_column, column, code in zip(layout.columns, columns, codes, strict=True):
-        if code is None:
-            order[at] = 1
-            at += 1
-            continue
-        sizes = np.diff(code.starts)
-        distinct, which = np.unique(sizes, return_inverse=True)
-        order[at] = len(pieces) + which
-        pieces += [_array_head(size) for size in distinct.tolist()]
-        at += 1
-        order[_spread(at, sizes)] = len(pieces) + code.used
-        if column.dictionary is not None:
-            pieces += _encoded(column.dictionary, stored(input_column.type))
-        at += sizes
-    lengths = np.array([len(piece) for piece in pieces], np.int64)
-    offsets = np.cumsum(lengths) - lengths
-    blob = np.frombuffer(b"".join(pieces), np.uint8)
-    sizes = lengths[order]
-    total = np.concatenate(([0], np.cumsum(sizes)))
-    return blob[_spread(offsets[order], sizes)], total[ends] - total[ends - counts]
-
-
-def _encoded(dictionary: Any, convert: Any) -> list[bytes]:
-    values = dictionary.to_pylist()
-    return [_encode(value if convert is None else convert(value)) for value in values]
-
-
-def _array_head(size: int) -> bytes:
-    """The msgpack head of an array."""
-    if size < 16:
-        return bytes([0x90 | size])
-    return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
-
-
-def _spread(starts: Words, sizes: Words) -> Words:
-    """All indices of many ranges, one range after the other."""
-    ends = np.cumsum(sizes)
-    return np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
-
-
-@dataclass(frozen=True)
 class Row:
     """What a row holds, in plain Python, for tests and for looking at.
 
@@ -230,13 +282,12 @@ class Row:
     in place of codes; None is null.
     """
 
-    floor: int
-    until: int
     time: list[int]
     known: list[int]
     ended: list[int]
     columns: list[list[Any]]
     filters: list[list[bool]]
+    identities: list[int] | None = None
 
 
 def unpack(layout: Layout, row: bytes) -> Row:
@@ -262,6 +313,7 @@ def unpack(layout: Layout, row: bytes) -> Row:
         else take()
         for column in layout.columns
     ]
+    identities = take() if flags & HAS_IDENTITIES else None
     padded = (n + 7) // 8 * 8
     flags_at = range(position * 8, heap_at, padded) if n else ()
     flags_of = [[bool(byte) for byte in row[at : at + n]] for at in flags_at] or [
@@ -280,7 +332,7 @@ def unpack(layout: Layout, row: bytes) -> Row:
                 for value, there in zip(values, valid, strict=True)
             ]
         )
-    return Row(int(words[6]), int(words[7]), time, known, ended, columns, flags_of[len(raw) :])
+    return Row(time, known, ended, columns, flags_of[len(raw) :], identities)
 
 
 def refuse(row: bytes) -> NoReturn:

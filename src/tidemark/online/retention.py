@@ -1,0 +1,44 @@
+"""Which events a row may forget when it answers recent moments only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidemark.model.graph import FeatureView
+from tidemark.online.codec import NEVER, Events, Unpacked
+from tidemark.online.merging import kept
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Moments of at least `floor` are answered, and no window of theirs reaches back to `low`."""
+
+    floor: int
+    low: int
+
+    @classmethod
+    def of(cls, view: FeatureView, floor: int) -> Retention | None:
+        """What a view may forget that answers from `floor` (microseconds) on; None: nothing."""
+        reach = [feature.aggregate.window.reach for feature in view.features]
+        known = [each for each in reach if each is not None]
+        return cls(floor, floor - max(known) - 1) if known and len(known) == len(reach) else None
+
+    def retained(self, events: Events) -> Unpacked:
+        """The events without those that matter at no moment from `floor` on.
+
+        One event that stays visible is kept for each entity, so that it remains a known one.
+        """
+        timeline = events.timeline
+        time, starts = timeline.time, timeline.starts
+        known = time if timeline.known is None else np.maximum(timeline.known, time)
+        until = np.full(len(known), NEVER) if timeline.until is None else timeline.until
+        needed = (time >= self.low) & (until > self.floor)
+        lasting = np.flatnonzero((known <= self.floor) & (until == NEVER))
+        segments = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        newest = np.full(len(starts) - 1, -1)
+        newest[segments[lasting]] = lasting
+        keep = needed | (newest < 0)[segments]
+        keep[newest[newest >= 0]] = True
+        return kept(events, keep)

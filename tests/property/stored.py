@@ -1,0 +1,128 @@
+"""Random events of some entities, as engines give them: what rows and trees are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tidemark.kernel import Timeline
+from tidemark.kernel.layout import InputColumn, Layout
+from tidemark.model.expr import Column
+from tidemark.model.types import FLOAT64, INT64, STRING, decimal, list_of
+from tidemark.online.codec import NEVER
+
+LAYOUT = Layout(
+    (
+        InputColumn(Column("x"), FLOAT64, "word"),
+        InputColumn(Column("text"), STRING, "code"),
+        InputColumn(Column("price"), decimal(38, 2), "decimal"),
+        InputColumn(Column("tags"), list_of(STRING), "code"),
+        InputColumn(Column("n"), INT64, "word"),
+        InputColumn(Column("exact"), decimal(38, 2), "code"),
+    ),
+    (Column("ok"), Column("large")),
+    (),
+)
+TEXTS = ["", "a", "A", "b", "é", "日本", "\uffff", "😀", "z" * 40]
+TAGS = [[], ["a"], ["a", ""], [None], ["b", None], ["é"]]
+EXACT = [Decimal("-1.50"), Decimal("0.00"), Decimal("9.99"), Decimal("10.00")]
+ARROW = {1: pa.string(), 3: pa.list_(pa.string()), 5: pa.decimal128(38, 2)}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event; `values` follow the columns of the layout, codes as their values."""
+
+    entity: int
+    time: int
+    known: int
+    until: int
+    values: tuple[Any, ...]
+    filters: tuple[bool, bool]
+    identity: int
+
+
+@dataclass
+class Values:
+    words: Any
+    high: Any
+    valid: Any
+    dictionary: Any = None
+
+
+@dataclass
+class Events:
+    timeline: Timeline
+    columns: list[Values]
+    filters: list[Any]
+    identities: Any = None
+
+
+def event(random: Random, entity: int, identity: int, times: int) -> Event:
+    """An event at one of so many times, often known late, sometimes replaced later."""
+    time = random.randrange(times) * 10
+    known = time + random.choice((0, 0, 0, 1, 10, 1000))
+    until = NEVER if random.random() < 0.9 else known + random.choice((1, 50, 2000))
+    values = (
+        random.randrange(-3, 4),
+        random.choice(TEXTS),
+        random.choice((10**30, -1, 0)),
+        random.choice(TAGS),
+        random.randrange(2**60),
+        random.choice(EXACT),
+    )
+    values = tuple(None if random.random() < 0.15 else value for value in values)
+    return Event(entity, time, known, until, values, (random.random() < 0.5, time > 100), identity)
+
+
+def total_order(event: Event) -> tuple[int, int, int]:
+    """What events of an entity are ordered by."""
+    return event.time, event.known, event.identity
+
+
+def as_events(events: Sequence[Event], entities: int, *, identified: bool = True) -> Events:
+    """The events in their order, a segment for each of so many entities."""
+    ordered = sorted(events, key=lambda each: (each.entity, *total_order(each)))
+    starts = np.searchsorted([each.entity for each in ordered], np.arange(entities + 1))
+    numbers = {
+        name: np.array([getattr(each, name) for each in ordered], np.int64)
+        for name in ("time", "known", "until", "identity")
+    }
+    return Events(
+        Timeline(starts.astype(np.int64), numbers["time"], numbers["known"], numbers["until"]),
+        [_column(i, [each.values[i] for each in ordered]) for i in range(len(LAYOUT.columns))],
+        [np.array([each.filters[i] for each in ordered], np.bool_) for i in range(2)],
+        numbers["identity"] if identified else None,
+    )
+
+
+def _column(place: int, values: list[Any]) -> Values:
+    valid = np.array([value is not None for value in values], np.bool_)
+    if place in ARROW:
+        distinct = []
+        for value in values:
+            if value is not None and value not in distinct:
+                distinct.append(value)
+        distinct.sort(key=_sorting)
+        words = [0 if value is None else distinct.index(value) for value in values]
+        dictionary = pa.array(distinct, ARROW[place])
+        return Values(np.array(words, np.int64), None, valid, dictionary)
+    words = [0 if value is None else value for value in values]
+    if LAYOUT.columns[place].form == "decimal":
+        low = np.array([word & (2**64 - 1) for word in words], np.uint64).view(np.int64)
+        return Values(low, np.array([word >> 64 for word in words], np.int64), valid)
+    return Values(np.array(words, np.int64), None, valid)
+
+
+def _sorting(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, list):
+        return [(0, b"") if item is None else (1, item.encode()) for item in value]
+    return value
