@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -33,6 +33,9 @@ _ROW = "(row)"
 
 _SHOWN = 60
 """Characters of a bad value that are told."""
+
+Take = tuple[str, "attrgetter[Any]"]
+Unknown = Literal["refuse", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,16 @@ class Checked:
         return self._given.text(row)
 
 
-def table_of(source: Source, rows: object, *, bounds: Bounds | None = None) -> Checked:
+def table_of(
+    source: Source, rows: object, *, bounds: Bounds | None = None, unknown: Unknown = "refuse"
+) -> Checked:
     """Check rows: a dict, dicts, a dict of columns, any Arrow-capable frame, or JSON as bytes.
 
     JSON is one object, an array of objects, or one object on each line; there a decimal and bytes
-    are text, as `docs/reference/http.md` says.  A missing column is null.  Raises `RequestInvalid`
-    for what has no rows, and for a frame with a column that the source does not declare.
+    are text, as `docs/reference/http.md` says.  A missing column is null; one that the source does
+    not declare makes a row bad, and a frame a `RequestInvalid` error, unless such are ignored.
     """
-    given = _given(source, rows)
+    given = _Reader(source, strict=unknown == "refuse").given(rows)
     bad: dict[int, list[BadValue]] = {}
     for problem in given.problems:
         bad.setdefault(problem.row, []).append(problem)
@@ -110,27 +115,6 @@ class _Given:
         return msgspec.json.encode(content, enc_hook=str).decode("utf-8", "replace")
 
 
-def _given(source: Source, rows: object) -> _Given:
-    if isinstance(rows, bytes | bytearray | memoryview):
-        return _json(source, bytes(cast("Any", rows)))
-    if isinstance(rows, Mapping):
-        named = cast("Mapping[str, Any]", rows)
-        if _is_columns(source, named):
-            return _columns(source, named)
-        return _dicts(source, [named])
-    if isinstance(rows, Iterator):
-        rows = list(cast("Iterator[object]", rows))
-    if isinstance(rows, Sequence) and not isinstance(rows, str):
-        return _dicts(source, cast("Sequence[object]", rows))
-    table = as_table(rows)
-    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
-    if twice:
-        raise RequestInvalid(f"The rows have two columns named {min(twice)!r}.")
-    named = {name: table.column(name) for name in table.column_names}
-    _refuse_unknown(source, named)
-    return _Given(table.num_rows, named, lambda row: table.slice(row, 1).to_pylist()[0])
-
-
 def _is_columns(source: Source, named: Mapping[str, Any]) -> bool:
     """Whether a dict is many events, column by column; else it is one."""
     for each in source.columns:
@@ -138,27 +122,6 @@ def _is_columns(source: Source, named: Mapping[str, Any]) -> bool:
         if value is not None and each.type.scalar:
             return hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
     return False
-
-
-def _columns(source: Source, named: Mapping[str, Any]) -> _Given:
-    _refuse_unknown(source, named)
-    columns: dict[str, Any] = {}
-    for name, values in named.items():
-        if isinstance(values, pa.ChunkedArray | pa.Array | list):
-            columns[name] = cast("Any", values)
-        elif hasattr(values, "__array__") or hasattr(values, "__arrow_c_array__"):
-            columns[name] = _array(name, values)
-        else:
-            columns[name] = list(values)
-    sizes = {name: len(values) for name, values in columns.items()}
-    if len(set(sizes.values())) > 1:
-        lengths = ", ".join(f"{name}: {size}" for name, size in sizes.items())
-        raise RequestInvalid("The columns differ in length.", where=lengths)
-
-    def row(number: int) -> dict[str, Any]:
-        return {name: _plain(values[number]) for name, values in columns.items()}
-
-    return _Given(next(iter(sizes.values()), 0), columns, row)
 
 
 def _array(name: str, values: Any) -> Any:
@@ -175,93 +138,145 @@ def _plain(value: Any) -> Any:
     return value.as_py() if isinstance(value, pa.Scalar) else value
 
 
-def _refuse_unknown(source: Source, named: Collection[str]) -> None:
-    declared = [each.name for each in source.columns]
-    for name in named:
-        if name not in declared:
-            raise RequestInvalid(
-                f"{source.name} has no column {name!r}.",
-                remedy=_suggestion(str(name), declared) + f"Its columns: {', '.join(declared)}.",
-            )
-
-
 def _suggestion(name: str, declared: Sequence[str]) -> str:
     near = get_close_matches(name, declared, n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
-def _dicts(source: Source, rows: Sequence[object], *, json: bool = False) -> _Given:
-    declared = [each.name for each in source.columns]
-    names = frozenset(declared)
-    problems: list[BadValue] = []
-    named: list[Mapping[str, Any]] = []
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            reason = "is not an object of columns" if json else "is not a dict"
-            problems.append(BadValue(number, _ROW, shown(row), reason))
-            named.append({})
-            continue
-        known = cast("Mapping[str, Any]", row)
-        if not names.issuperset(known):
-            for name in known:
-                if name not in names:
-                    hint = _suggestion(str(name), declared).strip()
-                    why = f"is not a column of {source.name}. {hint}".strip()
-                    problems.append(BadValue(number, str(name), shown(known[name]), why))
-        named.append(known)
-    columns = {name: [row.get(name) for row in named] for name in declared}
-    return _Given(len(rows), columns, lambda row: rows[row], json, problems)
-
-
 @lru_cache(maxsize=256)
-def _decoders(source: Source) -> tuple[Any, Any, tuple[tuple[str, attrgetter[Any]], ...]]:
+def _decoders(source: Source, strict: bool) -> tuple[Any, Any, tuple[Take, ...]]:
     """What reads JSON of events (an array, lines), and what takes a column out of them."""
     fields = [(f"c{i}", Any, None) for i in range(len(source.columns))]
     renamed = {f"c{i}": each.name for i, each in enumerate(source.columns)}
-    event = msgspec.defstruct("Event", fields, rename=renamed, forbid_unknown_fields=True, gc=False)
+    event = msgspec.defstruct(
+        "Event", fields, rename=renamed, forbid_unknown_fields=strict, gc=False
+    )
     of_list: Any = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]
     of_one: Any = msgspec.json.Decoder(event)
     taking = tuple((each.name, attrgetter(f"c{i}")) for i, each in enumerate(source.columns))
     return of_list.decode, of_one.decode_lines, taking
 
 
-def _json(source: Source, text: bytes) -> _Given:
-    """JSON that is as declared is read at once; any other is looked at row by row."""
-    stripped = text.strip()
-    of_list, of_lines, taking = _decoders(source)
-    try:
-        events = of_list(stripped) if stripped.startswith(b"[") else of_lines(stripped)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _odd_json(source, stripped)
-    columns: dict[str, Any] = {name: list(map(take, events)) for name, take in taking}
-    return _Given(len(events), columns, lambda row: events[row], json=True)
+@dataclass(frozen=True)
+class _Reader:
+    """Takes rows apart into columns; `strict` says whether there may be none but the declared."""
 
+    source: Source
+    strict: bool
 
-def _odd_json(source: Source, text: bytes) -> _Given:
-    try:
-        whole: Any = msgspec.json.decode(text)
-        several = cast("list[object]", whole) if isinstance(whole, list) else [whole]
-        return _dicts(source, several, json=True)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        if text.startswith(b"[") or b"\n" not in text:
-            raise RequestInvalid(
-                f"The rows are not JSON: {error}.",
-                remedy="Send an array of objects, or one object on each line.",
-            ) from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    rows: list[object] = []
-    problems: list[BadValue] = []
-    for number, line in enumerate(lines):
+    def given(self, rows: object) -> _Given:
+        """Rows of any kind as columns."""
+        if isinstance(rows, bytes | bytearray | memoryview):
+            return self._json(bytes(cast("Any", rows)))
+        if isinstance(rows, Mapping):
+            named = cast("Mapping[str, Any]", rows)
+            return self._columns(named) if _is_columns(self.source, named) else self._dicts([named])
+        if isinstance(rows, Iterator):
+            rows = list(cast("Iterator[object]", rows))
+        if isinstance(rows, Sequence) and not isinstance(rows, str):
+            return self._dicts(cast("Sequence[object]", rows))
+        table = as_table(rows)
+        twice = {name for name in table.column_names if table.column_names.count(name) > 1}
+        if twice:
+            raise RequestInvalid(f"The rows have two columns named {min(twice)!r}.")
+        named = {name: table.column(name) for name in table.column_names}
+        self._check_names(named)
+        return _Given(table.num_rows, named, lambda row: table.slice(row, 1).to_pylist()[0])
+
+    @property
+    def declared(self) -> list[str]:
+        """The names of the source's columns."""
+        return [each.name for each in self.source.columns]
+
+    def _check_names(self, named: Collection[str]) -> None:
+        declared = self.declared
+        for name in named:
+            if self.strict and name not in declared:
+                raise RequestInvalid(
+                    f"{self.source.name} has no column {name!r}.",
+                    remedy=_suggestion(str(name), declared)
+                    + f"Its columns: {', '.join(declared)}.",
+                )
+
+    def _columns(self, named: Mapping[str, Any]) -> _Given:
+        self._check_names(named)
+        columns: dict[str, Any] = {}
+        for name, values in named.items():
+            if isinstance(values, pa.ChunkedArray | pa.Array | list):
+                columns[name] = cast("Any", values)
+            elif hasattr(values, "__array__") or hasattr(values, "__arrow_c_array__"):
+                columns[name] = _array(name, values)
+            else:
+                columns[name] = list(values)
+        sizes = {name: len(values) for name, values in columns.items()}
+        if len(set(sizes.values())) > 1:
+            lengths = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+            raise RequestInvalid("The columns differ in length.", where=lengths)
+
+        def row(number: int) -> dict[str, Any]:
+            return {name: _plain(values[number]) for name, values in columns.items()}
+
+        return _Given(next(iter(sizes.values()), 0), columns, row)
+
+    def _dicts(self, rows: Sequence[object], *, json: bool = False) -> _Given:
+        declared = self.declared
+        names = frozenset(declared)
+        problems: list[BadValue] = []
+        named: list[Mapping[str, Any]] = []
+        for number, row in enumerate(rows):
+            if not isinstance(row, Mapping):
+                reason = "is not an object of columns" if json else "is not a dict"
+                problems.append(BadValue(number, _ROW, shown(row), reason))
+                named.append({})
+                continue
+            known = cast("Mapping[str, Any]", row)
+            named.append(known)
+            if not self.strict or names.issuperset(known):
+                continue
+            for name in known:
+                if name not in names:
+                    hint = _suggestion(str(name), declared).strip()
+                    why = f"is not a column of {self.source.name}. {hint}".strip()
+                    problems.append(BadValue(number, str(name), shown(known[name]), why))
+        columns = {name: [row.get(name) for row in named] for name in declared}
+        return _Given(len(rows), columns, lambda row: rows[row], json, problems)
+
+    def _json(self, text: bytes) -> _Given:
+        """JSON that is as declared is read at once; any other is looked at row by row."""
+        stripped = text.strip()
+        of_list, of_lines, taking = _decoders(self.source, self.strict)
         try:
-            rows.append(msgspec.json.decode(line))
+            events = of_list(stripped) if stripped.startswith(b"[") else of_lines(stripped)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._odd_json(stripped)
+        columns: dict[str, Any] = {name: list(map(take, events)) for name, take in taking}
+        return _Given(len(events), columns, lambda row: events[row], json=True)
+
+    def _odd_json(self, text: bytes) -> _Given:
+        try:
+            whole: Any = msgspec.json.decode(text)
+            several = cast("list[object]", whole) if isinstance(whole, list) else [whole]
+            return self._dicts(several, json=True)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            rows.append({})
-            told = shown(line.decode("utf-8", "replace"))
-            problems.append(BadValue(number, _ROW, told, f"is not JSON: {error}"))
-    given = _dicts(source, rows, json=True)
-    given.problems += problems
-    given.row = lines.__getitem__
-    return given
+            if text.startswith(b"["):
+                raise RequestInvalid(
+                    f"The rows are not JSON: {error}.",
+                    remedy="Send an array of objects, or one object on each line.",
+                ) from None
+        lines = [line for line in text.splitlines() if line.strip()]
+        rows: list[object] = []
+        problems: list[BadValue] = []
+        for number, line in enumerate(lines):
+            try:
+                rows.append(msgspec.json.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                rows.append({})
+                told = shown(line.decode("utf-8", "replace"))
+                problems.append(BadValue(number, _ROW, told, f"is not JSON: {error}"))
+        given = self._dicts(rows, json=True)
+        given.problems += problems
+        given.row = lines.__getitem__
+        return given
 
 
 def _checked(source: Source, column: Field, given: _Given, bad: dict[int, list[BadValue]]) -> Any:

@@ -15,12 +15,16 @@ from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config
 from tidemark.store.datasets import Recipe, Saving
 from tidemark.store.project import Project, listed, name_of
+from tidemark.store.pushing import Pushing
 from tidemark.store.registry import ProjectRegistry
 
 if TYPE_CHECKING:
-    from tidemark.apps.http import Limits
+    from tidemark.apps.http import TLS, Limits
+    from tidemark.engines.log import Letter
     from tidemark.engines.result import TrainingSet
+    from tidemark.ingest.apply import CaughtUp
     from tidemark.ingest.materialize import Materialized
+    from tidemark.ingest.push import OnError, Pushed
     from tidemark.serve import Reader, Vector, Vectors
 
 __all__ = ["Config", "Store", "connect"]
@@ -47,6 +51,7 @@ class Store:
         self._online = open_store(config.online, config.root)
         self.registry = ProjectRegistry(self._project, self._online)
         self._readers = reading.Readers(self.registry, self._online, self._project)
+        self._pushing = Pushing(self._project, self._online, self._readers)
 
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.
@@ -146,6 +151,37 @@ class Store:
                 published=self.registry.published(),
             )
 
+    def push(
+        self, source: object, rows: object, *, on_error: OnError = "refuse", key: str = ""
+    ) -> Pushed:
+        """Take events of a source: they are durable on return, and the next read counts them.
+
+        `rows` are a dict, dicts, a dict of columns, any Arrow-capable frame, or bytes of JSON (an
+        array, or an object on each line).  Where one is not as the source declares, all are
+        refused, or with `on_error="quarantine"` the good ones are taken and the others kept for
+        `dead_letters`.  A push with the `key` of an earlier one is that push, and takes nothing
+        again; so is an event that repeats `unique` columns and says the same.  Raises
+        `EventsRefused`, `StoreUnavailable`.
+        """
+        self._project.check_open()
+        return self._pushing.push(name_of(source), rows, on_error=on_error, key=key)
+
+    def dead_letters(self, source: object, *, after: int = 0, most: int = 1_000) -> list[Letter]:
+        """The rows of a source that could not be events, with the reasons, oldest first.
+
+        Up to `most` of those whose number is greater than `after`.
+        """
+        self._project.check_open()
+        return self._pushing.dead_letters(name_of(source), after, most)
+
+    def catch_up(self, source: object = None) -> dict[str, CaughtUp]:
+        """Count online what the event log holds of a source (None: of all) and state does not yet.
+
+        A push does this itself; it is for what a crash or an online store that was away left over.
+        """
+        self._project.check_open()
+        return self._pushing.catch_up(None if source is None else name_of(source))
+
     def online(
         self,
         features: object,
@@ -178,6 +214,11 @@ class Store:
         """
         return self._readers.reader(features)
 
+    @property
+    def readers(self) -> reading.Readers:
+        """The revision in force and what was prepared from it, for servers that watch over both."""
+        return self._readers
+
     def serve(
         self,
         *,
@@ -185,17 +226,29 @@ class Store:
         port: int = 6566,
         workers: int = 1,
         limits: Limits | None = None,
+        tls: TLS | None = None,
+        behind_proxy: bool = False,
         started: Callable[[str], object] | None = None,
     ) -> None:
         """Answer over HTTP until the process is told to stop; needs the extra `server`.
 
         `port` 0 is any that is free; `started` is called with the address when it is bound.  Every
-        worker is a process with a store of its own, so a store in memory has one.  Raises
-        `RequestInvalid` for an address that other machines reach, or that is taken.
+        worker is a process with a store of its own, so a store in memory has one.  Other machines
+        are answered if there are keys, over `tls` or `behind_proxy` (one that speaks it).  Raises
+        `RequestInvalid` for an address that others would reach otherwise, or that is taken.
         """
         from tidemark.apps import http
 
-        http.serve(self, host=host, port=port, workers=workers, limits=limits, started=started)
+        http.serve(
+            self,
+            host=host,
+            port=port,
+            workers=workers,
+            limits=limits,
+            tls=tls,
+            behind_proxy=behind_proxy,
+            started=started,
+        )
 
     def describe(
         self, ref: object = None, *, as_of: int | str | datetime | None = None
@@ -213,6 +266,7 @@ class Store:
 
     def close(self) -> None:
         """Close the registry and the online store; closing twice is fine."""
+        self._pushing.close()
         self._project.close()
         self.registry.close()
         self._online.close()

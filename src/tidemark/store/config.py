@@ -25,7 +25,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     relative to `root`, the directory that holds `tidemark.toml`, as is `datasets`, the folder of
     saved training sets (empty: one that goes with the store).  An empty `memory_limit` and 0
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
-    back the online state can be asked about.  `administrators` may confirm plans for any model.
+    back the online state can be asked about.  `log` is the folder of pushed and streamed events
+    (empty: one that goes with the store), `future` how far ahead of the clock one of them may be.
+    `administrators` may confirm plans for any model.
     `defaults` hold where definitions do not say; another set has another name.
     """
 
@@ -34,6 +36,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     registry: str = "sqlite:///.tidemark/registry.db"
     online: str = "lmdb://.tidemark/online"
     datasets: str = ".tidemark/datasets"
+    log: str = ".tidemark/log"
+    future: str = "5m"
     memory_limit: str = ""
     threads: int = 0
     retain: str = ""
@@ -66,9 +70,11 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     the nearest `tidemark.toml` from here upward.  Raises `NotFound` if there is no project.
     """
     if path == MEMORY:
-        memory = {"name": "memory", "registry": "sqlite://", "online": "memory:", "datasets": ""}
-        limits = _overrides(environment, ("memory_limit", "threads", "retain"))
-        return _checked({**memory, **limits}, Path.cwd(), "the environment")
+        memory = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
+        limits = _overrides(environment, ("memory_limit", "threads", "retain", "future"))
+        return _checked(
+            {**memory, "datasets": "", "log": "", **limits}, Path.cwd(), "the environment"
+        )
     file = _find(path)
     try:
         settings: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))

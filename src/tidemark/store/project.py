@@ -22,6 +22,7 @@ from tidemark.store.config import Config
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import EventLog
 
 Function = Callable[..., Any]
 
@@ -36,7 +37,8 @@ class Project:
         self.config = config
         self.frames: dict[str, object] = {}
         self._functions: dict[str, Function] = {}
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folders: dict[str, TemporaryDirectory[str]] = {}
+        self._log: EventLog | None = None
         self._closed = False
 
     def engine(self) -> DuckDB:
@@ -54,11 +56,25 @@ class Project:
     @property
     def datasets(self) -> Path:
         """The folder of saved training sets; one that goes with the store if none is configured."""
-        if self.config.datasets:
-            return (self.config.root / self.config.datasets).resolve()
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="tidemark-datasets-")
-        return Path(self._folder.name)
+        return self._place("datasets", self.config.datasets)
+
+    @property
+    def log(self) -> EventLog:
+        """The log of events that were pushed or came from streams."""
+        if self._log is None:
+            from tidemark.engines.log import EventLog
+
+            self._log = EventLog(self._place("log", self.config.log))
+        return self._log
+
+    def _place(self, kind: str, configured: str) -> Path:
+        if configured:
+            return (self.config.root / configured).resolve()
+        if kind not in self._folders:
+            self._folders[kind] = TemporaryDirectory(
+                prefix=f"tidemark-{kind}-", ignore_cleanup_errors=True
+            )
+        return Path(self._folders[kind].name)
 
     def check_open(self) -> None:
         """Raise `RequestInvalid` once the store is closed."""
@@ -70,9 +86,10 @@ class Project:
     def close(self) -> None:
         """Let go of everything; closing twice is fine."""
         self._closed = True
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._log is not None:
+            self._log.close()
+        while self._folders:
+            self._folders.popitem()[1].cleanup()
 
     def lower(self, definitions: object) -> Lowered:
         """Definitions as the model; None: those that `tidemark.toml` names."""

@@ -1,0 +1,356 @@
+"""From the event log to online rows: state follows the log, batch by batch, exactly once.
+
+The position that a state has reached is in the record of its view, and is written in one
+transaction with the rows that it describes, on condition that nobody has moved it meanwhile.  So
+the state is a function of the log: what dies between two steps is made up for by whoever comes
+next, and what is done twice is refused the second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tidemark.engines.identity import identity_words
+from tidemark.engines.log import CORRECTS, POSITION, SEEN
+from tidemark.engines.state import entities, partition_of
+from tidemark.errors import StoreConflict
+from tidemark.ingest.recorded import Recorded, holders
+from tidemark.kernel.layout import Layout
+from tidemark.model.graph import Definitions, Entity, FeatureView, Source
+from tidemark.online import tree
+from tidemark.online.codec import Events, unpack_rows
+from tidemark.online.keys import (
+    Record,
+    State,
+    generation_prefix,
+    held_key,
+    key_encoder,
+    read_held,
+    read_record,
+    record_key,
+)
+from tidemark.online.merging import kept
+from tidemark.online.protocol import OnlineStore
+from tidemark.online.retention import Retention
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import EventLog
+
+AT_ONCE = 20_000
+"""Events that are applied in one transaction, but for one moment that has more."""
+
+ANY_MOMENT = -(2**63)
+"""The floor of a state that keeps everything."""
+
+_ATTEMPTS = 1_000
+"""How often a batch is made again because somebody else has moved the state."""
+
+Pair = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """How far the states of a source are; `events` were applied by this call.
+
+    `position` is that of the newest event of the log that all of them hold, `seen` when it was.
+    """
+
+    position: int
+    seen: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a state are made: from which columns, and under which keys."""
+
+    view: FeatureView
+    definitions: Definitions
+    layout: Layout
+    encode: Callable[[Sequence[Sequence[object]]], list[bytes]]
+
+    @property
+    def source(self) -> Source:
+        """The source that the rows were written for."""
+        return self.definitions.source(self.view.source)
+
+    @property
+    def entity(self) -> Entity:
+        """What the rows are of."""
+        return self.definitions.entity(self.view.entity)
+
+    @classmethod
+    def of(cls, view: FeatureView, source: Source, entity: Entity) -> Reading:
+        """The reading of rows that a view has over a source."""
+        layout = Layout.of(view, source.types)
+        return cls(view, Definitions.of([entity, source, view]), layout, key_encoder(entity))
+
+    def keys(self, prefix: bytes, table: pa.Table) -> list[bytes]:
+        """The keys of the rows of some entities."""
+        return [prefix + key for key in self.encode([each.to_pylist() for each in table.columns])]
+
+
+@lru_cache(maxsize=1024)
+def _reading(held: bytes, entity: Entity) -> Reading:
+    found, _ = read_held(held)
+    return Reading.of(found.view, found.source, entity)
+
+
+@dataclass
+class Changes:
+    """What is to be written: `puts` in their order, and the keys that go."""
+
+    puts: list[Pair] = field(default_factory=list[Pair])
+    deletes: list[bytes] = field(default_factory=list[bytes])
+
+
+class Pin(NamedTuple):
+    """What a rebuild may know: history seen by `until`, and the log up to `position`."""
+
+    until: int
+    position: int
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """The states of one view that read the source: `stored` are the bytes of its record."""
+
+    place: bytes
+    stored: bytes
+    record: Record
+    readings: Mapping[str, Reading]
+
+
+class Applier:
+    """Brings the online states of a project to the end of its event log."""
+
+    def __init__(self, log: EventLog, online: OnlineStore, project: str) -> None:
+        self._log = log
+        self._online = online
+        self._project = project
+        self._recorded = Recorded(log.folder)
+        self._known: tuple[Definitions, dict[str, dict[str, Entity]]] = (Definitions(), {})
+
+    def catch_up(self, engine: DuckDB, definitions: Definitions, name: str) -> CaughtUp:
+        """Apply to every state of a source what the log has beyond it.
+
+        A view that was never materialized has no state: its events wait in the log.  Raises
+        `StoreUnavailable` if the online store does not answer; what was applied until then stays.
+        """
+        applied = conflicts = 0
+        while True:
+            newest = self._log.newest(name)
+            serving = self._serving(definitions, name)
+            reached = _reached(serving)
+            if reached is None or reached >= newest.position:
+                return CaughtUp(newest.position, newest.seen, applied)
+            try:
+                applied += self._step(engine, serving, reached)
+            except StoreConflict:
+                conflicts += 1
+                if conflicts == _ATTEMPTS:
+                    raise
+
+    def advance(
+        self, engine: DuckDB, reading: Reading, prefix: bytes, state: State, until: int
+    ) -> State:
+        """Apply to rows that nobody reads yet what the log has beyond them, up to a position."""
+        while state.position < until:
+            batch = self._next(reading.source, state.position)
+            changes = Changes()
+            state = self._apply(engine, reading, prefix, state, batch, changes)
+            self._online.put_many(changes.puts, deletes=changes.deletes)
+        return state
+
+    def oldest(self, definitions: Definitions, name: str) -> int:
+        """The time (microseconds) before which no state of a source keeps events."""
+        limits: list[int] = []
+        for serving in self._serving(definitions, name):
+            for state in serving.record.states:
+                reading = serving.readings.get(state.state)
+                if reading is None:
+                    continue
+                reaches = [each.aggregate.window.reach for each in reading.view.features]
+                if state.floor == ANY_MOMENT or None in reaches:
+                    return ANY_MOMENT
+                reach = max((each for each in reaches if each is not None), default=0)
+                limits.append(state.floor - reach - 1)
+        return min(limits, default=ANY_MOMENT)
+
+    def _serving(self, definitions: Definitions, name: str) -> list[_Serving]:
+        views = self._views(definitions, name)
+        places = [record_key(self._project, view) for view in views]
+        found: list[_Serving] = []
+        stored_records = self._online.get_many(places)
+        for (view, entity), place, stored in zip(
+            views.items(), places, stored_records, strict=True
+        ):
+            if stored is None:
+                continue
+            record = read_record(stored)
+            held = self._online.get_many(
+                [held_key(self._project, view, each.state) for each in record.states]
+            )
+            readings: dict[str, Reading] = {}
+            for state, text in zip(record.states, held, strict=True):
+                if text is None:
+                    continue
+                about, _ = read_held(bytes(text))
+                if about.source.name == name:
+                    readings[state.state] = _reading(bytes(text), entity)
+            if readings:
+                found.append(_Serving(place, bytes(stored), record, readings))
+        return found
+
+    def _views(self, definitions: Definitions, name: str) -> Mapping[str, Entity]:
+        """The views that read a source, or have read it in a version that is kept."""
+        known, views = self._known
+        if known is not definitions:  # comparing or hashing thousands of definitions takes long
+            self._known = definitions, (views := {})
+        if name not in views:
+            reading = (view for view in definitions.views if view.source == name)
+            views[name] = {view.name: definitions.entity(view.entity) for view in reading}
+        return views[name]
+
+    def _next(self, source: Source, after: int) -> pa.Table:
+        """The next events after a position; all that were seen at one moment stay together."""
+        most = AT_ONCE
+        while True:
+            batch = self._log.read(source, after, most)
+            if batch.num_rows < most:
+                return batch
+            seen = batch.column(SEEN).to_numpy()
+            end = int(np.searchsorted(seen, seen[-1]))
+            if end:
+                return batch.slice(0, end)
+            most *= 4
+
+    def _step(self, engine: DuckDB, serving: Sequence[_Serving], reached: int) -> int:
+        """One transaction: the next batch in all states, each with its new position."""
+        changes, records = Changes(), list[Pair]()
+        batches: dict[Source, pa.Table] = {}
+        for each in serving:
+            states = list(each.record.states)
+            for number, state in enumerate(states):
+                reading = each.readings.get(state.state)
+                if reading is None:
+                    continue
+                source = reading.source
+                if source not in batches:
+                    batches[source] = self._next(source, reached)
+                batch = batches[source]
+                done = np.searchsorted(batch.column(POSITION).to_numpy(), state.position, "right")
+                if done < batch.num_rows:
+                    prefix = self._prefix(reading.view.name, state)
+                    rest = batch.slice(int(done))
+                    states[number] = self._apply(engine, reading, prefix, state, rest, changes)
+            record = msgspec.structs.replace(each.record, states=tuple(states))
+            records.append((each.place, msgspec.msgpack.encode(record)))
+        expect = {each.place: each.stored for each in serving}
+        self._online.put_many([*changes.puts, *records], deletes=changes.deletes, expect=expect)
+        return max(batch.num_rows for batch in batches.values())
+
+    def _prefix(self, view: str, state: State) -> bytes:
+        return generation_prefix(self._project, view, state.state, state.generation)
+
+    def _apply(
+        self,
+        engine: DuckDB,
+        reading: Reading,
+        prefix: bytes,
+        state: State,
+        batch: pa.Table,
+        changes: Changes,
+    ) -> State:
+        """Note what a batch changes in the rows of a state; gives the state after it."""
+        position = int(batch.column(POSITION)[-1].as_py())
+        until = max(state.until, int(batch.column(SEEN)[-1].as_py()))
+        new = partition_of(engine, reading.definitions, reading.view, reading.layout, batch)
+        keys = reading.keys(prefix, new.keys)
+        wanted = self._holders(engine, reading, prefix, batch)
+        events: Events = new
+        if wanted:
+            mine = np.fromiter((key not in wanted for key in keys), np.bool_, len(keys))
+            events = kept(new, np.repeat(mine, np.diff(new.timeline.starts)))
+        old = self._online.get_many(keys)
+        retention = None if state.floor == ANY_MOMENT else Retention.of(reading.view, state.floor)
+        fetch = self._online.get_many
+        merged = tree.merge(reading.layout, keys, old, events, fetch, retention)
+        changes.puts += merged.puts
+        changes.deletes += merged.deletes
+        for place in merged.undecided.tolist():
+            wanted[keys[place]] = new.keys.slice(place, 1)
+        if wanted:
+            self._rebuild(engine, reading, prefix, wanted, Pin(until, position), retention, changes)
+        return msgspec.structs.replace(state, until=until, position=position)
+
+    def _holders(
+        self, engine: DuckDB, reading: Reading, prefix: bytes, batch: pa.Table
+    ) -> dict[bytes, pa.Table]:
+        """The entities, by the keys of their rows, to which an event of the batch ever belonged.
+
+        Only of events that are corrected, or that history has as well.
+        """
+        source = reading.source
+        if not source.unique:
+            return {}
+        odd = batch.column(CORRECTS).to_numpy()
+        identities = identity_words([batch.column(name) for name in source.unique])
+        odd = odd | self._recorded.among(source.name, identities)
+        if not odd.any():
+            return {}
+        events = batch.filter(pa.array(odd))
+        found = holders(engine, source, reading.view, reading.entity, events)
+        keys = reading.keys(prefix, found)
+        return {key: found.slice(place, 1) for place, key in enumerate(keys)}
+
+    def _rebuild(
+        self,
+        engine: DuckDB,
+        reading: Reading,
+        prefix: bytes,
+        wanted: Mapping[bytes, pa.Table],
+        pin: Pin,
+        retention: Retention | None,
+        changes: Changes,
+    ) -> None:
+        """Note what entities are by history and log, whatever their rows hold now."""
+        layout, fetch = reading.layout, self._online.get_many
+        left = set(wanted)
+        for partition in entities(
+            engine,
+            reading.definitions,
+            reading.view,
+            layout,
+            until=pin.until,
+            position=pin.position,
+            only=pa.concat_tables(list(wanted.values())),
+        ):
+            keys = reading.keys(prefix, partition.keys)
+            left.difference_update(keys)
+            events = partition if retention is None else retention.retained(partition)
+            made = tree.replace(layout, keys, fetch(keys), events, fetch)
+            changes.puts += made.puts
+            changes.deletes += made.deletes
+        gone = sorted(left)
+        nothing = unpack_rows(layout, [None] * len(gone))
+        changes.deletes += tree.replace(layout, gone, fetch(gone), nothing, fetch).deletes
+
+
+def _reached(serving: Sequence[_Serving]) -> int | None:
+    """The least position of all states; None where there is no state."""
+    positions = [
+        state.position
+        for each in serving
+        for state in each.record.states
+        if state.state in each.readings
+    ]
+    return min(positions, default=None)

@@ -1,0 +1,249 @@
+"""Push: events are checked, made durable, and counted by the next read.
+
+Pushes of several threads that wait for the disk at the same time share one append and one change of
+the online state: the first thread works for all that have gathered, the next one takes over after.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from tidemark.engines.log import Appended, Letter
+from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.ingest.apply import Applier
+from tidemark.ingest.validate import Bounds, Checked, table_of
+from tidemark.model.graph import Definitions, Source
+from tidemark.online.values import instant
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import EventLog
+
+OnError = Literal["refuse", "quarantine"]
+
+SHOWN = 20
+"""Bad values that a message names."""
+
+WAITING = 1_024
+"""Pushes of one source that may wait; more are told to come again."""
+
+WAITING_ROWS = 200_000
+"""Events in them."""
+
+GATHERED_ROWS = 20_000
+"""Events that are appended and applied together."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: it is durable, and every read from now on counts it.
+
+    `duplicates` were there already, with the same content.  `quarantined` rows are in the
+    dead-letter table.  `position` is that of the newest event of the source, `seen` when the
+    accepted ones became known.
+    """
+
+    accepted: int
+    duplicates: int
+    quarantined: int
+    position: int
+    seen: datetime
+
+
+@dataclass
+class _Push:
+    """A push that waits; `leads` tells its thread to work for all that wait."""
+
+    table: pa.Table
+    key: str
+    letters: Sequence[Letter]
+    ready: threading.Event = field(default_factory=threading.Event)
+    leads: bool = False
+    appended: Appended | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class _Queue:
+    """The pushes of one source that wait."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: list[_Push] = field(default_factory=list[_Push])
+    busy: bool = False
+
+    def gather(self) -> list[_Push]:
+        """Take the pushes that are to be worked on together."""
+        with self.lock:
+            taken = rows = 0
+            for push in self.waiting:
+                rows += push.table.num_rows
+                if taken and rows > GATHERED_ROWS:
+                    break
+                taken += 1
+            group, self.waiting = self.waiting[:taken], self.waiting[taken:]
+            return group
+
+    def hand_over(self) -> None:
+        """Let the thread of the first push that waits work for all."""
+        with self.lock:
+            if self.waiting:
+                self.waiting[0].leads = True
+                self.waiting[0].ready.set()
+            else:
+                self.busy = False
+
+
+class Pusher:
+    """Takes events of a project's sources, from any number of threads.
+
+    `engine` gives the engine that expressions are computed with, one at a time.  `future` is how
+    far ahead of the clock (microseconds) an event may be.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        applier: Applier,
+        engine: Callable[[], AbstractContextManager[DuckDB]],
+        *,
+        future: int,
+    ) -> None:
+        self._log = log
+        self._applier = applier
+        self._engine = engine
+        self._future = future
+        self._queues: dict[str, _Queue] = {}
+        self._making = threading.Lock()
+
+    def push(
+        self,
+        definitions: Definitions,
+        name: str,
+        rows: object,
+        *,
+        on_error: OnError = "refuse",
+        key: str = "",
+    ) -> Pushed:
+        """Take events; see `Store.push`."""
+        if on_error not in ("refuse", "quarantine"):
+            raise RequestInvalid(
+                f"{on_error!r} is not what to do with bad rows.",
+                remedy='on_error="refuse" takes all rows or none, "quarantine" the good ones.',
+            )
+        source = definitions.source(name)
+        if source.time is None:
+            raise RequestInvalid(
+                f"{name} has no time, so its rows are facts and not events.",
+                remedy="Push events of a source with a time; facts are read from its history.",
+            )
+        now = time.time_ns() // 1_000
+        oldest = self._applier.oldest(definitions, name)
+        checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))
+        if checked.bad and on_error == "refuse":
+            raise refused(source, checked)
+        push = _Push(checked.table, key, letters(checked))
+        self._submit(definitions, source, push)
+        done = push.appended
+        if done is None:
+            raise StoreUnavailable("The push was given up.", remedy="Try again.")
+        return Pushed(
+            done.accepted, done.duplicates, len(push.letters), done.last, instant(done.seen)
+        )
+
+    def _submit(self, definitions: Definitions, source: Source, push: _Push) -> None:
+        """Have a push worked on, by this thread or by one that works already."""
+        with self._making:
+            queue = self._queues.setdefault(source.name, _Queue())
+        with queue.lock:
+            rows = sum(each.table.num_rows for each in queue.waiting)
+            if queue.waiting and (
+                len(queue.waiting) >= WAITING or rows + push.table.num_rows > WAITING_ROWS
+            ):
+                raise StoreUnavailable(
+                    f"Too many pushes to {source.name} are waiting.",
+                    where=f"{len(queue.waiting):,} with {rows:,} events",
+                    remedy="Try again in a moment; nothing of this one was taken.",
+                )
+            queue.waiting.append(push)
+            push.leads = not queue.busy
+            queue.busy = True
+        if not push.leads:
+            push.ready.wait()
+        if push.leads:
+            try:
+                self._work(definitions, source, queue.gather())
+            finally:
+                queue.hand_over()
+        if push.error is not None:
+            raise copy.copy(push.error)
+
+    def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
+        """Append a group of pushes, each for itself or not at all, and bring the state there."""
+        try:
+            for push in group:
+                self._append(source, push)
+            if any(push.error is None for push in group):
+                self._apply(definitions, source)
+        except Exception as error:  # noqa: BLE001 - every thread of the group is told
+            for push in group:
+                push.error = push.error or error
+        finally:
+            for push in group:
+                push.ready.set()
+
+    def _append(self, source: Source, push: _Push) -> None:
+        now = time.time_ns() // 1_000
+        try:
+            push.appended = self._log.append(
+                source, push.table, seen=now, key=push.key, buried=push.letters
+            )
+        except TidemarkError as error:
+            push.error = error
+
+    def _apply(self, definitions: Definitions, source: Source) -> None:
+        try:
+            with self._engine() as engine:
+                self._applier.catch_up(engine, definitions, source.name)
+        except TidemarkError as error:
+            raise StoreUnavailable(
+                f"The events of {source.name} are in the log, but no read counts them yet: "
+                f"{error.what}",
+                where=error.where,
+                remedy="They will count with the next push, or at the next start of the server. "
+                "Pushing them again is safe where the source has `unique`, or with the same key.",
+            ) from error
+
+
+def letters(checked: Checked) -> list[Letter]:
+    """The bad rows as the dead-letter table keeps them: as they came, with all reasons."""
+    reasons: dict[int, list[str]] = {}
+    for each in checked.bad:
+        reasons.setdefault(each.row, []).append(f"{each.column} {each.value} {each.reason}")
+    return [Letter(checked.content(row), tuple(said)) for row, said in reasons.items()]
+
+
+def refused(source: Source, checked: Checked) -> EventsRefused:
+    """The error of rows of which some are bad."""
+    bad: Sequence[BadValue] = checked.bad
+    rows = len({each.row for each in bad})
+    shown = [str(each) for each in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        shown.append(f"and {len(bad) - SHOWN:,} more")
+    several = "1 row" if rows == 1 else f"{rows:,} rows"
+    return EventsRefused(
+        f"{several} of {rows + len(checked.good):,} cannot be events of {source.name}; "
+        "nothing was taken.",
+        where="\n".join(shown),
+        remedy='Correct them, or let the good ones in: on_error="quarantine".',
+        bad=bad[:SHOWN],
+        bad_rows=rows,
+    )

@@ -1,0 +1,97 @@
+"""Which events history holds, and whose they were: what a live event may repeat or correct.
+
+A live event that history has as well is not to be counted twice, though the row of its entity need
+not show it: the event may have moved.  So the hashes of all identities that went into online rows
+from history are kept beside the log, sorted, in one file for each source.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidemark.compile import identifier
+from tidemark.engines.arrow import arrow_type
+from tidemark.engines.histories import open_history, open_source
+from tidemark.model.graph import Entity, FeatureView, Source
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+
+Words = NDArray[np.int64]
+
+_FILE = "recorded.npy"
+
+
+class Recorded:
+    """The identities (`identity_words`) that history holds, source by source."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, tuple[tuple[int, int], Words]] = {}
+
+    def add(self, name: str, identities: Words) -> None:
+        """Note identities of a source; nothing is ever taken back."""
+        place = self._folder / quote(name, safe=" ") / _FILE
+        place.parent.mkdir(parents=True, exist_ok=True)
+        known = np.unique(np.concatenate([self._known(name), identities[identities != 0]]))
+        fresh = place.with_suffix(f".{os.getpid()}.new")
+        with fresh.open("wb") as file:
+            np.save(file, known)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(place)
+
+    def among(self, name: str, identities: Words) -> NDArray[np.bool_]:
+        """Which identities are noted; a 0 is none."""
+        known = self._known(name)
+        if not len(known):
+            return np.zeros(len(identities), np.bool_)
+        places = np.minimum(np.searchsorted(known, identities), len(known) - 1)
+        found: NDArray[np.bool_] = (known[places] == identities) & (identities != 0)
+        return found
+
+    def _known(self, name: str) -> Words:
+        place = self._folder / quote(name, safe=" ") / _FILE
+        try:
+            status = place.stat()
+        except FileNotFoundError:
+            return np.empty(0, np.int64)
+        stamp = status.st_mtime_ns, status.st_ino
+        if self._open.get(name, (None,))[0] != stamp:
+            self._open[name] = stamp, np.load(place, mmap_mode="r")
+        return self._open[name][1]
+
+
+def holders(
+    engine: DuckDB, source: Source, view: FeatureView, entity: Entity, events: pa.Table
+) -> pa.Table:
+    """The keys of all entities to which any version of some events belongs, in history or log.
+
+    `events` have the source's `unique` columns; the result is named and typed as the entity's keys.
+    """
+    keys = ", ".join(identifier(name) for name in view.keys)
+    unique = ", ".join(identifier(name) for name in source.unique)
+    present = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in view.keys)
+    asked = events.select(list(source.unique))
+    found: list[pa.Table] = []
+    for opened in (open_source, open_history) if source.history is not None else (open_source,):
+        relation = opened(engine, source)
+        try:
+            rows = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in relation.parts)
+            query = (
+                f"SELECT DISTINCT {keys} FROM ({rows}) WHERE {present} "
+                f"AND ({unique}) IN (SELECT ({unique}) FROM asked)"
+            )
+            found.append(engine.table(query, {**relation.tables, "asked": asked}))
+        finally:
+            relation.close()
+    schema = pa.schema([(key.name, arrow_type(key.type)) for key in entity.keys])
+    tables = [table.rename_columns(schema.names).cast(schema) for table in found]
+    return pa.concat_tables(tables)

@@ -1,0 +1,90 @@
+"""What a store does with live events: takes them, counts them online, keeps the bad ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tidemark.model.window import parse_duration
+from tidemark.online.protocol import OnlineStore
+from tidemark.store.project import Project
+from tidemark.store.reading import Readers
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import Letter
+    from tidemark.ingest.apply import Applier, CaughtUp
+    from tidemark.ingest.push import OnError, Pushed, Pusher
+
+
+class Pushing:
+    """The live events of a project; what it opens is opened by the first event."""
+
+    def __init__(self, project: Project, online: OnlineStore, readers: Readers) -> None:
+        self._project, self._online, self._readers = project, online, readers
+        self._making = threading.Lock()
+        self._computing = threading.Lock()
+        self._engine: DuckDB | None = None
+        self._applier: Applier | None = None
+        self._pusher: Pusher | None = None
+
+    def push(self, source: str, rows: object, *, on_error: OnError, key: str) -> Pushed:
+        """Take events; see `Store.push`."""
+        definitions = self._readers.snapshot().definitions
+        pusher = self._pusher or self._made()
+        return pusher.push(definitions, source, rows, on_error=on_error, key=key)
+
+    def catch_up(self, source: str | None = None) -> dict[str, CaughtUp]:
+        """Count online what the log holds of a source, or of all."""
+        definitions = self._readers.snapshot().definitions
+        applier = self.applier
+        there = {each.name for each in definitions.sources}
+        names = [name for name in self._project.log.names() if name in there]
+        if source is not None:
+            names = [definitions.source(source).name]
+        with self.engine() as engine:
+            return {name: applier.catch_up(engine, definitions, name) for name in names}
+
+    def dead_letters(self, source: str, after: int, most: int) -> list[Letter]:
+        """The rows of a source that could not be events, oldest first."""
+        name = self._readers.snapshot().definitions.source(source).name
+        return self._project.log.buried(name, after, most)
+
+    @property
+    def applier(self) -> Applier:
+        """What brings online state to the end of the log."""
+        with self._making:
+            if self._applier is None:
+                from tidemark.ingest.apply import Applier
+
+                namespace = self._project.config.namespace
+                self._applier = Applier(self._project.log, self._online, namespace)
+            return self._applier
+
+    @contextmanager
+    def engine(self) -> Generator[DuckDB]:
+        """The one engine that live events are computed with, kept from push to push."""
+        with self._computing:
+            if self._engine is None:
+                self._engine = self._project.engine()
+            self._engine.frames.update(self._project.frames)
+            yield self._engine
+
+    def _made(self) -> Pusher:
+        from tidemark.ingest.push import Pusher
+
+        applier = self.applier
+        future = parse_duration(self._project.config.future)
+        with self._making:
+            if self._pusher is None:
+                self._pusher = Pusher(self._project.log, applier, self.engine, future=future)
+            return self._pusher
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        with self._computing:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
