@@ -1,0 +1,86 @@
+"""What a log is told and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are appended together, under an idempotency key if there is one.
+
+    `rows` have the declared columns; `buried` are those beside them that cannot be events.
+    """
+
+    rows: pa.Table
+    key: str = ""
+    buried: tuple[Letter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What became of a batch.
+
+    The rows that were taken have the positions `first` to `last` (`last` is `first - 1` if there
+    are none) and were seen by `seen` (UTC microseconds); `duplicates` were there already.
+    `replayed` says that the batch's key was known: nothing was done, and this is the answer of the
+    first time.
+    """
+
+    first: int
+    last: int
+    accepted: int
+    duplicates: int
+    seen: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A row that cannot be an event, as JSON text, and why.
+
+    Of a stream, `origin` and `offset` say which message it was; the same one is kept once.
+    `number` and `at` (UTC microseconds) are given by the log.
+    """
+
+    row: str
+    reasons: tuple[str, ...]
+    origin: str = ""
+    offset: str = ""
+    number: int = 0
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest position of a log (0: none) and when it was seen, in UTC microseconds."""
+
+    position: int
+    seen: int
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What a compaction did: rows that went from batches into so many Parquet files."""
+
+    rows: int
+    files: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a log stands.
+
+    `content` is a sum over all events ever taken, `dropped` how many of them retention has removed,
+    `indexed` the position up to which identities are in files.
+    """
+
+    last: int = 0
+    seen: int = 0
+    content: int = 0
+    dropped: int = 0
+    indexed: int = 0

@@ -1,0 +1,371 @@
+"""The log of one source: what is taken, what is a duplicate, and how it is read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tidemark.engines.identity import content_words, identity_words, spread
+from tidemark.engines.log import batches, segments
+from tidemark.engines.log.batches import ADDED, POSITION, SEEN, Schemas
+from tidemark.engines.log.database import FORMAT, Database, checksum
+from tidemark.engines.log.identities import Identities
+from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State
+from tidemark.errors import StoreConflict
+from tidemark.model.graph import Field, Source
+
+Words = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+KEYS_KEPT = 100_000
+"""How many idempotency keys of a source are remembered: those of its newest batches."""
+
+_READ_ROWS = 1 << 16
+
+
+class _Rows(NamedTuple):
+    """Rows that came in one batch, and their hashes; `identities` is None without `unique`."""
+
+    batch: pa.RecordBatch
+    contents: Words
+    identities: Words | None
+
+
+class _Told(NamedTuple):
+    """Which rows are taken, which of them correct an event, and at which a new moment begins."""
+
+    accepted: Flags
+    corrects: Flags
+    cuts: list[int]
+
+
+class SourceLog:
+    """The log of one source in a folder of its own; `EventLog` says what the methods do."""
+
+    def __init__(self, folder: Path, name: str, wait: float) -> None:
+        self._database = Database(folder, name, wait)
+        self._schemas = Schemas(self._database)
+        self._identities = Identities(self._database)
+
+    def append(
+        self,
+        source: Source,
+        given: Sequence[Batch],
+        seen: int,
+        offsets: Mapping[str, str],
+        expected: Mapping[str, str | None],
+    ) -> list[Appended]:
+        """Keep batches in one transaction."""
+        ready = [_hashed(source, batches.checked(source, each.rows)) for each in given]
+        answers: list[Appended] = []
+        with self._database.writing() as connection:
+            before = state = self._state(connection, self._database.acknowledged())
+            self._refuse_moved(connection, expected)
+            try:
+                for batch, rows in zip(given, ready, strict=True):
+                    done = _replayed(connection, batch.key)
+                    if done is None:
+                        state, done = self._take(connection, state, source, rows, seen)
+                        _keep_key(connection, batch.key, done)
+                        _keep_letters(connection, batch.buried, max(seen, done.seen))
+                    answers.append(done)
+                if state.last > before.last:
+                    state = replace(state, indexed=self._settled(connection, state, source))
+                    _store(connection, state)
+                _keep_offsets(connection, offsets)
+            except BaseException:
+                self._identities.forget()
+                raise
+        if state.last > before.last:
+            self._database.acknowledge(state.last)
+        return answers
+
+    def _settled(self, connection: sqlite3.Connection, state: State, source: Source) -> int:
+        settled = self._identities.settle(connection) if source.unique else None
+        return state.indexed if settled is None else settled
+
+    def _take(
+        self, connection: sqlite3.Connection, state: State, source: Source, rows: _Rows, seen: int
+    ) -> tuple[State, Appended]:
+        """Store the rows that are new; gives where the log stands then."""
+        batch, contents, identities = rows
+        n = batch.num_rows
+        accepted, corrects, cuts = np.ones(n, np.bool_), np.zeros(n, np.bool_), [0]
+        if identities is not None:
+            self._identities.refresh(connection, state)
+            accepted, corrects, cuts = self._told_apart(identities, contents)
+            if not accepted.all():
+                batch = batch.filter(pa.array(accepted))
+                contents, corrects = contents[accepted], corrects[accepted]
+                identities = identities[accepted]
+        first, taken = state.last + 1, batch.num_rows
+        if not taken:
+            return state, Appended(first, state.last, 0, n, state.seen)
+        schema = self._schemas.number(connection, source)
+        moments = np.zeros(taken, np.int64)
+        moment = max(seen, state.seen + 1)
+        for moment, (begin, end) in enumerate(itertools.pairwise([*cuts, taken]), moment):  # noqa: B020
+            moments[begin:end] = moment
+            part = batch.slice(begin, end - begin)
+            batches.write(connection, first + begin, moment, schema, part, corrects[begin:end])
+        if identities is not None:
+            self._identities.add(connection, first, identities, contents)
+        positions = np.arange(first, first + taken, dtype=np.int64)
+        content = _summed(state.content, _content(contents, positions, moments))
+        now = replace(state, last=state.last + taken, seen=moment, content=content)
+        return now, Appended(first, now.last, taken, n - taken, moment)
+
+    def _told_apart(self, identities: Words, contents: Words) -> _Told:
+        """Tell events that are new, corrected and only delivered again."""
+        found = self._identities.find(identities)
+        there = found.positions > 0
+        accepted = ~(there & (found.contents == contents))
+        corrects = there & accepted
+        if len(identities) == 1:
+            return _Told(accepted, corrects, [0])
+        ordered = np.sort(identities[identities != 0])
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+        if not len(repeated):
+            return _Told(accepted, corrects, [0])
+        # Of what occurs several times, each row is compared with the one before it, and two
+        # versions of one event are not seen at one moment.
+        again = np.isin(identities, repeated)
+        newest: dict[int, int] = {}
+        taken_at: dict[int, int] = {}
+        cuts = [0]
+        for i in np.flatnonzero(again).tolist():
+            identity, content = int(identities[i]), int(contents[i])
+            if identity not in newest and there[i]:
+                newest[identity] = int(found.contents[i])
+            corrects[i] = identity in newest and newest[identity] != content
+            accepted[i] = identity not in newest or bool(corrects[i])
+            if accepted[i]:
+                if taken_at.get(identity, -1) >= cuts[-1]:
+                    cuts.append(i)
+                newest[identity], taken_at[identity] = content, i
+        before = np.cumsum(accepted) - accepted  # how many rows are taken before each one
+        return _Told(accepted, corrects, [int(before[cut]) for cut in cuts])
+
+    def read(self, source: Source, after: int, most: int) -> pa.Table:
+        """Events after a position."""
+        return self._read(source.columns, after, most)
+
+    def _read(self, columns: Sequence[Field], after: int, most: int) -> pa.Table:
+        wanted = batches.declared(columns)
+        if not self._database.exists():
+            nothing: pa.Table = batches.with_added(wanted).empty_table()
+            return nothing
+        with self._reading() as (connection, _):
+            self._schemas.check(columns)
+            low = _next_position(connection, after + 1)
+            high = low + most
+            cold = segments.read(self._database, connection, wanted, low, high)
+            reader = batches.Reader(self._database, self._schemas.load(connection), wanted)
+            begin = connection.execute("SELECT max(first) FROM batches WHERE first <= ?", (low,))
+            for row in connection.execute(
+                "SELECT * FROM batches WHERE first >= ? AND first < ? ORDER BY first",
+                (begin.fetchone()[0] or 0, high),
+            ):
+                reader.add(row)
+        table = reader.take()
+        if cold is not None:
+            table = pa.concat_tables([cold, table])
+        first, end = np.searchsorted(table.column(POSITION).to_numpy(), [low, high])
+        rows: pa.Table = table.slice(first, end - first)
+        return rows
+
+    def snapshot(self, source: Source, until: int | None, spill: Path) -> segments.Snapshot:
+        """All that there is, or was at a position."""
+        if not self._database.exists():
+            return segments.Snapshot(0)
+        with segments.shared(self._database) as shared, self._reading() as (connection, state):
+            self._schemas.check(source.columns)
+            wanted = batches.declared(source.columns)
+            reader = batches.Reader(self._database, self._schemas.load(connection), wanted)
+            return segments.snapshot(
+                self._database, connection, state, reader, until, spill, shared
+            )
+
+    def state(self, until: int | None = None) -> State:
+        """Where the log stands, or stood at a position."""
+        if not self._database.exists():
+            return State()
+        with self._reading() as (connection, state):
+            self._schemas.load(connection)
+        if until is None or until >= state.last:
+            return state
+        fields = [Field(name, type_) for name, type_ in self._schemas.union().items()]
+        total, after = 0, until
+        while after < state.last:
+            rows = self._read(fields, after, _READ_ROWS)
+            values = {name: rows.column(name) for name in rows.column_names[: -len(ADDED)]}
+            positions, seen = (rows.column(name).to_numpy() for name in (POSITION, SEEN))
+            total += _content(content_words(values), positions, seen)
+            after = int(positions[-1])
+        return replace(state, last=until, content=_summed(state.content, -total))
+
+    def offsets(self) -> dict[str, str]:
+        """How far each partition of the stream is."""
+        if not self._database.exists():
+            return {}
+        with self._reading() as (connection, _):
+            return self._offsets(connection)
+
+    def bury(self, letters: Sequence[Letter]) -> int:
+        """Keep rows that cannot be events."""
+        with self._database.writing() as connection:
+            return _keep_letters(connection, letters, time.time_ns() // 1_000)
+
+    def buried(self, after: int, most: int) -> list[Letter]:
+        """Rows that could not be events."""
+        if not self._database.exists():
+            return []
+        query = (
+            "SELECT row, reasons, origin, offset, number, at FROM buried WHERE number > ? "
+            "ORDER BY number LIMIT ?"
+        )
+        with self._reading() as (connection, _):
+            rows = connection.execute(query, (after, most)).fetchall()
+        return [Letter(row, tuple(json.loads(reasons)), *rest) for row, reasons, *rest in rows]
+
+    def compact(self, source: Source, keep_rows: int) -> Compacted:
+        """Turn older batches into Parquet."""
+        if source.time is None or not self._database.exists():
+            return Compacted(0, 0)
+        return segments.compact(self._database, self._schemas, source.time, keep_rows)
+
+    def retain(self, since: int) -> int:
+        """Delete what is older."""
+        if not self._database.exists():
+            return 0
+        with self._reading():
+            pass
+        return segments.retain(self._database, since)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._database.close()
+
+    @contextmanager
+    def _reading(self) -> Generator[tuple[sqlite3.Connection, State]]:
+        """One moment of the log, and where it stands; what was acknowledged before is in it."""
+        acknowledged = self._database.acknowledged()
+        with self._database.reading() as connection:
+            yield connection, self._state(connection, acknowledged)
+
+    def _state(self, connection: sqlite3.Connection, acknowledged: int) -> State:
+        """Where the log stands; raises `EngineError` if it is not what was acknowledged."""
+        query = "SELECT format, last, seen, content, dropped, indexed, checksum FROM state"
+        row = connection.execute(query).fetchone()
+        if row is not None and row[0] > FORMAT:
+            raise self._database.damaged(f"its format {row[0]} is newer than this Tidemark")
+        if row is not None and checksum(*row[:-1]) != row[-1]:
+            raise self._database.damaged("its state has changed")
+        state = State() if row is None else State(*row[1:-1])
+        if acknowledged > state.last:
+            raise self._database.damaged(
+                f"{acknowledged - state.last:,} events that were acknowledged are missing"
+            )
+        return state
+
+    def _offsets(self, connection: sqlite3.Connection) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for origin, offset, sum_ in connection.execute("SELECT * FROM offsets"):
+            if checksum(origin, offset) != sum_:
+                raise self._database.damaged(f"the offset of {origin!r} has changed")
+            found[origin] = offset
+        return found
+
+    def _refuse_moved(
+        self, connection: sqlite3.Connection, expected: Mapping[str, str | None]
+    ) -> None:
+        stored = self._offsets(connection) if expected else {}
+        for origin, offset in expected.items():
+            if stored.get(origin) != offset:
+                raise StoreConflict(
+                    f"Another consumer has read {origin} of {self._database.source} meanwhile.",
+                    where=f"expected offset {offset}, stored {stored.get(origin)}",
+                    remedy="Go on from the offsets that are stored; nothing of this was kept.",
+                )
+
+
+def _hashed(source: Source, batch: pa.RecordBatch) -> _Rows:
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    unique = [columns[name] for name in source.unique]
+    return _Rows(batch, content_words(columns), identity_words(unique) if unique else None)
+
+
+def _next_position(connection: sqlite3.Connection, low: int) -> int:
+    """The first position from `low` on that there still is; retention leaves holes."""
+    query = "SELECT count(*) FROM batches WHERE first <= ?1 AND first + rows > ?1"
+    held = "first = (SELECT max(first) FROM batches WHERE first <= ?1)"
+    if connection.execute(f"{query} AND {held}", (low,)).fetchone()[0]:
+        return low
+    found = connection.execute(
+        "SELECT min(max(first, ?1)) FROM segments WHERE last >= ?1", (low,)
+    ).fetchone()[0]
+    if found is None:
+        found = connection.execute(
+            "SELECT min(first) FROM batches WHERE first > ?", (low,)
+        ).fetchone()[0]
+    return low if found is None else int(found)
+
+
+def _content(contents: Words, positions: Words, moments: Words) -> int:
+    """What rows add to the sum over all events."""
+    placed = spread(positions.view(np.uint64)) + moments.view(np.uint64)
+    return int(spread(contents.view(np.uint64) ^ placed).sum(dtype=np.uint64))
+
+
+def _summed(total: int, more: int) -> int:
+    """A sum that wraps around as 64-bit words do."""
+    return (total + more + 2**63) % 2**64 - 2**63
+
+
+def _store(connection: sqlite3.Connection, state: State) -> None:
+    values = (FORMAT, state.last, state.seen, state.content, state.dropped, state.indexed)
+    connection.execute(
+        "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*values, checksum(*values))
+    )
+
+
+def _replayed(connection: sqlite3.Connection, key: str) -> Appended | None:
+    """The answer of the first time, if a batch had this key."""
+    query = "SELECT first, last, accepted, duplicates, seen FROM keys WHERE key = ?"
+    row = connection.execute(query, (key,)).fetchone() if key else None
+    return None if row is None else Appended(*row, True)
+
+
+def _keep_key(connection: sqlite3.Connection, key: str, done: Appended) -> None:
+    if not key:
+        return
+    values = (key, done.first, done.last, done.accepted, done.duplicates, done.seen)
+    added = connection.execute("INSERT INTO keys VALUES (NULL, ?, ?, ?, ?, ?, ?)", values)
+    number = added.lastrowid or 0
+    connection.execute("DELETE FROM keys WHERE number <= ?", (number - KEYS_KEPT,))
+
+
+def _keep_offsets(connection: sqlite3.Connection, offsets: Mapping[str, str]) -> None:
+    rows = [(origin, offset, checksum(origin, offset)) for origin, offset in offsets.items()]
+    connection.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", rows)
+
+
+def _keep_letters(connection: sqlite3.Connection, letters: Sequence[Letter], at: int) -> int:
+    rows = [
+        (at, letter.row, json.dumps(letter.reasons), letter.origin, letter.offset)
+        for letter in letters
+    ]
+    before = connection.total_changes
+    connection.executemany("INSERT OR IGNORE INTO buried VALUES (NULL, ?, ?, ?, ?, ?)", rows)
+    return connection.total_changes - before
