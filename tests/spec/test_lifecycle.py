@@ -190,6 +190,49 @@ class TestRetired:
             retired.training_set(["spend:total@1"], LABELS)
         assert caught.value.remedy.startswith("Read spend:visits@1 instead.")
 
+    def test_not_while_it_is_read(self, store: tm.Store):
+        """Who asks for it without being registered is seen in the log of reads."""
+        asked: list[datetime] = []
+
+        def recently_read(since: datetime) -> dict[str, datetime]:
+            asked.append(since)
+            return {"spend:visits@1": NOON, "spend:total@1": NOON}
+
+        store.registry.recently_read = recently_read
+        before = datetime.now(UTC)
+        with pytest.raises(PlanConflict, match="spend:visits@1 is still used") as caught:
+            store.registry.retire("spend:visits")
+        assert caught.value.where == "read last at 2026-03-02T12:00:00Z"
+        assert "unread_for" in caught.value.remedy
+        (since,) = asked
+        assert before - timedelta(days=7) <= since <= datetime.now(UTC) - timedelta(days=7)
+
+    def test_when_others_are_read(self, store: tm.Store):
+        """Another feature, or another version of it."""
+        store.registry.recently_read = lambda since: {"spend:visits@2": NOON, "other@1": NOON}
+        store.registry.retire("spend:visits")
+
+    def test_how_long_nobody_may_have_read_it_can_be_said(self, store: tm.Store):
+        """Who knows that the readers have moved need not wait a week."""
+
+        def recently_read(since: datetime) -> dict[str, datetime]:
+            at = datetime.now(UTC) - timedelta(days=2)
+            return {"spend:visits@1": at} if since <= at else {}
+
+        store.registry.recently_read = recently_read
+        with pytest.raises(PlanConflict, match="still used"):
+            store.registry.retire("spend:visits", unread_for="3d")
+        store.registry.retire("spend:visits", unread_for="1d")
+
+    def test_reads_need_not_matter(self, store: tm.Store):
+        """The log is not even asked."""
+
+        def recently_read(since: datetime) -> dict[str, datetime]:
+            raise AssertionError(since)
+
+        store.registry.recently_read = recently_read
+        store.registry.retire("spend:visits", unread_for=None)
+
     def test_its_definition_stays_readable(self, retired: tm.Store):
         """As of a revision that had it."""
         assert retired.describe("spend:total", as_of=1)["name"] == "spend:total@1"

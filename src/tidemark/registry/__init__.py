@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from tidemark.model.lineage import Consumer, Direction, Lineage
 from tidemark.model.records import Confirmation, DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin
+from tidemark.model.window import parse_duration
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.history import History, whoami
@@ -36,6 +37,7 @@ __all__ = [
     "NewKey",
     "Plan",
     "Reader",
+    "RecentReads",
     "Registry",
     "Revision",
     "Snapshot",
@@ -44,17 +46,23 @@ __all__ = [
 ]
 
 
+RecentReads = Callable[[datetime], Mapping[str, datetime]]
+"""Which features (`view:feature@1`) were read from a moment on, and when last."""
+
+
 class Registry(History):
     """The registry in a database named by a URL, such as `sqlite:///registry.db`.
 
     Nothing is opened before first use.  `administrators` may confirm for any model;
     `defaults` are those that definitions are completed with.  `keys` are those of its callers.
+    `recently_read` tells which features were read; whoever has a log of reads sets it.
     """
 
     def __init__(
         self, url: str, *, administrators: Collection[str] = (), defaults: Defaults = BUILT_IN
     ) -> None:
         super().__init__(SqlRevisions(url), url)
+        self.recently_read: RecentReads = _nothing_read
         self.keys = Keys(self._revisions, lambda: self.snapshot().definitions)
         self.defaults = defaults
         self.administrators = tuple(administrators)
@@ -175,14 +183,20 @@ class Registry(History):
         *,
         replacement: str = "",
         reason: str = "",
+        unread_for: str | timedelta | None = "7d",
         author: str | None = None,
     ) -> None:
         """End a feature: it serves no more, and its version is never used for anything else.
 
-        Raises `PlanConflict` while a service, an on-demand feature or a model uses it.
+        Raises `PlanConflict` while a service, an on-demand feature or a model uses it, and if it
+        was read within `unread_for`, as far as reads are logged; None does not ask.
         """
+        read: Mapping[str, datetime] = {}
+        if unread_for is not None:
+            lately = timedelta(microseconds=parse_duration(unread_for))
+            read = self.recently_read(datetime.now(UTC) - lately)
         self._change(
-            lambda now: retired(now, feature, replacement=replacement, reason=reason),
+            lambda now: retired(now, feature, replacement=replacement, reason=reason, read=read),
             reason or f"retire {feature}",
             author,
         )
@@ -332,6 +346,10 @@ class Registry(History):
         readers = (*registered(snapshot.records), *consumers)
         index = self._discovery.lineage(snapshot.digest, snapshot.definitions, readers)
         return index.of(ref, direction)
+
+
+def _nothing_read(_since: datetime) -> Mapping[str, datetime]:
+    return {}
 
 
 def _stale(plan: Plan, current: int) -> PlanConflict:

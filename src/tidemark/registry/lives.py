@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 
 from msgspec.structs import replace
 
@@ -41,21 +41,29 @@ def published(now: Snapshot, feature: str) -> Snapshot:
 
 
 def retired(
-    now: Snapshot, feature: str, *, replacement: str, reason: str, reads_: Sequence[str] = ()
+    now: Snapshot,
+    feature: str,
+    *,
+    replacement: str,
+    reason: str,
+    read: Mapping[str, datetime],
 ) -> Snapshot:
     """The registry without a feature, whose version number is never used for anything else.
 
-    `reads_` says by whom it was read lately, where that is known.  Raises `PlanConflict` while
-    anything uses it.
+    `read` says when features were read last, of those that were read lately.  Raises `PlanConflict`
+    while anything uses it.
     """
     name = _exact(now, feature)
-    users = [*users_of(now, name), *reads_]
-    if users:
-        raise PlanConflict(
-            f"{name} is still used.",
-            where="\n".join(users),
-            remedy=f"Move them to another version first; tidemark deprecate {name} tells them so.",
+    users = users_of(now, name)
+    remedy = f"Move them to another version first; tidemark deprecate {name} tells them so."
+    if name in read:
+        last = read[name].astimezone(UTC).isoformat().replace("+00:00", "Z")
+        users.append(f"read last at {last}")
+        remedy += (
+            " Once they have moved, unread_for=None (--unread-for none) asks no more who read it."
         )
+    if users:
+        raise PlanConflict(f"{name} is still used.", where="\n".join(users), remedy=remedy)
     before = now.records.life(name)
     life = Lifecycle(
         name,

@@ -69,13 +69,22 @@ def deprecate(ref: str, replacement: str, sunset: str, reason: str) -> None:
 @click.argument("ref")
 @click.option("--replacement", default="", metavar="REF", help="What to read instead.")
 @click.option("--reason", default="", help="Why.")
-def retire(ref: str, replacement: str, reason: str) -> None:
+@click.option(
+    "--unread-for",
+    default="7d",
+    show_default=True,
+    metavar="DURATION",
+    help="How long nobody may have read it; none does not ask.",
+)
+def retire(ref: str, replacement: str, reason: str, unread_for: str) -> None:
     """End a feature.
 
-    It serves no more; exits with 12 while a service, an on-demand feature or a model uses it.
+    It serves no more; exits with 12 while a service, an on-demand feature or a model uses it, or
+    if it was read lately.
     """
+    unread = None if unread_for == "none" else unread_for
     with open_store() as store:
-        store.registry.retire(ref, replacement=replacement, reason=reason)
+        store.registry.retire(ref, replacement=replacement, reason=reason, unread_for=unread)
     show(f"{ref} is retired.", {"feature": ref, "stage": "retired"})
 
 
