@@ -51,12 +51,26 @@ class Server:
         return status, content
 
 
+LIMITED = """
+import json, sys, tidemark
+from tidemark.apps.http import Limits
+with tidemark.connect(sys.argv[1]) as store:
+    store.serve(
+        port=0,
+        limits=Limits(**json.loads(sys.argv[2])),
+        started=lambda address: print(json.dumps({"address": address}), flush=True),
+    )
+"""
+
+
 @contextmanager
-def serving(project: Path, *options: str) -> Iterator[Server]:
-    """A server of the project on a free port."""
+def serving(project: Path, *options: str, **limits: float) -> Iterator[Server]:
+    """A server of the project on a free port, with options of the command or else with limits."""
+    command = ["-m", "tidemark", "serve", "--project", str(project), "--port", "0", "--json"]
+    if limits:
+        command = ["-c", LIMITED, str(project), json.dumps(limits)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tidemark", "serve", "--project", str(project), "--port", "0",
-         "--json", *options],
+        [sys.executable, *command, *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

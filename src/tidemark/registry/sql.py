@@ -72,6 +72,9 @@ _MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
 }
 """What makes each version of the tables from the one before."""
 
+_CONNECT_SECONDS = "5"
+"""How long a connection to a server may take, where its URL says nothing else."""
+
 _EXCLUSIVE = {
     "sqlite": "begin immediate",
     "postgresql": "select pg_advisory_xact_lock(7233173)",
@@ -259,6 +262,8 @@ class SqlRevisions:
         url = self._url
         if url.drivername in {"postgres", "postgresql"}:
             url = url.set(drivername="postgresql+psycopg")
+        if "connect_timeout" not in url.query:
+            url = url.update_query_dict({"connect_timeout": _CONNECT_SECONDS})
         try:
             return sa.create_engine(url, pool_pre_ping=True)
         except ModuleNotFoundError as error:

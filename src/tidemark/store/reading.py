@@ -39,6 +39,7 @@ class Readers:
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
+        self._lasts = REFRESH_SECONDS
         self._writes = 0
         self._prepared: dict[object, Reader] = {}
 
@@ -50,18 +51,36 @@ class Readers:
         self._project.check_open()
         with self._lock:
             now = time.monotonic()
-            if now - self._read_at >= REFRESH_SECONDS or self._writes != self._registry.writes:
+            if now - self._read_at >= self._lasts or self._writes != self._registry.writes:
                 self._writes = self._registry.writes
-                snapshot = self._registry.snapshot()
                 self._read_at = now
-                if snapshot.digest != self._snapshot.digest:
-                    self._prepared = {}
-                self._snapshot = snapshot
+                self._follow(self._registry.snapshot())
             return self._snapshot
+
+    def refresh(self) -> None:
+        """Look for a newer revision; until `expire`, reads leave that to whoever calls this."""
+        self._project.check_open()
+        found = self._registry.snapshot()
+        with self._lock:
+            self._lasts, self._read_at = float("inf"), time.monotonic()
+            self._follow(found)
+
+    def _follow(self, found: Snapshot) -> None:
+        if found.digest != self._snapshot.digest:
+            self._prepared = {}
+        self._snapshot = found
 
     def expire(self) -> None:
         """Look for a newer revision at the next read, however short ago the last look was."""
-        self._read_at = float("-inf")
+        self._lasts, self._read_at = REFRESH_SECONDS, float("-inf")
+
+    def check(self) -> int:
+        """Ask the registry and the online store for something small; gives the revision in force.
+
+        Raises `StoreUnavailable` if one of them does not answer.
+        """
+        self._online.get_many([b"\0"])
+        return self._registry.snapshot().revision
 
     def reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision."""

@@ -10,7 +10,7 @@ from tidemark.apps.cli.shell import Command, open_store, show
 
 
 @click.command(cls=Command)
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to answer at.")
 @click.option("--port", default=6566, show_default=True, help="The port; 0 is any that is free.")
 @click.option("--workers", default=1, show_default=True, help="How many processes answer.")
 @click.option("--max-keys", default=10_000, show_default=True, help="Sets of keys in a request.")
@@ -21,22 +21,40 @@ from tidemark.apps.cli.shell import Command, open_store, show
     show_default=True,
     help="Requests that may wait in a worker; others are answered 503.",
 )
+@click.option("--rate", default=0.0, help="Requests a second of each key to a worker; 0: any.")
+@click.option("--certificate", metavar="FILE", help="For HTTPS: the certificate and its chain.")
+@click.option("--private-key", metavar="FILE", help="Its private key, if that is another file.")
+@click.option("--behind-proxy", is_flag=True, help="Only a proxy that speaks TLS reaches it.")
 def serve(
-    host: str, port: int, workers: int, max_keys: int, max_body: int, max_waiting: int
+    host: str,
+    port: int,
+    workers: int,
+    max_keys: int,
+    max_body: int,
+    max_waiting: int,
+    rate: float,
+    certificate: str | None,
+    private_key: str | None,
+    behind_proxy: bool,
 ) -> None:
     """Answer over HTTP.
 
-    Until it is told to stop; then requests in flight are finished.
+    Until it is told to stop; then requests in flight are finished.  Other machines are answered
+    only if there are keys: tidemark key create.
     """
-    from tidemark.apps.http import Limits
+    from tidemark.apps.http import TLS, Limits
 
-    limits = Limits(keys=max_keys, body=max_body, waiting=max_waiting)
+    if private_key and not certificate:
+        raise click.UsageError("--private-key is that of a --certificate.")
+    limits = Limits(keys=max_keys, body=max_body, waiting=max_waiting, rate=rate)
     with open_store() as store:
         store.serve(
             host=host,
             port=port,
             workers=workers,
             limits=limits,
+            tls=TLS(certificate, private_key or "") if certificate else None,
+            behind_proxy=behind_proxy,
             started=_tell,
         )
 

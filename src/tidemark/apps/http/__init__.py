@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tidemark.apps.http.access import Keyless, is_loopback
 from tidemark.errors import MissingExtra, RequestInvalid
 
 if TYPE_CHECKING:
     from tidemark.apps.http.service import Service
     from tidemark.store import Config, Store
 
-__all__ = ["Limits", "serve"]
+__all__ = ["TLS", "Limits", "serve"]
 
 GRACE_SECONDS = 30
 """How long requests in flight may take to finish when the service is told to stop."""
@@ -39,17 +40,41 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one request may ask of the service, and how many may wait.
 
     `body` is bytes, `keys` sets of keys and `features` names in a request.  `waiting` is how many
-    requests of one worker may be unanswered; further ones are told to come again.  `seconds` is
-    how long a body may take to arrive.  `rate` is how many requests a second a key may make of one
-    worker, where it says nothing of its own; 0 is as many as it likes.
+    requests of one worker may be unanswered; further ones are told to come again.  `head` is the
+    bytes of a request before its body, `seconds` how long each of the two may take to arrive, and
+    `answer` how long a store on the network, or a large batch, may take.  `rate` is how many
+    requests a second a key may make of one worker, where it says nothing of its own; 0 is as many
+    as it likes.
     """
 
     body: int = 1_000_000
     keys: int = 10_000
     features: int = 1_000
     waiting: int = 128
+    head: int = 32_768
     seconds: float = 10.0
+    answer: float = 3.0
     rate: float = 0.0
+
+
+class TLS(msgspec.Struct, frozen=True):
+    """The files of the service's own certificate, with its chain, and of its private key."""
+
+    certificate: str
+    private_key: str = ""
+
+    def check(self) -> None:
+        """Raise `RequestInvalid` if they cannot be used."""
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.private_key or None, password=str)
+        except (OSError, ValueError) as error:  # an `SSLError` is an `OSError`
+            raise RequestInvalid(
+                "The certificate and its private key cannot be used: "
+                f"{getattr(error, 'strerror', None) or error}.",
+                where=f"{self.certificate} {self.private_key}".rstrip(),
+                remedy="They are PEM files that fit each other; the key has no password.",
+            ) from None
 
 
 def serve(
@@ -59,6 +84,8 @@ def serve(
     port: int,
     workers: int,
     limits: Limits | None,
+    tls: TLS | None,
+    behind_proxy: bool,
     started: Callable[[str], object] | None,
 ) -> None:
     """Answer until told to stop; see `Store.serve`."""
@@ -66,11 +93,12 @@ def serve(
         import uvicorn
         from uvicorn.supervisors import Multiprocess
 
+        from tidemark.apps.http.connection import Connection
         from tidemark.apps.http.service import Service
     except ImportError:
         raise MissingExtra("server", "Serving over HTTP") from None
     limits = limits or Limits()
-    _refuse_strangers(host)
+    keyless = _keyless(store, host, tls, behind_proxy=behind_proxy)
     if workers < 1 or (workers > 1 and _in_memory(store.config)):
         raise RequestInvalid(
             f"{workers} workers cannot serve this store.",
@@ -78,12 +106,16 @@ def serve(
         )
     with _bound(host, port) as bound:
         shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{bound.getsockname()[1]}"
+        address = f"http{'s' if tls else ''}://{shown}:{bound.getsockname()[1]}"
         configured = partial(
             uvicorn.Config,
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="on",
+            proxy_headers=False,  # who asks is said by a key, never by a header
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=(tls.private_key or None) if tls else None,
+            ssl_context_factory=_not_below_tls_1_2 if tls else None,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -94,36 +126,53 @@ def serve(
             started(address)
         if workers == 1:
             with _until_told():
-                uvicorn.Server(configured(Service(store, limits))).run([bound])
+                uvicorn.Server(configured(Service(store, limits, keyless=keyless))).run([bound])
             return
         with _shared_metrics():
             config = configured(
-                partial(_worker, store.config, limits), factory=True, workers=workers
+                partial(_worker, store.config, limits, keyless), factory=True, workers=workers
             )
             Multiprocess(config, [bound]).run()
 
 
-def _worker(config: Config, limits: Limits) -> Service:
+def _worker(config: Config, limits: Limits, keyless: Keyless) -> Service:
     """The service of a worker process, which opens and closes a store of its own."""
     from tidemark.apps.http.service import Service
     from tidemark.store import Store
 
     store = Store(config)
-    return Service(store, limits, stopped=store.close)
+    return Service(store, limits, keyless=keyless, stopped=store.close)
 
 
-def _refuse_strangers(host: str) -> None:
-    """Raise `RequestInvalid` for an address that others reach: nobody is asked for a key."""
-    try:
-        near = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        near = False
-    if not near:
+def _keyless(store: Store, host: str, tls: TLS | None, *, behind_proxy: bool) -> Keyless:
+    """Who is answered without a key as long as there is none; see `Access`.
+
+    Raises `RequestInvalid` for an address at which others would be answered, or their keys be read.
+    """
+    if tls is not None:
+        tls.check()
+    if is_loopback(host):
+        return "anybody" if behind_proxy else "here"
+    if not store.registry.keys.list():
         raise RequestInvalid(
             f"The host {host!r} may be reached from other machines, "
             "and nobody would be asked who they are.",
-            remedy="Serve on 127.0.0.1, with a proxy in front that says who may ask.",
+            remedy="Make a key first, `tidemark key create NAME`, or serve on 127.0.0.1.",
         )
+    if tls is None and not behind_proxy:
+        raise RequestInvalid(
+            f"The host {host!r} may be reached from other machines, "
+            "and keys could be read on their way.",
+            remedy="Give --certificate and --private-key, or --behind-proxy if a proxy in front "
+            "speaks TLS and nobody else reaches this address.",
+        )
+    return "nobody"
+
+
+def _not_below_tls_1_2(_config: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = make()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 def _in_memory(config: Config) -> bool:

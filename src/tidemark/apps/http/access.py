@@ -8,19 +8,17 @@ here can be made to ask in its user's place.  From the first key on, nobody is a
 from __future__ import annotations
 
 import ipaddress
-import logging
 import math
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from hmac import compare_digest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from tidemark.apps.http.problems import Refused
-from tidemark.errors import NotFound, NotPermitted, RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.errors import NotFound, NotPermitted, RequestInvalid, StoreUnavailable
 from tidemark.registry.keys import digest
 from tidemark.registry.protocol import KeyScope
 
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
     from tidemark.apps.http import Limits
     from tidemark.model.graph import Definitions, FeatureService, Reference
     from tidemark.registry import Key, Keys
-
-REFRESH_SECONDS = 1.0
-"""How often keys are read; this, and the time of reading, is how late a change is noticed."""
 
 BELIEVED_SECONDS = 4.0
 """How long the keys that are known hold when the registry does not answer."""
@@ -44,9 +39,8 @@ _BEARER = b"bearer "
 _KNOWN = 256
 """Lists of features for which it is kept whether a key may read them."""
 
-_log = logging.getLogger("tidemark.http")
-
 Headers = Mapping[bytes, bytes]
+Keyless = Literal["here", "anybody", "nobody"]
 
 
 class Caller:
@@ -146,19 +140,18 @@ class Caller:
 class Access:
     """The callers of one worker, as of the last time that the registry was asked.
 
-    `near` says that only this machine can reach the service; then, and without a key, the request
-    must name it.
+    `keyless` is who is answered as long as there is no key: who is "here" and says so in `Host`,
+    "anybody", where a proxy in front has asked who they are, or "nobody".
     """
 
-    def __init__(self, keys: Keys, limits: Limits, *, near: bool) -> None:
+    def __init__(self, keys: Keys, limits: Limits, *, keyless: Keyless = "here") -> None:
         self._keys = keys
         self._rate = limits.rate
-        self._near = near
+        self._keyless: Keyless = keyless
         self._anybody = Caller(None, 0.0)
         self._callers: dict[bytes, Caller] = {}
         self._listed: tuple[Key, ...] | None = None
         self._read_at = -math.inf
-        self._stopped = threading.Event()
 
     def refresh(self) -> None:
         """Read the keys; those that did not change keep what they have used of their rates."""
@@ -174,21 +167,13 @@ class Access:
             self._listed = listed
         self._read_at = began  # what was changed later may have been missed
 
-    def follow(self) -> None:
-        """Refresh from now on, in a thread of its own: a registry that hangs holds up nobody."""
-        threading.Thread(target=self._follow, name="tidemark-keys", daemon=True).start()
-
-    def stop(self) -> None:
-        """Refresh no more."""
-        self._stopped.set()
-
     def admit(self, headers: Headers) -> Caller:
         """Who asks; raises `Refused` for whoever may not, without saying why not."""
         listed = self._listed
         if listed is None:
             raise _unchecked()
-        if not listed:
-            if self._near:
+        if not listed and self._keyless != "nobody":
+            if self._keyless == "here":
                 _check_that_it_means_this_machine(headers)
             return self._anybody
         if time.monotonic() - self._read_at > BELIEVED_SECONDS:
@@ -203,17 +188,6 @@ class Access:
                 caller.count()
                 return caller
         raise _unknown()
-
-    def _follow(self) -> None:
-        failing = False
-        while not self._stopped.wait(REFRESH_SECONDS):
-            try:
-                self.refresh()
-                failing = False
-            except TidemarkError as error:
-                if not failing:
-                    _log.warning("keys cannot be read: %s", error)
-                failing = True
 
 
 def action_of(method: str, path: str) -> str:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 import tidemark
 from tidemark.apps.http import contract
 from tidemark.apps.http.access import Caller, forbidden
+from tidemark.apps.http.following import Readiness
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
 
@@ -61,7 +62,7 @@ def _add_registry(app: FastAPI, store: Store) -> None:
     def list_services(request: Request) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """List the services that are in force."""
         caller = _caller(request)
-        snapshot = store.registry.snapshot()
+        snapshot = store.readers.snapshot()
         services = [
             {
                 "name": service.name,
@@ -77,7 +78,7 @@ def _add_registry(app: FastAPI, store: Store) -> None:
     @app.get("/v1/services/{name}", tags=["registry"], responses=not_found)
     def get_service(request: Request, name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Tell what a service is asked with and what it answers."""
-        snapshot = store.registry.snapshot()
+        snapshot = store.readers.snapshot()
         caller = _caller(request)
         with caller.told_nothing_else():
             service = snapshot.definitions.service(name)
@@ -120,15 +121,17 @@ def _add_registry(app: FastAPI, store: Store) -> None:
 
 
 def _add_health(app: FastAPI, store: Store, metrics: Metrics) -> None:
+    readiness = Readiness(store.readers.check)
+
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Say that the process answers."""
         return _Json({"status": "ok"})
 
     @app.get("/readyz", tags=["operation"])
-    def readyz() -> _Json:  # pyright: ignore[reportUnusedFunction]
-        """Say that the registry can be read; 503 or 500 if not."""
-        return _Json({"status": "ready", "revision": store.registry.snapshot().revision})
+    async def readyz() -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Say that the registry and the online store answer; 503 or 500 if not."""
+        return _Json({"status": "ready", "revision": await readiness.revision()})
 
     @app.get("/metrics", tags=["operation"])
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]

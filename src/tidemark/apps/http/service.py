@@ -7,24 +7,23 @@ import gc
 import os
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
-from tidemark.apps.http.access import OPEN, Access, Caller, action_of, forbidden
+from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
 from tidemark.apps.http.contract import FEATURES, SERVICES
+from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
+from tidemark.apps.http.vectors import Done, Vectors
 from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
-from tidemark.serve.response import Encoder
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits
-    from tidemark.serve import Reader
-    from tidemark.serve.program import Program
     from tidemark.store import Store
 
 Scope = Any
@@ -33,35 +32,19 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
-ARROW = "application/vnd.apache.arrow.stream"
+ARROW = b"application/vnd.apache.arrow.stream"
+
+_LARGE = 20_000
+"""Bytes of a body above which it is answered in another thread: some hundred keys, milliseconds."""
+
+_THREADS = 32
+"""Reads of a store on the network that are under way at once, in one worker."""
 
 SETTLE_SECONDS = 1.0
 """How long counts of values are held back."""
 
 _PREFIX, _SUFFIX = "/v1/services/", "/online"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
-_KNOWN = 256
-"""Lists of features whose encoders are kept."""
-
-Columns = dict[str, Any] | list[dict[str, Any]]
-
-
-class Read(msgspec.Struct, forbid_unknown_fields=True):
-    """What is asked of a service."""
-
-    keys: Columns
-    request: Columns | None = None
-    at: str | None = None
-
-
-class ReadFeatures(Read, forbid_unknown_fields=True, kw_only=True):
-    """What is asked of features that are named one by one."""
-
-    features: list[str]
-
-
-_decode = msgspec.json.Decoder(Read).decode
-_decode_features = msgspec.json.Decoder(ReadFeatures).decode
 
 
 class _Answered(NamedTuple):
@@ -78,7 +61,7 @@ class _Gone(Exception):  # there is nobody to be told of it
 class Service:
     """Answers requests of one store; `stopped` is called when the last one is answered.
 
-    `near` says that only this machine can reach it: without keys, others are not answered.
+    `keyless` is who is answered as long as there is no key; see `Access`.
     """
 
     def __init__(
@@ -86,16 +69,18 @@ class Service:
         store: Store,
         limits: Limits,
         *,
-        near: bool = True,
+        keyless: Keyless = "here",
         stopped: Callable[[], None] | None = None,
     ) -> None:
         self.store = store
         self.limits = limits
-        self.access = Access(store.registry.keys, limits, near=near)
+        self.access = Access(store.registry.keys, limits, keyless=keyless)
         self.metrics = Metrics()
         self._stopped = stopped
         self._behind = management(store, self.metrics)
-        self._encoders: dict[object, tuple[Reader, Encoder]] = {}
+        self._vectors = Vectors(store, limits)
+        self._remote = store.config.online.startswith("redis")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidemark-read")
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,77 +131,26 @@ class Service:
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
         body = await self._body(headers, receive)
-        began = perf_counter()
-        asked = _parsed(_decode if service is not None else _decode_features, body)
-        head: dict[str, Any] = {"request_id": request_id}
-        if service is not None:
-            head["service"] = service
-        reader, encoder = self._allowed(caller, service, asked)
-        one, count = _shape(asked.keys, encoder.program)
-        if count > self.limits.keys:
-            raise Refused(413, _too_many("sets of keys", count, self.limits.keys))
-        if one:
-            if not isinstance(asked.request, dict | None):
-                raise RequestInvalid(
-                    "There is one set of keys and a list of request values.",
-                    remedy="Send one object of values, or a list of keys.",
-                )
-            keys: object = encoder.keys.one(asked.keys)  # type: ignore[arg-type]
-            request: object = None if asked.request is None else encoder.request.one(asked.request)
+        arrow = ARROW in headers.get(b"accept", b"")
+        ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
+        if self._remote or len(body) > _LARGE:
+            done = await self._elsewhere(ask)
         else:
-            keys = encoder.keys.many(asked.keys)
-            request = None if asked.request is None else encoder.request.many(asked.request)
-        decoded = perf_counter()
-        ask = reader.answer if one else reader.answer_many
-        answer = ask(keys, request=request, at=asked.at)
-        if answer.program is not encoder.program:
-            encoder = self._remember(service, asked, reader, answer.program)
-        read = perf_counter()
-        arrow = ARROW.encode() in headers.get(b"accept", b"")
-        write = encoder.arrow if arrow else encoder.one if one else encoder.many
-        text, statuses = write(answer, head)
-        self.metrics.stages(decoded - began, read - decoded, perf_counter() - read)
-        self.metrics.values(encoder.read, statuses, answer.rows)
-        return _Answered(200, text, ARROW.encode() if arrow else b"application/json", [])
+            done = ask()
+        self.metrics.stages(*done.seconds)
+        self.metrics.values(done.features, done.statuses, done.answer.rows)
+        return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
 
-    def _allowed(self, caller: Caller, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
-        """What reads and writes these features, if the caller may read them."""
-        if not caller.limited:
-            return self._prepared(service, asked)
-        with caller.told_nothing_else():
-            reader, encoder = self._prepared(service, asked)
-        program = encoder.program
-        references = program.reference.values()
-        if not caller.may_read(_key(service, asked), references, program.definitions):
-            raise forbidden()
-        return reader, encoder
-
-    def _prepared(self, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
-        """What reads and writes these features, in the revision that is in force."""
-        if isinstance(asked, ReadFeatures) and len(asked.features) > self.limits.features:
-            raise Refused(413, _too_many("features", len(asked.features), self.limits.features))
-        key = _key(service, asked)
-        known = self._encoders.get(key)
-        if known is None and service is not None:
-            self.store.registry.snapshot().definitions.service(service)  # it, and nothing else
-        if isinstance(asked, ReadFeatures):
-            if not asked.features:
-                raise RequestInvalid("No feature is asked for.", remedy="Name one or several.")
-            reader = self.store.reader(asked.features)
-        else:
-            reader = self.store.reader(service)
-        if known is not None and known[0] is reader:
-            return known
-        return reader, self._remember(service, asked, reader, reader.program)
-
-    def _remember(
-        self, service: str | None, asked: Read, reader: Reader, program: Program
-    ) -> Encoder:
-        if len(self._encoders) >= _KNOWN:
-            self._encoders.clear()
-        encoder = Encoder(program)
-        self._encoders[_key(service, asked)] = reader, encoder
-        return encoder
+    async def _elsewhere(self, ask: Callable[[], Done]) -> Done:
+        """Ask in another thread, so that others are answered meanwhile; not for ever."""
+        asking = asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        done, _ = await asyncio.wait((asking,), timeout=self.limits.answer)
+        if done:
+            return asking.result()
+        asking.cancel()  # if it has not begun
+        raise StoreUnavailable(
+            f"There was no answer within {self.limits.answer:g} s.", remedy="Try again."
+        )
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The body of a request; raises `Refused` for one too large or too slow."""
@@ -273,9 +207,11 @@ class Service:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and stop: counts are settled regularly, and the kernel is loaded first."""
         await receive()
-        with suppress(TidemarkError):  # until it can be read, nobody is answered
+        with suppress(TidemarkError):  # until keys can be read, nobody is answered
             self.access.refresh()
-        self.access.follow()
+            self.store.readers.refresh()
+        following = Following(self.access.refresh, self.store.readers.refresh)
+        following.start()
         self._warm()
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
@@ -283,7 +219,9 @@ class Service:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         settling.cancel()
-        self.access.stop()
+        following.stop()
+        self.store.readers.expire()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         gc.unfreeze()
         self.metrics.settle()
         if self._stopped is not None:
@@ -293,7 +231,7 @@ class Service:
     def _warm(self) -> None:
         """Answer each service for nobody, so that the first caller does not wait for compilers."""
         try:
-            for service in self.store.registry.snapshot().definitions.services:
+            for service in self.store.readers.snapshot().definitions.services:
                 self.store.reader(service.name).answer_many([])
         except TidemarkError:
             return  # whoever asks is told
@@ -304,36 +242,6 @@ class Service:
             self.metrics.settle()
 
 
-def _key(service: str | None, asked: Read) -> object:
-    return tuple(asked.features) if isinstance(asked, ReadFeatures) else service
-
-
-def _parsed(decode: Callable[[bytes], Read], body: bytes) -> Read:
-    try:
-        return decode(body)
-    except msgspec.ValidationError as error:
-        raise RequestInvalid(f"The body does not fit: {error}.", remedy=_FORM) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(
-            400, RequestInvalid(f"The body is not JSON: {error}.", remedy=_FORM)
-        ) from None
-    except RecursionError:
-        raise Refused(400, RequestInvalid("The body is nested too deeply.", remedy=_FORM)) from None
-
-
-_FORM = 'Send {"keys": {"user_id": "u1"}, "request": {...}}; /openapi.json has the whole form.'
-
-
-def _shape(keys: Columns, program: Program) -> tuple[bool, int]:
-    """Whether one set of keys is asked for, and how many there are."""
-    if isinstance(keys, list):
-        return False, len(keys)
-    columns = [cast("list[object]", each) for each in keys.values() if isinstance(each, list)]
-    if not columns or not program.keys.fields:
-        return True, 1
-    return False, max(map(len, columns))
-
-
 def _request_id(headers: Headers) -> str:
     """The caller's own number of the request, if it can be repeated as it is, or a new one."""
     given = headers.get(b"x-request-id")
@@ -342,12 +250,6 @@ def _request_id(headers: Headers) -> str:
 
 def _busy() -> StoreUnavailable:
     return StoreUnavailable("Too many requests are waiting.", remedy="Try again in a moment.")
-
-
-def _too_many(what: str, count: int, most: int) -> RequestInvalid:
-    return RequestInvalid(
-        f"There are {count:,} {what}; a request may have {most:,}.", remedy="Send several requests."
-    )
 
 
 def _too_large(most: int) -> Refused:

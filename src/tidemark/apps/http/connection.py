@@ -1,0 +1,110 @@
+"""Connections of callers: heads of requests are bounded in size and time, and errors are problems.
+
+uvicorn bounds neither, so that one caller who never ends a head would keep a connection, and any
+amount of memory, for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
+from tidemark.errors import RequestInvalid
+
+if TYPE_CHECKING:
+    from tidemark.apps.http.service import Service
+
+
+class Connection(HttpToolsProtocol):
+    """One connection; the limits are those of the service."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a head from now on."""
+        super().connection_made(transport)
+        self._limits = cast("Service", cast("Any", self.config).loaded_app).limits
+        self._head = 0  # bytes of what came while a head was being read, or a little more
+        self._chunk = 0
+        self._reading = True
+        self._late: asyncio.TimerHandle | None = None
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect no more."""
+        self._reading = False
+        self._expect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head has become too large."""
+        self._chunk = len(data)
+        if self._reading:
+            self._head += self._chunk
+        super().data_received(data)
+        if self._reading and self._head > self._limits.head:
+            self.send_400_response("")
+        self._expect()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        if not self._reading:  # else it is the first one, of which some came already
+            self._head, self._reading = self._chunk, True
+
+    def on_headers_complete(self) -> None:
+        """A head is there; it may have come at once, and be too large nevertheless."""
+        if self._head > self._limits.head:  # unless that was the body
+            self._head = len(self.url) + sum(len(k) + len(v) for k, v in self.headers)
+            if self._head > self._limits.head:
+                raise _HeadTooLarge
+        self._reading = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Tell what is wrong with the head as every other problem, and hang up."""
+        if self.transport.is_closing():
+            return
+        what = Refused(400, RequestInvalid("This is no HTTP."))
+        if self._head > self._limits.head:
+            what = Refused(
+                431, RequestInvalid(f"The head is larger than {self._limits.head:,} bytes.")
+            )
+        self._refuse(what)
+
+    def _expect(self) -> None:
+        """Have a timer run exactly while a head is being read."""
+        if self._reading and self._late is None:
+            self._late = self.loop.call_later(self._limits.seconds, self._hang_up)
+        elif not self._reading and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _hang_up(self) -> None:
+        if not self._head:  # a connection that was kept in reserve
+            self.transport.close()
+        elif not self.transport.is_closing():
+            late = RequestInvalid(f"The head did not arrive within {self._limits.seconds:g} s.")
+            self._refuse(Refused(408, late))
+
+    def _refuse(self, error: Refused) -> None:
+        request_id = os.urandom(12).hex()
+        status, body, _ = problem(error, request_id)
+        lines = [
+            f"HTTP/1.1 {status} {_PHRASES[status]}",
+            f"content-type: {MEDIA_TYPE}",
+            f"content-length: {len(body)}",
+            f"x-request-id: {request_id}",
+            "connection: close",
+        ]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+
+_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class _HeadTooLarge(Exception):  # the parser stops at it
+    """The head of a request is larger than it may be."""
