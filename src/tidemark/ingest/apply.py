@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tidemark.engines.identity import identity_words
 from tidemark.engines.log import CORRECTS, POSITION, SEEN
@@ -54,6 +55,7 @@ _ATTEMPTS = 1_000
 """How often a batch is made again because somebody else has moved the state."""
 
 Pair = tuple[bytes, bytes]
+Words = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Applier:
         self._log = log
         self._online = online
         self._project = project
-        self._recorded = Recorded(log.folder)
+        self.recorded = Recorded(log.folder)
         self._known: tuple[Definitions, dict[str, dict[str, Entity]]] = (Definitions(), {})
 
     def catch_up(self, engine: DuckDB, definitions: Definitions, name: str) -> CaughtUp:
@@ -304,7 +306,7 @@ class Applier:
             return {}
         odd = batch.column(CORRECTS).to_numpy()
         identities = identity_words([batch.column(name) for name in source.unique])
-        odd = odd | self._recorded.among(source.name, identities)
+        odd = odd | self.recorded.among(source.name, identities)
         if not odd.any():
             return {}
         events = batch.filter(pa.array(odd))

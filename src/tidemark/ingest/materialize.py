@@ -2,12 +2,14 @@
 
 Rows of a new generation are written beside those that serve.  Then one transaction makes the
 generation current, and the old rows go.  Whatever fails before that leaves the old state serving.
+Events that are pushed meanwhile count in the rows that serve, and are put into the new ones before
+these become current: on condition that the record has not moved by then, so that none is lost.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ import msgspec
 
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
+from tidemark.errors import StoreConflict
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
@@ -39,11 +42,16 @@ from tidemark.online.values import instant
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import EventLog
+    from tidemark.ingest.following import Following
 
 ROWS_AT_ONCE = 50_000
 """Rows in one transaction: large enough to share its cost, small enough to let others write."""
 
 ANY_MOMENT = -(2**63)
+
+_ATTEMPTS = 1_000
+"""How often the change of generations follows pushes that come in between."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,13 @@ def materialize(
     until: datetime | str | None = None,
     retain: str | timedelta | None = None,
     published: Published | None = None,
+    log: EventLog | None = None,
 ) -> Materialized:
-    """Write the online rows of views (None: all) from their history as known at `until`.
+    """Write the online rows of views (None: all) from history and log as known at `until`.
 
-    `until` None is now.  `retain` drops events that no window needs at moments of at least
-    `until - retain`, and makes earlier moments an error; without it, every moment can be asked for.
+    `until` None is now, with every event that is pushed before this returns.  `retain` drops events
+    that no window needs at moments of at least `until - retain`, and makes earlier moments an
+    error; without it, every moment can be asked for.
     Rows of views that `published` no longer holds are deleted; None deletes nothing.  What takes
     longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if another
     process materializes the same project into the same store.
@@ -128,7 +138,13 @@ def materialize(
             gone = tidy(online, project, published)
             note(online, project, {view.name for view in chosen}, published)
         for view in chosen:
-            work = _Work(engine, online, definitions, view, project, moment, floor)
+            work = _Work(engine, online, definitions, view, project, moment, floor, None)
+            if log is not None:
+                from tidemark.ingest.following import Following
+
+                said = None if until is None else moment
+                work.following = Following.of(log, online, definitions, view, project, said)
+                work.until = max(moment, work.following.seen)
             done.append(work.run(progress))
         if published is not None:
             measured(online, project, _seconds(done), published)
@@ -143,6 +159,10 @@ def _seconds(done: Sequence[MaterializedView]) -> dict[str, float]:
     return taken
 
 
+def _left(record: Record, leaving: Sequence[tuple[str, int]]) -> Record:
+    return msgspec.structs.replace(record, leaving=tuple(leaving))
+
+
 @dataclass
 class _Work:
     """The materialization of one view."""
@@ -154,6 +174,7 @@ class _Work:
     project: str
     until: int
     floor: int
+    following: Following | None
 
     def run(self, progress: Progress) -> MaterializedView:
         """Write a generation, make it current, and delete what it replaces."""
@@ -162,23 +183,44 @@ class _Work:
         source = self.definitions.source(self.view.source)
         state = state_id(self.view, source)
         place = record_key(self.project, self.view.name)
-        record = self._tidied(place)
-        serving = record.state(state)
-        before = serving.generation if serving else 0
-        prefix = self._prefix(state, before + 1)
-        begun = msgspec.structs.replace(record, leaving=((state, before + 1),))
-        self._record(place, begun)  # should this run be interrupted, the next one deletes its rows
-        rows, events, unattributed = self._write(prefix, progress)
-        made = State(state, before + 1, self.until, self.floor, rows, events)
+        serving = self._tidied(place).state(state)
+        generation = serving.generation + 1 if serving else 1
+        # Should this run be interrupted, the next one deletes its rows.
+        self._change(place, lambda record: _left(record, [*record.leaving, (state, generation)]))
+        rows, events, unattributed = self._write(self._prefix(state, generation), progress)
+        position = self.following.position if self.following else 0
+        made = State(state, generation, self.until, self.floor, rows, events, position)
         held = held_key(self.project, self.view.name, state)
         self.online.put_many([(held, msgspec.msgpack.encode(Held(self.view, source)))])
-        states = (made, *(each for each in record.states if each.state != state))
-        kept = self._needed(states)
-        leaving = {(each.state, each.generation) for each in record.states if each not in kept}
-        self._record(place, Record(codec.FORMAT, kept, tuple(sorted(leaving))))
+        self._publish(place, made)
         self._tidied(place)
         seconds = time.perf_counter() - started
         return MaterializedView(self.view.name, rows, events, unattributed, seconds)
+
+    def _publish(self, place: bytes, made: State) -> None:
+        """Make a state current, with what has been pushed since its rows were begun."""
+        for _ in range(_ATTEMPTS):
+            (stored,) = self.online.get_many([place])
+            record = read_record(stored)
+            if self.following is not None:
+                prefix = self._prefix(made.state, made.generation)
+                made = self.following.advance(self.engine, prefix, made)
+            states = (made, *(each for each in record.states if each.state != made.state))
+            kept = self._needed(states)
+            leaving = {(each.state, each.generation) for each in record.states if each not in kept}
+            fresh = Record(codec.FORMAT, kept, tuple(sorted(leaving)))
+            try:
+                self._record(place, stored, fresh)
+            except StoreConflict:
+                continue
+            if self.following is not None:
+                self.following.finish(self.engine)
+            return
+        raise StoreConflict(
+            f"The online state of {self.view.name} kept changing while it was made.",
+            where=self.online.name,
+            remedy="Run it again; what was serving serves on.",
+        )
 
     def _prefix(self, state: str, generation: int) -> bytes:
         return generation_prefix(self.project, self.view.name, state, generation)
@@ -195,12 +237,26 @@ class _Work:
             for state, _ in record.leaving
             if record.state(state) is None
         ]
-        record = msgspec.structs.replace(record, leaving=())
-        self._record(place, record, deletes=held)
-        return record
+        return self._change(place, lambda record: _left(record, ()), deletes=held)
 
-    def _record(self, place: bytes, record: Record, deletes: Sequence[bytes] = ()) -> None:
-        self.online.put_many([(place, msgspec.msgpack.encode(record))], deletes=deletes)
+    def _change(
+        self, place: bytes, change: Callable[[Record], Record], deletes: Sequence[bytes] = ()
+    ) -> Record:
+        """Change the record as it is then, though pushes move it at the same time."""
+        while True:
+            (stored,) = self.online.get_many([place])
+            record = change(read_record(stored))
+            try:
+                self._record(place, stored, record, deletes)
+            except StoreConflict:
+                continue
+            return record
+
+    def _record(
+        self, place: bytes, stored: bytes | None, record: Record, deletes: Sequence[bytes] = ()
+    ) -> None:
+        encoded = msgspec.msgpack.encode(record)
+        self.online.put_many([(place, encoded)], deletes=deletes, expect={place: stored})
 
     def _needed(self, states: Sequence[State]) -> tuple[State, ...]:
         """The states that a view needs: its own, and others for what its own do not hold yet."""
@@ -247,4 +303,6 @@ class _Work:
                 rows += len(keys[part])
                 progress.rows(len(keys[part]))
             events += len(kept.timeline.time)
+            if self.following is not None and partition.identities is not None:
+                self.following.met(partition.identities)
         return rows, events, unattributed

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from tidemark.engines.log import Appended, Letter
+from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
 from tidemark.ingest.apply import Applier
 from tidemark.ingest.validate import Bounds, Checked, table_of
@@ -65,7 +65,7 @@ class _Push:
 
     table: pa.Table
     key: str
-    letters: Sequence[Letter]
+    letters: tuple[Letter, ...]
     ready: threading.Event = field(default_factory=threading.Event)
     leads: bool = False
     appended: Appended | None = None
@@ -187,27 +187,20 @@ class Pusher:
             raise copy.copy(push.error)
 
     def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
-        """Append a group of pushes, each for itself or not at all, and bring the state there."""
+        """Append a group of pushes, all or none, and bring the state to the end of the log."""
+        batches = [Batch(push.table, push.key, push.letters) for push in group]
         try:
-            for push in group:
-                self._append(source, push)
-            if any(push.error is None for push in group):
-                self._apply(definitions, source)
+            now = time.time_ns() // 1_000
+            done = self._log.append_all(source, batches, seen=now)
+            for push, appended in zip(group, done, strict=True):
+                push.appended = appended
+            self._apply(definitions, source)
         except Exception as error:  # noqa: BLE001 - every thread of the group is told
             for push in group:
-                push.error = push.error or error
+                push.error = error
         finally:
             for push in group:
                 push.ready.set()
-
-    def _append(self, source: Source, push: _Push) -> None:
-        now = time.time_ns() // 1_000
-        try:
-            push.appended = self._log.append(
-                source, push.table, seen=now, key=push.key, buried=push.letters
-            )
-        except TidemarkError as error:
-            push.error = error
 
     def _apply(self, definitions: Definitions, source: Source) -> None:
         try:
@@ -223,12 +216,12 @@ class Pusher:
             ) from error
 
 
-def letters(checked: Checked) -> list[Letter]:
+def letters(checked: Checked) -> tuple[Letter, ...]:
     """The bad rows as the dead-letter table keeps them: as they came, with all reasons."""
     reasons: dict[int, list[str]] = {}
     for each in checked.bad:
         reasons.setdefault(each.row, []).append(f"{each.column} {each.value} {each.reason}")
-    return [Letter(checked.content(row), tuple(said)) for row, said in reasons.items()]
+    return tuple(Letter(checked.content(row), tuple(said)) for row, said in reasons.items())
 
 
 def refused(source: Source, checked: Checked) -> EventsRefused:

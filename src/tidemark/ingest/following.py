@@ -1,0 +1,92 @@
+"""How a materialization and the event log go together: where it begins, and how it keeps up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemark.engines.log import SEEN
+from tidemark.ingest.apply import Applier, Reading
+from tidemark.model.graph import Definitions, FeatureView, Source
+from tidemark.online.keys import State
+from tidemark.online.protocol import OnlineStore
+
+if TYPE_CHECKING:
+    from tidemark.engines.duckdb import DuckDB
+    from tidemark.engines.log import EventLog
+
+Words = NDArray[np.int64]
+
+
+@dataclass
+class Following:
+    """The log beside the rows of one view that are being made.
+
+    History and log are read together up to `position`, which was seen by `seen`.  What comes later
+    is applied to the rows before they become current, unless they are to be as of a moment in the
+    past (`pinned`).
+    """
+
+    applier: Applier
+    log: EventLog
+    definitions: Definitions
+    view: FeatureView
+    position: int
+    seen: int
+    pinned: bool
+    identities: list[Words] = field(default_factory=list[Words])
+
+    @classmethod
+    def of(
+        cls,
+        log: EventLog,
+        online: OnlineStore,
+        definitions: Definitions,
+        view: FeatureView,
+        project: str,
+        until: int | None,
+    ) -> Following:
+        """Begin at the end of the log, or at what was seen by `until` (microseconds)."""
+        newest = log.newest(view.source)
+        position, seen = newest.position, newest.seen
+        if until is not None and seen > until:
+            position, seen = position_at(log, definitions.source(view.source), until), until
+        applier = Applier(log, online, project)
+        return cls(applier, log, definitions, view, position, seen, until is not None)
+
+    def met(self, identities: Words) -> None:
+        """Note which events went into the rows."""
+        self.identities.append(identities)
+
+    def advance(self, engine: DuckDB, prefix: bytes, made: State) -> State:
+        """Apply to the new rows what the log has by now."""
+        source = self.definitions.source(self.view.source)
+        if self.identities:
+            self.applier.recorded.add(source.name, np.concatenate(self.identities))
+            self.identities.clear()
+        if self.pinned:
+            return made
+        entity = self.definitions.entity(self.view.entity)
+        reading = Reading.of(self.view, source, entity)
+        return self.applier.advance(engine, reading, prefix, made, self.log.last(source.name))
+
+    def finish(self, engine: DuckDB) -> None:
+        """Apply what came in while the rows became current, for a view that had none before."""
+        if not self.pinned:
+            self.applier.catch_up(engine, self.definitions, self.view.source)
+
+
+def position_at(log: EventLog, source: Source, until: int) -> int:
+    """The newest position that was seen by a moment (microseconds); 0 if none was."""
+    low, high = 0, log.last(source.name)
+    while low < high:
+        middle = (low + high + 1) // 2
+        event = log.read(source, middle - 1, 1)
+        if int(event.column(SEEN)[0].as_py()) <= until:
+            low = middle
+        else:
+            high = middle - 1
+    return low
