@@ -76,6 +76,16 @@ class Fraud(tm.FeatureService, owner="risk@acme.com"):
     share = share
 
 
+def changed() -> Any:
+    """The function `share` with other code."""
+
+    @tm.on_demand(amount=Checkout.amount, spend=Spending.spend)
+    def share(amount: float, spend: float | None) -> float | None:
+        return 2 * amount / spend if spend else None
+
+    return share
+
+
 FIRST = [("ada", moment(1), 1.5), ("bob", moment(2), 3.0)]
 SECOND = [("ada", moment(4), 4.0)]
 LABELS = pa.table(
@@ -412,18 +422,24 @@ class TestVerify:
         found = store.registry.verify_dataset("march")
         assert found.changed == ("the engine epoch was 1 and is 2",)
 
-    def test_a_changed_function_is_named(self, project: Path, store: Store) -> None:
-        """An on-demand feature is its code; its comments are not."""
+    def test_a_changed_function_is_named(
+        self, project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An on-demand feature is its code: whoever has other code cannot make the rows again."""
         store.training_set(Fraud, LABELS, save_as="march")
+        monkeypatch.setattr(sys.modules[__name__], "share", changed())
+        with tm.connect(project) as again:
+            found = again.registry.verify_dataset("march")
+        assert not found.reproduced
+        assert found.error.startswith(f"The code of '{__name__}:share' is not that of share@1")
 
-        def other(amount: float, spend: float | None) -> float | None:
-            return 2 * amount / spend if spend else None
-
-        functions = store._project._functions
-        functions |= {name: other for name in functions if name.startswith("share")}
-        found = store.registry.verify_dataset("march")
-        assert found.changed == ("the function of share@1 changed",)
-        assert found.differing == {"share": 3}
+    def test_a_function_that_is_only_planned_is_not_used(self, store: Store) -> None:
+        """Neither for the rows of a name nor to make a dataset again."""
+        training = store.training_set("fraud", LABELS, save_as="march")
+        plan = store.plan([Spending, changed()])
+        assert [change.name for change in plan.refused] == ["share@1"]
+        assert store.training_set("fraud", LABELS).to_arrow().equals(training.to_arrow())
+        assert store.registry.verify_dataset("march").reproduced
 
     def test_a_history_that_is_gone_is_said(self, store: Store, project: Path) -> None:
         """The dataset stays readable."""

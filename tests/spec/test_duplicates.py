@@ -124,6 +124,21 @@ class TestSame:
         other = replace(other, function="shared:g")
         assert found(define(GROWTH, one, other), "same") == []
 
+    def test_on_demand_features_of_equal_code(self) -> None:
+        """Wherever the functions lie; two that give different types are two."""
+        given = (Input("n", Reference("feature", "purchases_30d", "growth")),)
+        one, other = (
+            OnDemand(name=name, function=f"{name}:f", inputs=given, type=FLOAT64, code="c0de")
+            for name in ("busy", "active")
+        )
+        assert found(define(GROWTH, one, other), "same") == [("active@1", "busy@1")]
+        for changed in (
+            replace(other, code="0dd"),
+            replace(other, type=INT64),
+            replace(other, inputs=(Input("m", given[0].reference),)),
+        ):
+            assert found(define(GROWTH, one, changed), "same") == []
+
 
 class TestNear:
     """The same source, entity, aggregate and value; something else differs."""

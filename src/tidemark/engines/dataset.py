@@ -41,14 +41,10 @@ _ABANDONED_SECONDS = 24 * 3600
 
 
 class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A feature that values came from, at its version.
-
-    `meaning` is its fingerprint; `code` the hash of an on-demand feature's function.
-    """
+    """A feature that values came from, at its version, and the fingerprint of its meaning."""
 
     reference: str
     meaning: str
-    code: str = ""
 
 
 class ColumnContent(msgspec.Struct, frozen=True):

@@ -231,11 +231,14 @@ def _nearness(pair: _Near) -> tuple[int, str, str]:
 
 
 def _on_demand_twins(definitions: Definitions, among: AbstractSet[str] | None) -> Iterable[Twin]:
-    """On-demand features that call one function with the same values."""
+    """On-demand features that do the same with the same values.
+
+    Functions whose source is not known are the same only where they are one function.
+    """
     groups: dict[object, list[OnDemand]] = defaultdict(list)
     for item in definitions.on_demand:
-        prints = on_demand_fingerprints(item)
-        groups[prints.meaning, prints.operation].append(item)
+        function = "" if item.code else item.function
+        groups[on_demand_fingerprints(item).meaning, item.type, function].append(item)
     for group in groups.values():
         for one, other in combinations(group, 2):
             names = [f"{item.name}@{item.version}" for item in (one, other)]

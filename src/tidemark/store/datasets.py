@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import platform
 import re
-import textwrap
 import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -87,8 +85,7 @@ class Recipe(msgspec.Struct, frozen=True):
                 found.append(Pin(str(each), means))
             else:
                 item = self.definitions.on_demand_feature(each.name, each.version)
-                code = _code(self.functions[str(each)])
-                found.append(Pin(str(each), on_demand_fingerprints(item).meaning, code))
+                found.append(Pin(str(each), on_demand_fingerprints(item).meaning))
         return tuple(found)
 
 
@@ -230,20 +227,3 @@ def versions() -> dict[str, str]:
 
     found = {library: version(library) for library in _LIBRARIES}
     return found | {"python": platform.python_version(), "fingerprints": str(ENCODING)}
-
-
-def _code(function: Callable[..., Any]) -> str:
-    """The hash of what a function does: neither comments, layout nor its decorators count."""
-    from tidemark.engines.content import digest
-
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return ""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.decorator_list = []
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    # As text, since the tree differs from one Python to the next.
-    return digest([ast.unparse(tree)])[:32]

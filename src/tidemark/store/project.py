@@ -36,7 +36,8 @@ class Project:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.frames: dict[str, object] = {}
-        self._functions: dict[str, Function] = {}
+        # By reference and code: definitions that are only planned may say another function.
+        self._functions: dict[tuple[str, str], Function] = {}
         self._folders: dict[str, TemporaryDirectory[str]] = {}
         self._log: EventLog | None = None
         self._closed = False
@@ -102,13 +103,20 @@ class Project:
         self, definitions: Definitions, outputs: Iterable[Output]
     ) -> Mapping[str, Function]:
         """The functions that the outputs are computed with, imported where they are not known."""
-        needed = definitions.needed(output.reference for output in outputs)
-        asked = {str(each): each for each in needed if each.kind == "on_demand"}
-        with importable_from(self.config.root):
-            for name in asked.keys() - self._functions.keys():
-                feature = definitions.on_demand_feature(asked[name].name, asked[name].version)
-                self._functions[name] = imported_function(feature)
-        return {name: self._functions[name] for name in asked}
+        found: dict[str, Function] = {}
+        for each in definitions.needed(output.reference for output in outputs):
+            if each.kind == "on_demand":
+                feature = definitions.on_demand_feature(each.name, each.version)
+                found[str(each)] = self._function(feature)
+        return found
+
+    def _function(self, feature: OnDemand) -> Function:
+        """The function of a feature, of just the code that the feature was defined with."""
+        known = feature.reference, feature.code
+        if known not in self._functions:
+            with importable_from(self.config.root):
+                self._functions[known] = imported_function(feature)
+        return self._functions[known]
 
     def lost(self, plan: Plan) -> tuple[Lost, ...]:
         """The on-demand features that the plan keeps although their code is not there any more."""
@@ -161,7 +169,10 @@ class Project:
 
     def _keep(self, lowered: Lowered) -> Lowered:
         self.frames.update(lowered.frames)
-        self._functions.update(lowered.functions)
+        for feature in lowered.definitions.on_demand:
+            function = lowered.functions.get(feature.reference)
+            if function is not None:
+                self._functions[feature.reference, feature.code] = function
         return lowered
 
     def _load(self) -> Lowered:
