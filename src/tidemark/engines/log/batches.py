@@ -160,7 +160,7 @@ class Reader:
             raise self._database.damaged(f"the batch at position {first:,} has changed")
         batch = pa.ipc.read_record_batch(pa.py_buffer(payload), self._stored[number])
         if batch.schema != self._wanted:
-            batch = aligned(batch, self._wanted)
+            batch = cast("pa.RecordBatch", aligned(batch, self._wanted))
         self._batches.append(batch)
         self._first.append(first)
         self._rows.append(rows)

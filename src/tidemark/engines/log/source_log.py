@@ -344,7 +344,7 @@ def _replayed(connection: sqlite3.Connection, key: str) -> Appended | None:
     """The answer of the first time, if a batch had this key."""
     query = "SELECT first, last, accepted, duplicates, seen FROM keys WHERE key = ?"
     row = connection.execute(query, (key,)).fetchone() if key else None
-    return None if row is None else Appended(*row, True)
+    return None if row is None else replace(Appended(*row), replayed=True)
 
 
 def _keep_key(connection: sqlite3.Connection, key: str, done: Appended) -> None:
