@@ -69,7 +69,7 @@ class _Filling:
 def load(events: Events, needs: Sequence[Need]) -> list[Loaded]:
     """Read values for the events of a timeline in one pass over their relation."""
     types = events.scan.relation.source.types
-    columns = {f"value_{i}": _text(need, types) for i, need in enumerate(needs)}
+    columns = {f"value_{i}": text_of(need, types) for i, need in enumerate(needs)}
     fillings = [_Filling(need) for need in needs]
     n, slots = len(events.rows), events.slots()
     read = 0
@@ -79,6 +79,16 @@ def load(events: Events, needs: Sequence[Need]) -> list[Loaded]:
         for i, filling in enumerate(fillings):
             _fill(filling, batch.column(i), here, n)
     events.check_unchanged(read)
+    return [_finished(filling, n) for filling in fillings]
+
+
+def arrange(
+    needs: Sequence[Need], columns: Sequence[pa.Array], slots: NDArray[Any], n: int
+) -> list[Loaded]:
+    """Values that are there already, in the order of a timeline: row i has the place `slots[i]`."""
+    fillings = [_Filling(need) for need in needs]
+    for filling, column in zip(fillings, columns, strict=True):
+        _fill(filling, column, slots, n)
     return [_finished(filling, n) for filling in fillings]
 
 
@@ -102,7 +112,8 @@ def in_batches(needs: Sequence[Need], events: int, memory: int) -> Iterator[list
         yield group
 
 
-def _text(need: Need, types: dict[str, Type]) -> str:
+def text_of(need: Need, types: dict[str, Type]) -> str:
+    """The SQL of a value in the form in which it is needed."""
     text = sql(need.value, types)
     if need.form != "flag":
         return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -79,8 +79,7 @@ def entities(
     versions = None
     try:
         versions = resolve(relation, hindsight=False, known_by=until)
-        needs = [Need(column.value, column.type, column.form) for column in layout.columns]
-        needs += [Need(condition, None, "flag") for condition in layout.filters]
+        needs = needs_of(layout)
         size = EVENT_BYTES + sum(bytes_of(need) for need in needs)
         count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
         for where in key_groups(view, count):
@@ -116,18 +115,7 @@ def _partition(
         timeline = replace(timeline, known=events.known())
     n = len(timeline.time)
     loaded = load(events, needs) if needs else []
-    columns = tuple(
-        StateColumn(
-            np.zeros(n, np.int64) if each.words is None else each.words.view(np.int64),
-            each.high,
-            np.ones(n, np.bool_) if each.valid is None else each.valid,
-            each.dictionary,
-        )
-        for each, need in zip(loaded, needs, strict=True)
-        if need.type is not None
-    )
-    conditions = zip(loaded, needs, strict=True)
-    filters = tuple(_flags(each, n) for each, need in conditions if need.type is None)
+    columns, filters = parts_of(needs, loaded, n)
     present = keys.take(pa.array(index.first[occupied]))
     identities = _identities(events) if relation.source.unique else None
     return Partition(present, timeline, columns, filters, events.unattributed, identities)
@@ -144,6 +132,30 @@ def _identities(events: Events) -> NDArray[np.int64]:
         read += batch.num_rows
     events.check_unchanged(read)
     return identities
+
+
+def needs_of(layout: Layout) -> list[Need]:
+    """What a layout needs of each event: its columns, then its filters."""
+    needs = [Need(column.value, column.type, column.form) for column in layout.columns]
+    return needs + [Need(condition, None, "flag") for condition in layout.filters]
+
+
+def parts_of(
+    needs: Sequence[Need], loaded: Sequence[Loaded], n: int
+) -> tuple[tuple[StateColumn, ...], tuple[NDArray[np.bool_], ...]]:
+    """The columns and the filters of a partition of n events."""
+    both = list(zip(loaded, needs, strict=True))
+    columns = tuple(
+        StateColumn(
+            np.zeros(n, np.int64) if each.words is None else each.words.view(np.int64),
+            each.high,
+            np.ones(n, np.bool_) if each.valid is None else each.valid,
+            each.dictionary,
+        )
+        for each, need in both
+        if need.type is not None
+    )
+    return columns, tuple(_flags(each, n) for each, need in both if need.type is None)
 
 
 def _flags(loaded: Loaded, n: int) -> NDArray[np.bool_]:
