@@ -12,11 +12,11 @@ import numpy as np
 from tidemark.define.on_demand import evaluate
 from tidemark.engines.arrow import arrow_type, column_of
 from tidemark.errors import EngineError
-from tidemark.kernel.rows import Answers
 from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
 from tidemark.model.window import format_moment
 from tidemark.online.values import decimal_of, instant
+from tidemark.serve.evaluation import Found
 from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored
 from tidemark.serve.vector import Status
@@ -41,7 +41,7 @@ class Answer:
         self,
         program: Program,
         functions: Functions,
-        found: Answers,
+        found: Found,
         stored: Stored,
         request: Mapping[Reference, Sequence[Any]],
         at: int,
@@ -52,7 +52,7 @@ class Answer:
         self.at = at
         self._found = found
         self._stored = stored
-        self._heaps: dict[tuple[int, int], list[list[Any]]] = {}
+        self._heaps: dict[int, list[list[Any]]] = {}
         self._values = self._decoded()
         self._others: dict[Reference, Sequence[Any]] = dict(request)
         if program.on_demand:
@@ -172,6 +172,7 @@ class Answer:
         """The values of a feature whose words are not the values; None where there is none."""
         feature = self.program.features[place]
         convert = feature.convert
+        highs = [] if feature.plain or feature.coded or feature.several else self._highs(place)
         values: list[Any] = []
         for row, (word, state) in enumerate(zip(words, states, strict=True)):
             if state != VALUE:
@@ -186,18 +187,22 @@ class Answer:
                 value = self._heap(place, row)[word]
                 values.append(value if convert is None else convert(value))
             elif feature.type.name == "decimal":
-                high = int(self._found.high[place, row])
-                values.append(decimal_of(word, high, feature.type.scale))
+                values.append(decimal_of(word, highs[row], feature.type.scale))
             else:
                 values.append(word if convert is None else convert(word))
         return values
 
+    def _highs(self, place: int) -> list[int]:
+        """The high words of a feature of decimals."""
+        highs: list[int] = self._found.high(place).tolist()
+        return highs
+
     def _heap(self, place: int, row: int) -> list[Any]:
         """The dictionary of a feature's column in the row of a set of keys."""
-        view = self.program.view_of[place]
-        heap = self._heaps.get((view, row))
+        start = self._stored.start(self.program.view_of[place], row)
+        heap = self._heaps.get(start)
         if heap is None:
-            heap = self._heaps[view, row] = self._stored.heap(view, row)
+            heap = self._heaps[start] = self._stored.heap(start)
         return heap[self.program.features[place].feature.column]
 
     def _overflow(self, place: int, row: int) -> EngineError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -13,7 +14,6 @@ from tidemark.define.python_types import stored
 from tidemark.engines.arrow import arrow_type, scalar_of
 from tidemark.errors import RequestInvalid
 from tidemark.kernel.layout import Layout, LayoutFeature
-from tidemark.kernel.rows import Program as Kernel
 from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import (
     Definitions,
@@ -28,6 +28,7 @@ from tidemark.model.graph import (
 from tidemark.model.types import FLOAT64, Type
 from tidemark.online.keys import key_encoder, record_key
 from tidemark.online.values import Convert, converted, restored
+from tidemark.serve.evaluation import Part
 from tidemark.serve.inputs import Inputs
 from tidemark.serve.vector import Status
 
@@ -152,12 +153,12 @@ class Program:
         # The kernel numbers views as it meets them.
         self.views = list({id(view): view for view in held_by}.values())
         self.view_of = [self.views.index(view) for view in held_by]
-        self.kernel = Kernel.of(
-            [
-                (view.view, view.layout, each.feature.name)
-                for view, each in zip(held_by, self.features, strict=True)
-            ]
-        )
+        self._computed = [
+            (view.view, view.layout, each.feature.name)
+            for view, each in zip(held_by, self.features, strict=True)
+        ]
+        every = range(len(self.features))
+        self.whole = Part(self._computed, every, range(len(self.views)))
         self.keys = Inputs("key", self._key_fields())
         self.request = self._request_inputs()
         places = {field.name: place for place, field in enumerate(self.keys.fields)}
@@ -165,6 +166,17 @@ class Program:
             (key_encoder(entity), [places[field.name] for field in entity.keys])
             for entity in self.entities
         ]
+
+    @cached_property
+    def by_entity(self) -> list[Part]:
+        """The program in parts, one for each entity, for reads in which entities repeat."""
+        parts: list[Part] = []
+        for number in range(len(self.entities)):
+            views = [place for place, view in enumerate(self.views) if view.entity == number]
+            places = [place for place, view in enumerate(self.view_of) if view in views]
+            order = dict.fromkeys(self.view_of[place] for place in places)
+            parts.append(Part(self._computed, places, list(order)))
+        return parts
 
     def key_bytes(self, keys: Sequence[Sequence[Any]]) -> list[list[bytes]]:
         """For each entity, what names it in the keys of rows; `keys` has a column for each key."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
 from tidemark.errors import RequestInvalid, StoreUnavailable
-from tidemark.kernel.rows import evaluate_rows
 from tidemark.model.graph import Definitions, Field, Output, Reference
 from tidemark.model.window import parse_moment
 from tidemark.online.protocol import OnlineStore
 from tidemark.serve.answer import Answer, Functions
+from tidemark.serve.evaluation import Found
 from tidemark.serve.program import Program
 from tidemark.serve.rows import OtherStates, RowReader, Stored
 from tidemark.serve.vector import Vector, Vectors
@@ -92,15 +91,15 @@ class Reader:
         keys: Sequence[Sequence[Any]],
         values: Sequence[Sequence[Any]],
         count: int,
-        at: int,
+        at: int | None,
     ) -> Answer:
         program, stored = self._stored(keys, count, at)
-        found = evaluate_rows(stored.words, stored.at, at, program.kernel)
+        found = Found(stored.words, stored.parts, stored.at, count)
         request: dict[Reference, Sequence[Any]] = {}
         if values:
             named = dict(zip((f.name for f in program.request.fields), values, strict=True))
             request = {each: named[each.name] for each in program.requests}
-        return Answer(program, self._functions, found, stored, request, at)
+        return Answer(program, self._functions, found, stored, request, stored.at)
 
     def _resolved(self) -> Program:
         """The outputs as the states that serve now can answer them."""
@@ -109,7 +108,9 @@ class Reader:
         available = self._rows.available(views)
         return Program(self._definitions, self._outputs, available, project=self._project)
 
-    def _stored(self, keys: Sequence[Sequence[Any]], count: int, at: int) -> tuple[Program, Stored]:
+    def _stored(
+        self, keys: Sequence[Sequence[Any]], count: int, at: int | None
+    ) -> tuple[Program, Stored]:
         """The rows of the keys, and the program that they were read for."""
         for _ in range(_ATTEMPTS):
             program = self._program
@@ -122,8 +123,8 @@ class Reader:
         )
 
 
-def _moment(at: datetime | str | None) -> int:
-    return time.time_ns() // 1_000 if at is None else parse_moment(at)
+def _moment(at: datetime | str | None) -> int | None:
+    return None if at is None else parse_moment(at)
 
 
 def _request_columns(program: Program, given: object, count: int) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.model.graph import Reference
 from tidemark.model.window import format_moment
 from tidemark.online import codec
+from tidemark.online.directories import is_directory
 from tidemark.online.keys import (
+    State,
     generation_prefix,
     held_key,
     read_held,
@@ -21,7 +24,9 @@ from tidemark.online.keys import (
     record_key,
 )
 from tidemark.online.protocol import OnlineStore
+from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
+from tidemark.serve.trees import Forest, Replaced
 
 _ATTEMPTS = 20
 """How often a read follows materializations that finish while it reads."""
@@ -30,38 +35,50 @@ _decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Stored(NamedTuple):
-    """The rows of V views and K sets of keys in one buffer.
+    """What was read for K sets of keys at the moment `at`: rows in one buffer.
 
-    `entities` is K.  `at[v, k]` is where in `words` a row begins, -1 where there is none.  `keys`
-    has one column for each key.
+    `entities` is K.  `parts` say where in `words` the rows of each part of the program begin.
+    `keys` has one column for each key.
     """
 
     entities: int
     keys: Sequence[Sequence[Any]]
+    at: int
     words: NDArray[np.int64]
-    at: NDArray[np.int64]
+    parts: Sequence[Rows]
 
-    def heap(self, view: int, row: int) -> list[Any]:
-        """The dictionaries of the columns of a row."""
-        start = int(self.at[view, row])
+    def start(self, view: int, row: int) -> int:
+        """Where the row of a view begins for a set of keys."""
+        of_view = next(each for each in self.parts if view in each.part.views)
+        entity = row if of_view.entity_of is None else int(of_view.entity_of[row])
+        return int(of_view.at[of_view.part.views.index(view), entity])
+
+    def heap(self, start: int) -> list[Any]:
+        """The dictionaries of the columns of the row that begins there."""
         first = start * 8 + int(self.words[start + 4])
         return _decode(self.words.view(np.uint8)[first : first + int(self.words[start + 5])].data)
 
 
-class _Current(NamedTuple):
-    """The states of a view that serve.
+class _Asked(NamedTuple):
+    """What a part reads: the bytes that name its distinct entities, for each of its views."""
 
-    `stored` is their record.  For each state `floors` has the earliest moment that it answers,
-    `prefixes` what the keys of its rows begin with.
+    part: Part
+    names: Sequence[Sequence[bytes]]
+    entity_of: NDArray[np.int64] | None
+
+
+class _Current(NamedTuple):
+    """The states of a view that serve, by their names, newest first.
+
+    `stored` is their record, `prefixes` are what the keys of their rows begin with.
     """
 
     stored: bytes | None
-    states: tuple[str, ...]
-    floors: Mapping[str, int]
+    states: Mapping[str, State]
     prefixes: Mapping[str, bytes]
 
 
-_UNKNOWN = _Current(b"", (), {}, {})
+_UNKNOWN = _Current(b"", {}, {})
 
 
 class OtherStates(Exception):  # nothing is wrong: the program is to be made anew
@@ -90,88 +107,155 @@ class RowReader:
                     found[view].append(Available(state, held.view, held.source, names))
         return found
 
-    def read(self, program: Program, keys: Sequence[Sequence[Any]], count: int, at: int) -> Stored:
+    def read(
+        self, program: Program, keys: Sequence[Sequence[Any]], count: int, at: int | None
+    ) -> Stored:
         """The rows of all views for these columns of keys, all of one moment of the store.
 
-        Raises `StaleSource` for a feature that is not materialized, or not for the moment `at`, and
-        `OtherStates` if the program is to be made anew.
+        `at` None is now, or later if rows are known to hold what was seen later: clocks differ, and
+        what was written is to be read.  Raises `StaleSource` for a feature that is not
+        materialized, or not for the moment `at`, and `OtherStates` if the program is to be made
+        anew.
         """
-        views = len(program.views)
-        if count == 0 or not views:
-            return Stored(count, keys, _NO_WORDS, np.full((views, count), -1))
-        of_entity = program.key_bytes(keys)
+        if count == 0 or not program.views:
+            none = np.full((len(program.views), count), -1)
+            moment = now() if at is None else at
+            return Stored(count, keys, moment, _NO_WORDS, [Rows(program.whole, none, None, None)])
+        asked = _asked(program, program.key_bytes(keys), count)
         for _ in range(_ATTEMPTS):
-            rows = self._try(program, of_entity)
-            if rows is not None:
-                for view in program.views:
-                    floor = self._current[program.records[view.record]].floors[view.state]
-                    if at < floor:
-                        raise _forgotten(view, at, floor)
-                words, starts = _joined(rows)
-                return Stored(count, keys, words, starts.reshape(views, count))
+            places = [self._places(program, each) for each in asked]
+            found = self._try(program, [place for each in places for place in each])
+            if found is not None:
+                moment = self._moment(program, at)
+                try:
+                    words, parts = self._parts(asked, places, found, moment)
+                except Replaced:
+                    continue
+                return Stored(count, keys, moment, words, parts)
         raise _restless(self.online)
 
-    def _try(self, program: Program, of_entity: list[list[bytes]]) -> list[bytes | None] | None:
-        """The rows of the generations that are known here; None if others are current by now."""
+    def _places(self, program: Program, asked: _Asked) -> list[bytes]:
+        """The keys of the rows of a part, as far as the states are known here."""
+        places: list[bytes] = []
+        for number, names in zip(asked.part.views, asked.names, strict=True):
+            view = program.views[number]
+            known = self._current.get(program.records[view.record], _UNKNOWN)
+            prefix = known.prefixes.get(view.state, b"")
+            places += [prefix + name for name in names]
+        return places
+
+    def _try(self, program: Program, places: list[bytes]) -> list[bytes | None] | None:
+        """The rows at these places; None if those of other generations are current by now."""
         known = [self._current.get(record, _UNKNOWN) for record in program.records]
-        wanted = list(program.records)
-        for view in program.views:
-            prefix = known[view.record].prefixes.get(view.state, b"")
-            wanted += [prefix + key for key in of_entity[view.entity]]
-        found = self.online.get_many(wanted) if len(of_entity[0]) == 1 else self._shared(wanted)
-        rows = found[len(known) :]
+        found = self.online.get_many(program.records + places)
         changed = False
         for place, (current, stored) in enumerate(zip(known, found, strict=False)):
             if current.stored != stored:
-                changed = True
+                before = current
                 current = self._read(program.owners[place], stored)  # noqa: PLW2901
                 self._current[program.records[place]] = current
-            if current.states != program.states[place]:
+                changed |= before.prefixes != current.prefixes
+            if tuple(current.states) != program.states[place]:
                 raise OtherStates
         if program.absent:
             raise _absent(program.absent)
-        return None if changed else rows
+        return None if changed else found[len(known) :]
 
-    def _shared(self, keys: list[bytes]) -> list[bytes | None]:
-        """The values of keys; one that occurs often (all flights of an airline) is read once."""
-        distinct = list(dict.fromkeys(keys))
-        values = dict(zip(distinct, self.online.get_many(distinct), strict=True))
-        return [values[key] for key in keys]
+    def _moment(self, program: Program, at: int | None) -> int:
+        """The moment to answer; raises `StaleSource` where the rows do not reach back to it."""
+        states = [
+            (view, self._current[program.records[view.record]].states[view.state])
+            for view in program.views
+        ]
+        if at is None:
+            at = max(now(), *(state.until for _, state in states))
+        for view, state in states:
+            if at < state.floor:
+                raise _forgotten(view, at, state.floor)
+        return at
+
+    def _parts(
+        self,
+        asked: Sequence[_Asked],
+        places: Sequence[Sequence[bytes]],
+        found: Sequence[bytes | None],
+        at: int,
+    ) -> tuple[NDArray[np.int64], list[Rows]]:
+        """All rows in one buffer, those of large entities made of what `at` needs of them."""
+        words, starts, large = _joined(found)
+        parts: list[Rows] = []
+        first = 0
+        for each, mine in zip(asked, places, strict=True):
+            size = len(each.names[0])
+            rows = starts[first : first + len(mine)].reshape(len(each.names), size)
+            roots = [
+                (*divmod(place - first, size), mine[place - first], int(starts[place]))
+                for place in large
+                if first <= place < first + len(mine)
+            ]
+            folded = None
+            if roots:
+                forest = Forest(words, roots)
+                folded = forest.fold(each.part.trees, at, self.online.get_many)
+                for view, entity, start in forest.rows(each.part.layouts, folded.needed):
+                    rows[view, entity] = start
+                words = forest.words
+            parts.append(Rows(each.part, rows, each.entity_of, folded))
+            first += len(mine)
+        return words, parts
 
     def _read(self, view: str, stored: bytes | None) -> _Current:
-        states = read_record(stored).states
+        states = {each.state: each for each in read_record(stored).states}
         prefixes = {
-            each.state: generation_prefix(self.project, view, each.state, each.generation)
-            for each in states
+            name: generation_prefix(self.project, view, name, each.generation)
+            for name, each in states.items()
         }
-        floors = {each.state: each.floor for each in states}
-        return _Current(stored, tuple(prefixes), floors, prefixes)
+        return _Current(stored, states, prefixes)
+
+
+def now() -> int:
+    """The moment by the clock of this machine, in microseconds."""
+    return time.time_ns() // 1_000
+
+
+def _asked(program: Program, of_entity: Sequence[Sequence[bytes]], count: int) -> list[_Asked]:
+    """What to read of each part, so that a row that occurs often (an airline's) is used once."""
+    distinct = of_entity if count == 1 else [list(dict.fromkeys(names)) for names in of_entity]
+    if all(len(names) == count for names in distinct):
+        return [_Asked(program.whole, [of_entity[view.entity] for view in program.views], None)]
+    asked: list[_Asked] = []
+    parts = program.by_entity if len(distinct) > 1 else [program.whole]
+    for part, mine, every in zip(parts, distinct, of_entity, strict=True):
+        places = {name: place for place, name in enumerate(mine)}
+        entity_of = np.array([places[name] for name in every], np.int64)
+        asked.append(_Asked(part, [mine] * len(part.views), entity_of))
+    return asked
 
 
 _NO_WORDS = np.zeros(codec.HEADER, np.int64)
 
 
-def _joined(rows: list[bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows as one buffer of words, each once, and where in it each begins (-1: there is none)."""
+def _joined(
+    rows: Sequence[bytes | None],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[int]]:
+    """Rows as one buffer of words, where in it each begins (-1: none), and which are roots."""
     present: list[bytes] = []
     starts: list[int] = []
-    known: dict[int, int] = {}
+    large: list[int] = []
     size = 0
-    for row in rows:
+    for place, row in enumerate(rows):
         if row is None:
             starts.append(-1)
             continue
-        if id(row) in known:
-            starts.append(known[id(row)])
-            continue
-        known[id(row)] = size
         if not row.startswith(codec.PREAMBLE):
             codec.refuse(row)
+        if is_directory(row):
+            large.append(place)
         present.append(row)
         starts.append(size)
         size += len(row) >> 3
     words = np.frombuffer(b"".join(present), np.int64) if present else _NO_WORDS
-    return words, np.array(starts, np.int64)
+    return words, np.array(starts, np.int64), large
 
 
 def _absent(absent: Sequence[Reference]) -> StaleSource:

@@ -1,0 +1,136 @@
+"""Where rows, chunks and directories begin and end.
+
+An entity of up to `Sizes.split` events is one row.  A larger one is a tree: under its own key a
+directory, under `child_key` chunks (rows of consecutive events) and, for very many events,
+directories between.  Where a chunk begins follows from the events beside the cut alone, and a child
+is named by its bytes.  So the same events give the same tree in whatever order they came, and what
+a change does not touch stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tidemark.kernel.hashing import hash_all
+from tidemark.kernel.layout import Layout
+from tidemark.kernel.partials import Cells, combine, summarize
+from tidemark.online import codec, directories
+from tidemark.online.codec import Events, Unpacked
+from tidemark.online.directories import Children, child_key, id_of
+from tidemark.online.merging import pick, recut
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.int64]
+
+Item = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How trees are cut; part of the format, as the same events are to give the same bytes.
+
+    `chunk` events are in a chunk, and `fanout` chunks in a directory, on average; twice as many at
+    most.  Both are powers of two.
+    """
+
+    split: int = 1024
+    chunk: int = 512
+    fanout: int = 64
+
+    @property
+    def deep(self) -> int:
+        """An entity with more events has directories below its root."""
+        return 2 * self.chunk * self.fanout
+
+
+SIZES = Sizes()
+
+
+class Cutter:
+    """Cuts events into rows, chunks and directories."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.sizes = SIZES
+        self.cells = Cells.of(layout)
+
+    def written(self, keys: Sequence[bytes], events: Events) -> list[Item]:
+        """Rows and trees of whole entities; nothing for one without events."""
+        counts = np.diff(events.timeline.starts)
+        small = np.flatnonzero((counts > 0) & (counts <= self.sizes.split))
+        large = np.flatnonzero(counts > self.sizes.split)
+        rows = codec.pack(self.layout, events if len(small) == len(counts) else pick(events, small))
+        items = [(keys[place], row) for place, row in zip(small.tolist(), rows, strict=True)]
+        if len(large):
+            items += self._trees([keys[place] for place in large.tolist()], pick(events, large))
+        return items
+
+    def chunks(self, events: Unpacked) -> tuple[list[bytes], Children, Words]:
+        """The chunks of each segment, what is known of them, and where each segment's begin."""
+        starts = events.timeline.starts
+        fine = self._cut(events)
+        pieces = recut(events, fine)
+        rows = codec.pack(self.layout, pieces)
+        known = summarize(self.cells, pieces.timeline, pieces.columns, pieces.filters)
+        ids = np.fromiter(map(id_of, rows), np.int64, len(rows))
+        return rows, Children(known, ids), np.searchsorted(fine, starts)
+
+    def inner(self, children: Children) -> tuple[list[bytes], Children]:
+        """The directories of consecutive chunks, and what is known of them."""
+        runs = directories.cut(children, self.sizes.fanout)
+        rows = [
+            directories.pack(1, children.part(first, stop))
+            for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
+        ]
+        known = combine(self.cells, children.known, runs)
+        return rows, Children(known, np.fromiter(map(id_of, rows), np.int64, len(rows)))
+
+    def root(self, key: bytes, children: Children) -> list[Item]:
+        """The root over all chunks, after the directories below it."""
+        if children.events <= self.sizes.deep:
+            return [(key, directories.pack(1, children))]
+        rows, inner = self.inner(children)
+        items = under(key, inner.ids, rows)
+        return [*items, (key, directories.pack(2, inner))]
+
+    def _trees(self, keys: Sequence[bytes], events: Unpacked) -> list[Item]:
+        rows, children, begins = self.chunks(events)
+        items: list[Item] = []
+        bounds = zip(keys, begins[:-1].tolist(), begins[1:].tolist(), strict=True)
+        for key, first, stop in bounds:
+            mine = children.part(first, stop)
+            items += under(key, mine.ids, rows[first:stop])
+            items += self.root(key, mine)
+        return items
+
+    def _cut(self, events: Unpacked) -> Words:
+        """Where chunks begin, and the end: at some events, and wherever a chunk is full.
+
+        An event begins one if a hash of what it says has enough zeros, unless the event before it
+        says the same.
+        """
+        timeline = events.timeline
+        said = [timeline.time, timeline.time if timeline.known is None else timeline.known]
+        if events.identities is not None:
+            said.append(events.identities)
+        for column, each in zip(events.columns, self.layout.columns, strict=True):
+            if each.form != "code":
+                said.append(np.where(column.valid, column.words, 0))
+        table = np.stack(said, axis=1)
+        n, width = table.shape
+        hashes = hash_all(np.arange(n + 1) * (8 * width), table.reshape(-1).view(np.uint8))
+        begins = hashes & (self.sizes.chunk - 1) == 0
+        begins[1:] &= (table[1:] != table[:-1]).any(axis=1)
+        begins[timeline.starts[:-1]] = True
+        return directories.split_long(np.append(np.flatnonzero(begins), n), 2 * self.sizes.chunk)
+
+
+def under(key: bytes, ids: Words, rows: Sequence[bytes]) -> list[Item]:
+    """The children of an entity as they are to be written."""
+    return [(child_key(key, each), row) for each, row in zip(ids.tolist(), rows, strict=True)]

@@ -1,0 +1,136 @@
+"""Directories: what is known of the chunks of a large entity without opening them.
+
+`docs/reference/row-format.md` shows the layout.  A child is a chunk or a directory of chunks; its
+id is a hash of its bytes, so a changed child is another one, beside the one that readers may have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from tidemark.online.codec import DIRECTORY, HEADER, PREAMBLE, refuse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tidemark.kernel.partials import Summaries
+
+    Words = NDArray[np.int64]
+
+_HEAD = int.from_bytes(PREAMBLE, "little") | DIRECTORY << 48
+_COLUMNS = 5
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True)
+class Children:
+    """Consecutive children of a directory: what is known of each, and its id, int64[M]."""
+
+    known: Summaries
+    ids: Words
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def events(self) -> int:
+        """How many events they hold."""
+        return int(self.known.events.sum())
+
+    def part(self, first: int, stop: int) -> Children:
+        """The children from `first` up to `stop`."""
+        known = self.known
+        cells = (len(known.starts) - 1) // max(len(self.ids), 1)
+        starts = known.starts[first * cells : stop * cells + 1]
+        words = known.words[int(starts[0]) : int(starts[-1])]
+        columns = (each[first:stop] for each in known[2:])
+        return Children(type(known)(starts - starts[0], words, *columns), self.ids[first:stop])
+
+
+def joined(parts: Sequence[Children]) -> Children:
+    """Children one after the other; there is at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [len(part.known.words) for part in parts]
+    offsets = np.cumsum(sizes) - sizes
+    starts = [part.known.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=True)]
+    columns = (np.concatenate([part.known[place] for part in parts]) for place in range(2, 6))
+    known = type(parts[0].known)(
+        np.concatenate([*starts, [sum(sizes)]]),
+        np.concatenate([part.known.words for part in parts]),
+        *columns,
+    )
+    return Children(known, np.concatenate([part.ids for part in parts]))
+
+
+def id_of(value: bytes) -> int:
+    """What names a child: 64 bits of a cryptographic hash of its bytes."""
+    digest = hashlib.blake2b(value, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def child_key(key: bytes, child: int) -> bytes:
+    """Where a child of the entity with this row key is."""
+    return key + _encode(child)
+
+
+def is_directory(row: bytes) -> bool:
+    """Whether a row holds not events but where they are."""
+    return row[6] & DIRECTORY != 0
+
+
+def pack(level: int, children: Children) -> bytes:
+    """The bytes of a directory; of level 1 its children are chunks, of level 2 directories."""
+    known, count = children.known, len(children)
+    cells = (len(known.starts) - 1) // count
+    heap = HEADER + (_COLUMNS + cells) * count
+    head = [_HEAD, count, cells, level, heap, len(known.words), 0, 0]
+    at = (known.starts[:-1] + heap).reshape(count, cells).T
+    columns = [known.first, known.last, known.settled, known.events, children.ids]
+    parts = [np.array(head, np.int64), *columns, at.ravel(), known.words]
+    return np.concatenate(parts).tobytes()
+
+
+def level_of(row: bytes) -> int:
+    """The level of a directory."""
+    return int.from_bytes(row[24:32], "little")
+
+
+def read(row: bytes) -> Children:
+    """The children of a directory; raises `StoreUnavailable` for bytes that are none."""
+    if not row.startswith(PREAMBLE) or not is_directory(row):
+        refuse(row)
+    from tidemark.kernel.partials import Summaries
+
+    words = np.frombuffer(row, np.int64)
+    count, cells, heap, size = (int(words[place]) for place in (1, 2, 4, 5))
+    columns = words[HEADER : HEADER + _COLUMNS * count].reshape(_COLUMNS, count)
+    at = words[HEADER + _COLUMNS * count : heap].reshape(cells, count)
+    starts = np.append(at.T.ravel() - heap, size)
+    return Children(Summaries(starts, words[heap : heap + size], *columns[:4]), columns[4])
+
+
+def cut(children: Children, fanout: int) -> Words:
+    """Where directories of these children begin, and the end.
+
+    An id with so many zeros begins one: that depends on no other child, so a change stays local.
+    None has more than twice `fanout`.
+    """
+    begins = children.ids & (fanout - 1) == 0
+    begins[0] = True
+    return split_long(np.append(np.flatnonzero(begins), len(children)), 2 * fanout)
+
+
+def split_long(starts: Words, most: int) -> Words:
+    """The starts of runs, of which long ones are cut after every `most`."""
+    pieces = -(-np.diff(starts) // most)
+    ends = np.cumsum(pieces)
+    number = np.arange(int(ends[-1])) - np.repeat(ends - pieces, pieces)
+    return np.append(np.repeat(starts[:-1], pieces) + most * number, starts[-1])

@@ -1,0 +1,149 @@
+"""Entities with many events: the tree follows from the events, whatever order they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from tests.property.stored import LAYOUT, Event, as_events, event
+
+from tidemark.online import codec, cutting, directories, tree
+from tidemark.online.cutting import Sizes
+from tidemark.online.merging import recut
+
+SIZES = [Sizes(1, 1, 1), Sizes(4, 2, 2), Sizes(5, 4, 2), Sizes(16, 8, 4), Sizes(1024, 512, 64)]
+ENTITIES = 3
+KEYS = [bytes([n]) for n in range(ENTITIES)]
+
+
+class Store(dict[bytes, bytes]):
+    """What an online store does, with its reads counted."""
+
+    reads = 0
+
+    def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.reads += len(keys)
+        return [self.get(key) for key in keys]
+
+    def apply(self, merged: tree.Merged) -> None:
+        for key in merged.deletes:
+            self.pop(key, None)
+        self.update(merged.puts)
+
+    def insert(self, events: Sequence[Event]) -> list[int]:
+        """Merge events; gives the entities that are undecided."""
+        numbers = sorted({each.entity for each in events})
+        moved = [_moved(each, numbers.index(each.entity)) for each in events]
+        keys = [KEYS[number] for number in numbers]
+        merged = tree.merge(
+            LAYOUT, keys, self.fetch(keys), as_events(moved, len(numbers)), self.fetch
+        )
+        self.apply(merged)
+        return [numbers[place] for place in merged.undecided.tolist()]
+
+    def rebuild(self, events: Sequence[Event], entities: Sequence[int]) -> None:
+        """Write some entities anew from all their events."""
+        mine = [
+            _moved(each, entities.index(each.entity)) for each in events if each.entity in entities
+        ]
+        keys = [KEYS[entity] for entity in entities]
+        self.apply(
+            tree.replace(LAYOUT, keys, self.fetch(keys), as_events(mine, len(keys)), self.fetch)
+        )
+
+    def reachable(self) -> dict[bytes, bytes]:
+        """Everything that a reader can come to."""
+        found: dict[bytes, bytes] = {}
+        for key in KEYS:
+            if key in self:
+                found[key] = self[key]
+                for child in tree.stored_children(key, self[key], self.fetch):
+                    found[child] = self[child]
+        return found
+
+
+def _moved(each: Event, entity: int) -> Event:
+    return Event(
+        entity, each.time, each.known, each.until, each.values, each.filters, each.identity
+    )
+
+
+def written(events: Sequence[Event]) -> dict[bytes, bytes]:
+    """What materializing all events at once gives."""
+    return dict(tree.write(LAYOUT, KEYS, as_events(events, ENTITIES)))
+
+
+def of_one_time(row: bytes) -> bool:
+    """Whether all events below have one time: such a child may be there twice, so it is kept."""
+    if directories.is_directory(row):
+        known = directories.read(row).known
+        return bool(known.first[0] == known.last[-1])
+    return len(set(codec.unpack(LAYOUT, row).time)) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_the_same_events_give_the_same_tree(sizes, seed, monkeypatch):
+    """Merged in random order and portions, it is byte for byte what one materialization writes."""
+    monkeypatch.setattr(cutting, "SIZES", sizes)
+    random = Random(seed)
+    times = random.choice((3, 30, 1000, 100_000))
+    events = [
+        event(random, min(random.randrange(5), 2), n + 1, times)
+        for n in range(random.choice((20, 150, 600)))
+    ]
+    store, there = Store(), list[Event]()
+    while len(there) < len(events):
+        some = events[len(there) : len(there) + random.choice((1, 1, 3, 40, 200))]
+        there += some
+        undecided = store.insert(some)
+        if undecided:
+            store.rebuild(there, undecided)
+        wanted = written(there)
+        assert store.reachable() == wanted
+        left = [row for key, row in store.items() if key not in wanted]
+        assert all(map(of_one_time, left))
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
+def test_a_tree_holds_its_events_in_order(sizes, monkeypatch):
+    """The chunks, one after the other, are the row that would hold them all."""
+    monkeypatch.setattr(cutting, "SIZES", sizes)
+    random = Random(7)
+    events = [event(random, 0, n + 1, 400) for n in range(700)]
+    store = Store(written(events))
+    (row,) = codec.pack(LAYOUT, as_events(events, 1))
+    root = directories.read(store[KEYS[0]])
+    if directories.level_of(store[KEYS[0]]) == 2:
+        inner = [directories.child_key(KEYS[0], each) for each in root.ids.tolist()]
+        root = directories.joined([directories.read(store[key]) for key in inner])
+    chunks = [store[directories.child_key(KEYS[0], each)] for each in root.ids.tolist()]
+    whole = codec.unpack_rows(LAYOUT, chunks)
+    assert codec.pack(LAYOUT, recut(whole, whole.timeline.starts[[0, -1]])) == [row]
+    sizes_of = [len(codec.unpack(LAYOUT, chunk).time) for chunk in chunks]
+    assert max(sizes_of) <= 2 * sizes.chunk
+    assert len(chunks) <= 3 * len(events) / sizes.chunk
+
+
+def test_a_late_event_touches_little(monkeypatch):
+    """One chunk and the directories above it are read and written, of hundreds."""
+    monkeypatch.setattr(cutting, "SIZES", Sizes(16, 8, 8))
+    random = Random(3)
+    events = [event(random, 0, n + 1, 10_000_000) for n in range(4_000)]
+    store = Store(written(events))
+    assert len(store) > 400
+    for n in range(50):
+        store.reads = 0
+        keys = [KEYS[0]]
+        merged = tree.merge(
+            LAYOUT,
+            keys,
+            store.fetch(keys),
+            as_events([event(random, 0, 5_000 + n, 10_000_000)], 1),
+            store.fetch,
+        )
+        store.apply(merged)
+        assert store.reads <= 10
+        assert len(merged.puts) <= 12
+        assert len(merged.deletes) <= 10
