@@ -39,11 +39,13 @@ class Pushing:
     def catch_up(self, source: str | None = None) -> dict[str, CaughtUp]:
         """Count online what the log holds of a source, or of all."""
         definitions = self._readers.snapshot().definitions
-        applier = self.applier
         there = {each.name for each in definitions.sources}
         names = [name for name in self._project.log.names() if name in there]
         if source is not None:
             names = [definitions.source(source).name]
+        if not names:
+            return {}
+        applier = self.applier
         with self.engine() as engine:
             return {name: applier.catch_up(engine, definitions, name) for name in names}
 

@@ -75,23 +75,40 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI of the problems that a route answers with."""
     return {
         status: {
-            "description": _MEANING[status],
+            "description": MEANING[status],
             "content": {"application/problem+json": {"schema": _PROBLEM}},
         }
         for status in statuses
     }
 
 
-_MEANING = {
-    400: "The body is not JSON.",
+MEANING = {
+    400: "The body is not JSON, or the request is no HTTP.",
+    401: "There are keys, and none that holds came with the request.",
+    403: "The key is not for this.",
     404: "There is no such name.",
     405: "The route has another method.",
     408: "The body did not arrive in time.",
     409: "The state cannot answer, or not for that moment.",
     413: "The body is too large, or asks for too much.",
+    421: "There are no keys, and the request names another host than this machine.",
     422: "Keys, request values or parameters are not what is declared.",
+    429: "The key has asked too often; `Retry-After` says when to come again.",
+    431: "The head of the request is too large.",
     500: "A value cannot be computed, or something unforeseen happened.",
     503: "Too many requests are waiting, or a store does not answer; try again.",
+}
+
+EVERYWHERE = (400, 401, 403, 405, 408, 421, 422, 429, 431, 500, 503)
+"""What any route may answer."""
+
+SECURITY: dict[str, Any] = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key, as `tidemark key create` told it; none is asked for until the "
+        "first is made.",
+    }
 }
 
 _MOMENT = {
@@ -130,6 +147,8 @@ SCHEMAS: dict[str, Any] = {
             "detail": {"type": "string"},
             "where": {"type": "string"},
             "remedy": {"type": "string"},
+            "bad_rows": {"type": "integer"},
+            "bad": {"type": "array", "items": {"type": "object"}},
             "slug": {"type": "string"},
             "retryable": {"type": "boolean"},
             "request_id": {"type": "string"},
@@ -150,7 +169,7 @@ def _operation(summary: str, body: dict[str, Any]) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
         "responses": {
             "200": {"description": "The values, by column.", "content": answers},
-            **{str(status): response for status, response in problem_responses(*_MEANING).items()},
+            **{str(status): response for status, response in problem_responses(*MEANING).items()},
         },
     }
 

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 
 import tidemark
 from tidemark.apps.http import contract
-from tidemark.apps.http.access import Caller, forbidden
+from tidemark.apps.http.access import OPEN, Caller, forbidden
+from tidemark.apps.http.events import PUSHED, push_path
 from tidemark.apps.http.following import Readiness
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
@@ -38,7 +39,7 @@ def management(store: Store, metrics: Metrics) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # it would lead where a header of the request says
         default_response_class=_Json,
-        responses=contract.problem_responses(422, 500, 503),
+        responses=contract.problem_responses(*contract.EVERYWHERE),
     )
     _add_registry(app, store)
     _add_health(app, store, metrics)
@@ -146,9 +147,14 @@ def _document(app: FastAPI) -> None:
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = known()
-            found["paths"] = contract.read_paths() | found["paths"]
+            pushing = push_path(contract.problem_responses(*contract.MEANING))
+            found["paths"] = contract.read_paths() | pushing | found["paths"]
             schemas: dict[str, Any] = found.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= contract.SCHEMAS
+            schemas |= contract.SCHEMAS | {"Pushed": PUSHED}
+            found["components"]["securitySchemes"] = contract.SECURITY
+            found["security"] = [{"key": []}]
+            for path in OPEN:
+                found["paths"][path]["get"]["security"] = []
         return app.openapi_schema or {}
 
     app.openapi = document  # type: ignore[method-assign]

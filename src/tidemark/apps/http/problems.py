@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
-from tidemark.errors import TidemarkError
+from tidemark.errors import EventsRefused, TidemarkError
 
 MEDIA_TYPE = "application/problem+json"
 
 _STATUS = {
     "request-invalid": 422,
+    "events-refused": 422,
     "not-permitted": 403,
     "not-found": 404,
     "stale-source": 409,
@@ -22,7 +23,7 @@ _STATUS = {
     "store-conflict": 503,
 }
 # Where an error of these lies is in the request; of others it may be a file of the server.
-_TELLS_WHERE = {"request-invalid", "stale-source"}
+_TELLS_WHERE = {"request-invalid", "events-refused", "stale-source"}
 
 # What looks like a file; errors of databases name theirs.
 _PATH = re.compile(r"(?<![\w.:/])/[^\s,;:'\"]+")
@@ -78,6 +79,8 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
     }
     if error.where and error.slug in _TELLS_WHERE:
         facts["where"] = error.where
+    if isinstance(error, EventsRefused):
+        facts["bad_rows"], facts["bad"] = error.bad_rows, error.bad
     if error.retryable and not any(name == b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", b"1"))
     return status, msgspec.json.encode(facts), headers

@@ -11,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
 from tidemark.apps.http.contract import FEATURES, SERVICES
+from tidemark.apps.http.events import EVENTS, Events, source_of
 from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
-from tidemark.apps.http.vectors import Done, Vectors
+from tidemark.apps.http.vectors import Vectors
 from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Headers = Mapping[bytes, bytes]
 Message = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
+T = TypeVar("T")
 
 ARROW = b"application/vnd.apache.arrow.stream"
 
@@ -83,6 +85,7 @@ class Service:
         self._stopped = stopped
         self._behind = management(store, self.metrics)
         self._vectors = Vectors(store, limits)
+        self._events = Events(store)
         self._remote = store.config.online.startswith("redis")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidemark-read")
         self._waiting = 0
@@ -96,8 +99,11 @@ class Service:
         path: str = scope["path"]
         headers: Headers = dict(scope["headers"])
         request_id = _request_id(headers)
+        service, source = None, source_of(path)
         if path == FEATURES:
-            route, service = FEATURES, None
+            route = FEATURES
+        elif source is not None:
+            route = EVENTS
         elif path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > 20:
             route, service = SERVICES, path[len(_PREFIX) : -len(_SUFFIX)]
         else:
@@ -111,7 +117,10 @@ class Service:
             try:
                 # Let every request that has arrived be counted before any of them is worked on.
                 await asyncio.sleep(0)
-                answered = await self._read(scope, headers, receive, service, request_id)
+                if source is not None:
+                    answered = await self._push(scope, headers, receive, source, request_id)
+                else:
+                    answered = await self._read(scope, headers, receive, service, request_id)
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001  # a request must not end the service
@@ -145,7 +154,20 @@ class Service:
         self.metrics.values(done.features, done.statuses, done.answer.rows)
         return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
 
-    async def _elsewhere(self, ask: Callable[[], Done]) -> Done:
+    async def _push(
+        self, scope: Scope, headers: Headers, receive: Receive, source: str, request_id: str
+    ) -> _Answered:
+        caller = self.access.admit(headers)
+        caller.require("push")
+        if scope["method"] != "POST":
+            what = RequestInvalid("Events are pushed with POST.", remedy="See /openapi.json.")
+            raise Refused(405, what, ((b"allow", b"POST"),))
+        body = await self._body(headers, receive)
+        query = scope["query_string"]
+        take = partial(self._events.push, caller, source, body, headers, query, request_id)
+        return _Answered(200, await self._elsewhere(take), b"application/json", [])
+
+    async def _elsewhere(self, ask: Callable[[], T]) -> T:
         """Ask in another thread, so that others are answered meanwhile; not for ever."""
         asking = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         done, _ = await asyncio.wait((asking,), timeout=self.limits.answer)
@@ -216,6 +238,8 @@ class Service:
             self.store.readers.refresh()
         following = Following(self.access.refresh, self.store.readers.refresh)
         following.start()
+        with suppress(TidemarkError):  # the next push says what is in the way
+            await asyncio.to_thread(self.store.catch_up)
         self._warm()
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
