@@ -9,7 +9,7 @@ these become current: on condition that the record has not moved by then, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.window import parse_duration, parse_moment
-from tidemark.online import codec
+from tidemark.online import codec, tree
 from tidemark.online.keys import (
     Held,
     Record,
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 50_000
 """Rows in one transaction: large enough to share its cost, small enough to let others write."""
+
+BYTES_AT_ONCE = 1 << 28
+"""Bytes in one transaction; rows of chunks of events are larger than others."""
 
 ANY_MOMENT = -(2**63)
 
@@ -293,16 +296,25 @@ class _Work:
             if not len(partition.keys):
                 continue
             kept = partition if retention is None else retention.retained(partition)
-            packed = codec.pack(layout, kept)
-            keys = encode([column.to_pylist() for column in partition.keys.columns])
-            for start in range(0, len(keys), ROWS_AT_ONCE):
-                part = slice(start, start + ROWS_AT_ONCE)
-                self.online.put_many(
-                    [(prefix + key, row) for key, row in zip(keys[part], packed[part], strict=True)]
-                )
-                rows += len(keys[part])
-                progress.rows(len(keys[part]))
+            names = encode([column.to_pylist() for column in partition.keys.columns])
+            items = tree.write(layout, [prefix + name for name in names], kept)
+            for start, stop in _batches(items):
+                self.online.put_many(items[start:stop])
+                progress.rows(stop - start)
+            rows += len(names)
             events += len(kept.timeline.time)
             if self.following is not None and partition.identities is not None:
                 self.following.met(partition.identities)
         return rows, events, unattributed
+
+
+def _batches(items: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[int, int]]:
+    """Where transactions begin and end: large enough to share their cost, and no larger."""
+    start = size = 0
+    for place, (_, value) in enumerate(items):
+        size += len(value)
+        if size >= BYTES_AT_ONCE or place + 1 - start == ROWS_AT_ONCE:
+            yield start, place + 1
+            start, size = place + 1, 0
+    if start < len(items):
+        yield start, len(items)

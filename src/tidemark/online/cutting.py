@@ -17,7 +17,6 @@ import numpy as np
 
 from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
-from tidemark.kernel.partials import Cells, combine, summarize
 from tidemark.online import codec, directories
 from tidemark.online.codec import Events, Unpacked
 from tidemark.online.directories import Children, child_key, id_of
@@ -49,7 +48,7 @@ class Sizes:
         return 2 * self.chunk * self.fanout
 
 
-SIZES = Sizes()
+SIZES = Sizes(split=2**62)
 
 
 class Cutter:
@@ -58,7 +57,6 @@ class Cutter:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.sizes = SIZES
-        self.cells = Cells.of(layout)
 
     def written(self, keys: Sequence[bytes], events: Events) -> list[Item]:
         """Rows and trees of whole entities; nothing for one without events."""
@@ -73,22 +71,27 @@ class Cutter:
 
     def chunks(self, events: Unpacked) -> tuple[list[bytes], Children, Words]:
         """The chunks of each segment, what is known of them, and where each segment's begin."""
+        from tidemark.kernel.partials import Cells, summarize  # compiled with the first use
+
         starts = events.timeline.starts
         fine = self._cut(events)
         pieces = recut(events, fine)
         rows = codec.pack(self.layout, pieces)
-        known = summarize(self.cells, pieces.timeline, pieces.columns, pieces.filters)
+        cells = Cells.of(self.layout)
+        known = summarize(cells, pieces.timeline, pieces.columns, pieces.filters)
         ids = np.fromiter(map(id_of, rows), np.int64, len(rows))
         return rows, Children(known, ids), np.searchsorted(fine, starts)
 
     def inner(self, children: Children) -> tuple[list[bytes], Children]:
         """The directories of consecutive chunks, and what is known of them."""
+        from tidemark.kernel.partials import Cells, combine
+
         runs = directories.cut(children, self.sizes.fanout)
         rows = [
             directories.pack(1, children.part(first, stop))
             for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
         ]
-        known = combine(self.cells, children.known, runs)
+        known = combine(Cells.of(self.layout), children.known, runs)
         return rows, Children(known, np.fromiter(map(id_of, rows), np.int64, len(rows)))
 
     def root(self, key: bytes, children: Children) -> list[Item]:
