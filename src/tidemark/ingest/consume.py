@@ -55,25 +55,25 @@ class Consumed:
 class Consumer:
     """Takes what one stream brings, until it is told to stop.
 
+    `source` gives the source as it is applied now, `bounds` the times that its events may have;
     `decode` is None where messages are JSON.  `apply` brings the online state to the end of the
-    log; `bounds` are the times that an event may have, asked for at each batch.  `told` is called
-    after each batch and each error that passes: what is `retryable` is tried again, for ever, more
-    and more slowly.
+    log.  `told` is called after each batch and each error that passes: what is `retryable` is tried
+    again, for ever, more and more slowly.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Callable[[], Source],
         stream: StreamSource,
         decode: Decode | None,
         log: EventLog,
         *,
-        bounds: Callable[[], Bounds],
+        bounds: Callable[[Source], Bounds],
         apply: Callable[[], object],
         told: Callable[[Consumed, TidemarkError | None], object],
     ) -> None:
-        self.source = source
-        self.consumed = Consumed(source.name)
+        self.consumed = Consumed(source().name)
+        self._source = source
         self._stream = stream
         self._decode = decode
         self._log = log
@@ -84,6 +84,15 @@ class Consumer:
         self._go_on = threading.Event()
         self._go_on.set()
         self._taken: dict[str, str] = {}
+
+    @property
+    def shared(self) -> bool:
+        """Whether the broker deals the stream out to several readers."""
+        return self._stream.shared
+
+    def tell(self, error: TidemarkError) -> None:
+        """Say what holds the reading up."""
+        self._told(self.consumed, error)
 
     def stop(self) -> None:
         """End after the batch that is under way."""
@@ -115,7 +124,7 @@ class Consumer:
                 except TidemarkError as error:
                     if not error.retryable:
                         raise
-                    self._told(self.consumed, error)
+                    self.tell(error)
                     self._stop.wait(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     self._stream.rewind()
@@ -127,7 +136,7 @@ class Consumer:
         return self.consumed
 
     def _where(self) -> Mapping[str, str]:
-        self._taken = self._log.offsets(self.source.name)
+        self._taken = self._log.offsets(self.consumed.source)
         return self._taken
 
     def _step(self, batch: int) -> int:
@@ -143,11 +152,12 @@ class Consumer:
         return len(messages)
 
     def _take(self, messages: Sequence[Message]) -> None:
-        table, letters = self._read(messages)
+        source = self._source()
+        table, letters = self._read(source, messages)
         offsets = {message.partition: message.offset for message in messages}
         try:
             appended = self._log.append(
-                self.source,
+                source,
                 table,
                 seen=time.time_ns() // 1_000,
                 offsets=offsets,
@@ -178,14 +188,14 @@ class Consumer:
             except TidemarkError as error:
                 if not error.retryable:
                     raise
-                self._told(self.consumed, error)
+                self.tell(error)
                 if self._stop.wait(pause):
                     return  # whoever comes next finds it in the log
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 return
 
-    def _read(self, messages: Sequence[Message]) -> tuple[pa.Table, list[Letter]]:
+    def _read(self, source: Source, messages: Sequence[Message]) -> tuple[pa.Table, list[Letter]]:
         """The events of messages as a table, and the messages that hold none."""
         held: list[Message] = []
         letters: list[Letter] = []
@@ -201,7 +211,7 @@ class Consumer:
         if alone:
             letters.append(_letter(held.pop(), (alone,)))
             rows.clear()
-        checked = self._checked(rows)
+        checked = self._checked(source, rows)
         reasons: dict[int, list[str]] = {}
         for each in checked.bad:
             what = f"{each.column} {each.value} {each.reason}"
@@ -219,11 +229,11 @@ class Consumer:
             raise Undecodable("The message is not a JSON object.")
         return value.replace(b"\n", b" ").replace(b"\r", b" ")
 
-    def _checked(self, rows: list[Any]) -> Checked:
-        bounds = self._bounds()
+    def _checked(self, source: Source, rows: list[Any]) -> Checked:
+        bounds = self._bounds(source)
         if self._decode is not None or not rows:
-            return table_of(self.source, rows, bounds=bounds, unknown="ignore")
-        return table_of(self.source, b"\n".join(rows), bounds=bounds, unknown="ignore")
+            return table_of(source, rows, bounds=bounds, unknown="ignore")
+        return table_of(source, b"\n".join(rows), bounds=bounds, unknown="ignore")
 
     def _finished(self, begun: float) -> bool:
         lag = self._stream.lag()

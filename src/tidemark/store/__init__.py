@@ -17,6 +17,7 @@ from tidemark.store.datasets import Recipe, Saving
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
 from tidemark.store.registry import ProjectRegistry
+from tidemark.store.streaming import Streams
 
 if TYPE_CHECKING:
     from tidemark.apps.http import TLS, Limits
@@ -52,6 +53,7 @@ class Store:
         self.registry = ProjectRegistry(self._project, self._online)
         self._readers = reading.Readers(self.registry, self._online, self._project)
         self._pushing = Pushing(self._project, self._online, self._readers)
+        self.streams = Streams(self._project, self._online, self._readers, self._pushing)
 
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
         """What applying the definitions would change in the registry.

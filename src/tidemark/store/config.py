@@ -27,6 +27,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
     back the online state can be asked about.  `log` is the folder of pushed and streamed events
     (empty: one that goes with the store), `future` how far ahead of the clock one of them may be.
+    `kafka` are settings of librdkafka, such as where the brokers are.
     `administrators` may confirm plans for any model.
     `defaults` hold where definitions do not say; another set has another name.
     """
@@ -38,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     datasets: str = ".tidemark/datasets"
     log: str = ".tidemark/log"
     future: str = "5m"
+    kafka: dict[str, str | int | bool] = {}
     memory_limit: str = ""
     threads: int = 0
     retain: str = ""
@@ -86,6 +88,8 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     settings |= _overrides(environment, _SETTINGS)
     if isinstance(settings.get("definitions"), str):
         settings["definitions"] = [settings["definitions"]]
+    if isinstance(settings.get("kafka"), str):
+        settings["kafka"] = {"bootstrap.servers": settings["kafka"]}
     if isinstance(settings.get("administrators"), str):
         settings["administrators"] = [
             each.strip() for each in settings["administrators"].split(",") if each.strip()

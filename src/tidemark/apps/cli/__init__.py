@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
-from tidemark.apps.cli import dataset, planning, registry
+from tidemark.apps.cli import dataset, planning, pushing, registry
 from tidemark.apps.cli.key import key
 from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
@@ -23,6 +23,7 @@ from tidemark.apps.cli.shell import (
     project,
     show,
 )
+from tidemark.apps.cli.streaming import stream
 
 if TYPE_CHECKING:
     from tidemark.model.lineage import Direction, Format
@@ -193,5 +194,5 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-for command in (*planning.COMMANDS, *registry.COMMANDS, *dataset.COMMANDS, key, serve):
+for command in (*planning.COMMANDS, *registry.COMMANDS, *dataset.COMMANDS, *pushing.COMMANDS, key, serve, stream):
     main.add_command(command)

@@ -1,0 +1,90 @@
+"""The command that reads streams."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from tidemark.apps.cli.shell import Command, open_store, show, wants_json
+
+if TYPE_CHECKING:
+    from tidemark.errors import TidemarkError
+    from tidemark.ingest.consume import Consumed
+
+TELLING_SECONDS = 2.0
+
+
+@click.command(cls=Command)
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option(
+    "--from",
+    "start",
+    metavar="WHERE",
+    help="Where to begin in a partition of which nothing was taken: earliest (the default), "
+    "latest, a moment, or positions such as 0:1200,1:900.",
+)
+@click.option("--once", is_flag=True, help="End when nothing is left, instead of waiting for more.")
+@click.option("--batch", default=10_000, show_default=True, help="Messages taken at once.")
+def stream(sources: tuple[str, ...], start: str | None, once: bool, batch: int) -> None:
+    """Take events from streams as they come.
+
+    Those of each SOURCE, or of all that have a stream.  Each message counts once, however
+    often this is stopped, killed or run beside itself.
+    """
+    stop = threading.Event()
+    telling = _Telling()
+    with open_store() as store:
+
+        def told_to_stop(_signal: int, _frame: object) -> None:
+            stop.set()
+
+        before = {each: signal.signal(each, told_to_stop) for each in _SIGNALS}
+        try:
+            consumed = store.streams.run(
+                list(sources) or None,
+                start=start,
+                once=once,
+                batch=batch,
+                told=telling.tell,
+                stop=stop,
+            )
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+    show("\n".join(map(_line, consumed)), [asdict(each) for each in consumed])
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Telling:
+    """Says how far reading has come, now and then, on standard error."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def tell(self, consumed: Consumed, error: TidemarkError | None) -> None:
+        now = time.monotonic()
+        if now < self._next.get(consumed.source, 0.0):
+            return
+        self._next[consumed.source] = now + TELLING_SECONDS
+        if error is not None:
+            click.echo(f"{consumed.source}: {error}", err=True)
+        elif sys.stderr.isatty() and not wants_json():
+            click.echo(_line(consumed), err=True)
+
+
+def _line(consumed: Consumed) -> str:
+    parts = [f"{consumed.messages:,} messages", f"{consumed.accepted:,} new events"]
+    if consumed.duplicates:
+        parts.append(f"{consumed.duplicates:,} that were there")
+    if consumed.buried:
+        parts.append(f"{consumed.buried:,} dead letters")
+    parts.append(f"{sum(consumed.lag.values()):,} waiting")
+    return f"{consumed.source}: {', '.join(parts)}"

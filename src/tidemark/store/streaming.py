@@ -1,0 +1,167 @@
+"""What a store does with streams: reads those of its sources until it is told to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.model.graph import Source
+from tidemark.model.window import parse_duration
+from tidemark.online.protocol import OnlineStore
+from tidemark.store.project import Project, listed, name_of
+from tidemark.store.pushing import Pushing
+from tidemark.store.reading import Readers
+
+if TYPE_CHECKING:
+    from tidemark.ingest.consume import Consumed, Consumer
+    from tidemark.ingest.validate import Bounds
+
+    Told = Callable[[Consumed, TidemarkError | None], object]
+
+WATCHING_SECONDS = 0.05
+
+HOLDING_SECONDS = 1.0
+"""How often a reader that waits for another one looks whether that is gone."""
+
+
+class Streams:
+    """The streams of a project's sources."""
+
+    def __init__(
+        self, project: Project, online: OnlineStore, readers: Readers, pushing: Pushing
+    ) -> None:
+        self._project, self._online, self._readers = project, online, readers
+        self._pushing = pushing
+
+    def run(
+        self,
+        sources: object = None,
+        *,
+        start: str | None = None,
+        once: bool = False,
+        batch: int = 10_000,
+        told: Told | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Consumed]:
+        """Read the streams of sources (None: of all that have one) until `stop` is set.
+
+        Each message counts once, whoever reads it and whatever dies meanwhile.  Of a partition of
+        which nothing was taken yet, reading begins at `start`: "earliest" (the default), "latest",
+        a moment, or positions such as `0:1200,1:900`.  With `once` it ends when nothing is left.
+        `told` hears of each batch, and of errors that pass.  Raises what does not pass by itself,
+        after the other streams have been stopped.
+        """
+        from tidemark.ingest.streams import Start
+
+        begin = None if start is None else Start.of(start)
+        stopping = stop or threading.Event()
+        consumers = [self._consumer(name, told) for name in self._named(sources)]
+        errors: list[Exception] = []
+
+        def work(consumer: Consumer) -> None:
+            try:
+                with self._holding(consumer, stopping) as mine:
+                    if mine:
+                        consumer.run(begin, once=once, batch=batch)
+            except Exception as error:  # noqa: BLE001 - whoever waits for the thread raises it
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(each,), daemon=True) for each in consumers]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads):
+                if stopping.wait(WATCHING_SECONDS) or errors:
+                    break
+        finally:
+            stopping.set()
+            for consumer in consumers:
+                consumer.stop()
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+        return [consumer.consumed for consumer in consumers]
+
+    def _named(self, sources: object) -> list[str]:
+        definitions = self._readers.snapshot().definitions
+        if sources is None:
+            names = [each.name for each in definitions.sources if each.stream is not None]
+            if not names:
+                raise RequestInvalid(
+                    "No source has a stream.",
+                    remedy="Declare it: class Purchase(tm.Source, stream=tm.kafka(...), ...).",
+                )
+            return names
+        names = [name_of(each) for each in listed(sources)]
+        for name in names:
+            source = definitions.source(name)
+            if source.stream is None or source.time is None:
+                raise RequestInvalid(
+                    f"{name} has no {'stream' if source.stream is None else 'time'}.",
+                    remedy="A stream is declared on a source with a time: stream=tm.kafka(...).",
+                )
+        return names
+
+    def _consumer(self, name: str, told: Told | None) -> Consumer:
+        from tidemark.ingest.consume import Consumer
+        from tidemark.ingest.streams import open_stream
+        from tidemark.ingest.streams.decoding import decoder
+
+        config = self._project.config
+        source = self._readers.snapshot().definitions.source(name)
+        assert source.stream is not None  # noqa: S101 - `_named` saw to it
+        stream = open_stream(
+            source.stream,
+            root=config.root,
+            group=f"tidemark-{config.namespace}-{name}",
+            kafka=config.kafka,
+            redis=config.online if config.online.startswith(("redis://", "rediss://")) else "",
+        )
+        return Consumer(
+            lambda: self._readers.snapshot().definitions.source(name),
+            stream,
+            decoder(source.stream, config.root),
+            self._project.log,
+            bounds=self._bounds,
+            apply=lambda: self._pushing.catch_up(name),
+            told=told or _nobody,
+        )
+
+    def _bounds(self, source: Source) -> Bounds:
+        from tidemark.ingest.validate import Bounds
+
+        now = time.time_ns() // 1_000
+        definitions = self._readers.snapshot().definitions
+        oldest = self._pushing.applier.oldest(definitions, source.name)
+        return Bounds(now, now + parse_duration(self._project.config.future), oldest)
+
+    @contextmanager
+    def _holding(self, consumer: Consumer, stop: threading.Event) -> Generator[bool]:
+        """Be the only reader of a stream that nobody else deals out; False where stopped before."""
+        if consumer.shared:
+            yield True
+            return
+        purpose = f"stream {self._project.config.namespace} {consumer.consumed.source}"
+        while not stop.is_set():
+            lock = self._online.lock(purpose)
+            try:
+                lock.__enter__()
+            except StoreUnavailable as error:
+                consumer.tell(error)
+                stop.wait(HOLDING_SECONDS)
+                continue
+            try:
+                yield True
+            finally:
+                lock.__exit__(None, None, None)
+            return
+        yield False
+
+
+def _nobody(_consumed: Consumed, _error: TidemarkError | None) -> None:
+    """Be told in vain."""
