@@ -16,6 +16,7 @@ import os
 import random
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -24,20 +25,24 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from tidemark.client.events import OnError, Pushed, body_of
 from tidemark.client.vectors import Vector, Vectors, to_json
 from tidemark.errors import (
+    BadValue,
     EngineError,
+    EventsRefused,
     NotFound,
     NotPermitted,
     PlanConflict,
     RequestInvalid,
     SchemaMismatch,
     StaleSource,
+    StoreConflict,
     StoreUnavailable,
     TidemarkError,
 )
 
-__all__ = ["AsyncClient", "Client", "Vector", "Vectors"]
+__all__ = ["AsyncClient", "Client", "Pushed", "Vector", "Vectors"]
 
 _T = TypeVar("_T")
 
@@ -45,7 +50,7 @@ _ERRORS: dict[str, type[TidemarkError]] = {
     each.slug: each
     for each in (
         EngineError, NotFound, NotPermitted, PlanConflict, RequestInvalid, SchemaMismatch,
-        StaleSource, StoreUnavailable,
+        StaleSource, StoreConflict, StoreUnavailable,
     )
 }  # fmt: skip
 
@@ -130,6 +135,21 @@ class Client:
             count = len(keys)
         return Vectors(self._asked(features, rows, request, at), count)
 
+    def push(
+        self, source: str, rows: object, *, on_error: OnError = "refuse", key: str = ""
+    ) -> Pushed:
+        """Take events of a source: durable on return, and counted by the next read.
+
+        `rows` are dicts, a dict of columns, bytes of JSON lines, or a frame that gives Arrow.  A
+        push with the `key` of an earlier one is that push; without one a new key is made, so that
+        what is tried again is not taken twice.  Raises `EventsRefused` with every bad row, unless
+        `on_error="quarantine"` lets the good ones in.
+        """
+        body, media = body_of(rows)
+        path = f"/v1/sources/{quote(source, safe='')}/events?on_error={quote(on_error)}"
+        headers = {"Content-Type": media, "Idempotency-Key": key or uuid.uuid4().hex}
+        return Pushed.of(self._sent("POST", path, body, headers))
+
     def services(self) -> list[dict[str, Any]]:
         """The services that are in force: name, description, owner, number of features."""
         return list(self._call("GET", "/v1/services")["services"])
@@ -181,6 +201,11 @@ class Client:
 
     def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         text = None if body is None else json.dumps(body, allow_nan=False).encode()
+        return self._sent(method, path, text, {})
+
+    def _sent(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> dict[str, Any]:
         failure: TidemarkError = StoreUnavailable(f"{self.url} was not asked.")
         told = 0.0  # how long the server says that the key has to wait
         for attempt in range(self._retries + 1):
@@ -189,7 +214,9 @@ class Client:
                 bound = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
                 time.sleep(told + random.uniform(0, bound))  # noqa: S311
             try:
-                status, answer, told = self._exchange(method, self._prefix + path, text)
+                status, answer, told = self._exchange(
+                    method, self._prefix + path, body, {**self._headers, **headers}
+                )
             except (OSError, http.client.HTTPException) as error:
                 failure = StoreUnavailable(
                     f"{self.url} did not answer: {str(error) or type(error).__name__}.",
@@ -203,7 +230,9 @@ class Client:
                 break
         raise failure
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float]:
+    def _exchange(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes, float]:
         """Send a request and read its answer, over a connection that is there or a new one."""
         while True:
             try:
@@ -211,7 +240,7 @@ class Client:
             except IndexError:
                 connection, fresh = self._connect(), True
             try:
-                connection.request(method, path, body, self._headers)
+                connection.request(method, path, body, headers)
                 response = connection.getresponse()
                 answer = response.read()
             except BaseException as error:
@@ -272,6 +301,12 @@ class AsyncClient:
         work = partial(self._client.online_many, features, keys, request=request, at=at)
         return await self._run(work)
 
+    async def push(
+        self, source: str, rows: object, *, on_error: OnError = "refuse", key: str = ""
+    ) -> Pushed:
+        """As `Client.push`."""
+        return await self._run(partial(self._client.push, source, rows, on_error=on_error, key=key))
+
     async def services(self) -> list[dict[str, Any]]:
         """As `Client.services`."""
         return await self._run(self._client.services)
@@ -321,7 +356,11 @@ def _error(status: int, answer: bytes, url: str) -> TidemarkError:
     try:
         facts: dict[str, Any] = json.loads(answer)
         kind = _ERRORS.get(facts["slug"], TidemarkError)
-        return kind(facts["detail"], where=facts.get("where", ""), remedy=facts.get("remedy", ""))
+        told = {"where": facts.get("where", ""), "remedy": facts.get("remedy", "")}
+        if facts["slug"] == EventsRefused.slug:
+            bad = [BadValue(**each) for each in facts.get("bad", [])]
+            return EventsRefused(facts["detail"], bad=bad, bad_rows=facts["bad_rows"], **told)
+        return kind(facts["detail"], **told)
     except (ValueError, KeyError, TypeError):
         kind = StoreUnavailable if status in _RETRIED else TidemarkError
         return kind(f"{url} answered {status}, and not as Tidemark does.")

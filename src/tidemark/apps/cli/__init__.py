@@ -194,5 +194,13 @@ def doctor() -> None:
         raise SystemExit(ERROR)
 
 
-for command in (*planning.COMMANDS, *registry.COMMANDS, *dataset.COMMANDS, *pushing.COMMANDS, key, serve, stream):
+for command in (
+    *planning.COMMANDS,
+    *registry.COMMANDS,
+    *dataset.COMMANDS,
+    *pushing.COMMANDS,
+    key,
+    serve,
+    stream,
+):
     main.add_command(command)

@@ -1,0 +1,101 @@
+"""The commands of live events: take them from a file or a pipe, and show those that were bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from tidemark.apps.cli.shell import Command, open_store, show
+from tidemark.errors import EventsRefused
+
+if TYPE_CHECKING:
+    from tidemark.ingest.push import OnError
+
+
+@click.command(cls=Command)
+@click.argument("source")
+@click.argument("file", type=click.File("rb"))
+@click.option("--quarantine", is_flag=True, help="Let the good lines in, and keep the bad ones.")
+@click.option("--key", default="", help="Of a file: what is pushed again under it counts once.")
+@click.option("--batch", default=10_000, show_default=True, help="Lines that are taken together.")
+def push(source: str, file: IO[bytes], quarantine: bool, key: str, batch: int) -> None:
+    """Take events of a source.
+
+    FILE has one JSON object on each line; - is the standard input.  Each batch is durable and
+    counted by the next read before the following one is taken.
+    """
+    from tidemark.engines.progress import Progress
+
+    on_error: OnError = "quarantine" if quarantine else "refuse"
+    facts: dict[str, Any] = {"source": source, "lines": 0, "accepted": 0, "duplicates": 0}
+    facts |= {"quarantined": 0, "position": 0}
+    with open_store() as store, Progress() as progress:
+        progress.begin(f"push {source}")
+        for number, (first, lines) in enumerate(_batches(file, max(1, batch))):
+            named = f"{key}:{number}" if key else ""
+            try:
+                done = store.push(source, b"".join(lines), on_error=on_error, key=named)
+            except EventsRefused as error:
+                raise _placed(error, first) from None
+            facts["lines"] += len(lines)
+            for name in ("accepted", "duplicates", "quarantined"):
+                facts[name] += getattr(done, name)
+            facts["position"] = done.position
+            progress.rows(len(lines))
+    show(
+        f"{facts['accepted']:,} events of {source} taken, {facts['duplicates']:,} were there "
+        f"already, {facts['quarantined']:,} are dead letters.",
+        facts,
+    )
+
+
+@click.command("dead-letters", cls=Command)
+@click.argument("source")
+@click.option("--after", default=0, help="Only those with a greater number.")
+@click.option("--limit", default=100, show_default=True, help="How many to show.")
+def dead_letters(source: str, after: int, limit: int) -> None:
+    """Show the rows of a source that could not be events.
+
+    With the reasons, oldest first.
+    """
+    from tidemark.model.window import format_moment
+
+    with open_store() as store:
+        found = store.dead_letters(source, after=after, most=limit)
+    lines: list[str] = []
+    for each in found:
+        place = f"  {each.origin} {each.offset}" if each.origin else ""
+        lines.append(f"{each.number}  {format_moment(each.at)}{place}  {each.row}")
+        lines += [f"    {reason}" for reason in each.reasons]
+    show("\n".join(lines) or f"There are no dead letters of {source}.", [*map(asdict, found)])
+
+
+def _batches(file: IO[bytes], size: int) -> Iterator[tuple[int, list[bytes]]]:
+    """The lines that are not empty, some at a time, and the number of the first of them."""
+    lines = (line if line.endswith(b"\n") else line + b"\n" for line in file if line.strip())
+    first = 1
+    while taken := list(islice(lines, size)):
+        yield first, taken
+        first += len(taken)
+
+
+def _placed(error: EventsRefused, first: int) -> EventsRefused:
+    """The error with rows counted as lines of the file, from 1."""
+    bad = [replace(each, row=each.row + first) for each in error.bad]
+    where = [str(each).replace("row", "line", 1) for each in bad]
+    where += error.where.splitlines()[len(bad) :]
+    before = f" The {first - 1:,} lines before this batch are in." if first > 1 else ""
+    return EventsRefused(
+        error.what,
+        where="\n".join(where),
+        remedy="Correct them, or let the good ones in with --quarantine." + before,
+        bad=bad,
+        bad_rows=error.bad_rows,
+    )
+
+
+COMMANDS = (push, dead_letters)
