@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tidemark.engines.duckdb import DuckDB
-from tidemark.engines.histories import open_source
+from tidemark.engines.histories import open_history
 from tidemark.errors import EngineError, SchemaMismatch, StaleSource
 from tidemark.model.graph import Csv, Delta, Field, Frame, History, Parquet, Query, Source, Table
 from tidemark.model.types import FLOAT64, INT64, STRING, TIMESTAMP, Type, decimal, list_of, vector
@@ -51,7 +51,7 @@ def read(engine: DuckDB, history: object, timezone: str = "", **columns: Type) -
         engine.frames["rows"] = history
         history = Frame("rows")
     asked = source(history, timezone, **columns)
-    relation = open_source(engine, asked)
+    relation = open_history(engine, asked)
     names = {field.name: f'"{field.name}"' for field in asked.columns}
     batches = [batch.to_pydict() for batch in relation.read(names)]
     relation.close()
@@ -290,13 +290,13 @@ def test_a_delta_table_that_is_not_there(engine: DuckDB) -> None:
 
 def test_a_frame_of_another_process(engine: DuckDB) -> None:
     with pytest.raises(StaleSource, match="was a frame of another process"):
-        open_source(engine, source(Frame("gone")))
+        open_history(engine, source(Frame("gone")))
 
 
 def test_temporary_files_go_with_the_engine(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("user_id,at\nada,2026-01-01T00:00:00Z\n")
     with DuckDB(root=tmp_path, temporary=tmp_path) as engine:
-        open_source(engine, source(Csv("a.csv")))
+        open_history(engine, source(Csv("a.csv")))
         assert len(list(tmp_path.iterdir())) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 

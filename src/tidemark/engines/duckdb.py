@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import duckdb
 import numpy as np
@@ -17,6 +17,9 @@ import pyarrow as pa
 from tidemark.engines import schema
 from tidemark.errors import EngineError
 from tidemark.kernel import calendar
+
+if TYPE_CHECKING:
+    from tidemark.engines.log import EventLog
 
 BATCH_ROWS = 1 << 17
 """Rows that are in flight between DuckDB and the kernel."""
@@ -37,8 +40,9 @@ class DuckDB:
     """An engine on one machine.
 
     `root` is the folder that histories are relative to, `memory` the bytes that one computation may
-    use in all, `frames` the objects behind `Frame` histories by name.  Use it as a context or close
-    it: it owns a folder of temporary files.
+    use in all, `frames` the objects behind `Frame` histories by name.  `log` holds events beside
+    history; those of a source in `positions` are read up to there only.  Use it as a context or
+    close it: it owns a folder of temporary files.
     """
 
     def __init__(
@@ -49,10 +53,13 @@ class DuckDB:
         threads: int | None = None,
         temporary: str | Path | None = None,
         frames: Mapping[str, object] | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self.root = Path(root)
         self.memory = parse_bytes(memory_limit)
         self.frames = dict(frames or {})
+        self.log = log
+        self.positions: dict[str, int] = {}
         self._folder = tempfile.TemporaryDirectory(
             prefix="tidemark-", dir=temporary, ignore_cleanup_errors=True
         )

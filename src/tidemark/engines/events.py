@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tidemark.compile import identifier
 from tidemark.engines import ordering
 from tidemark.engines.duckdb import BATCH_ROWS
-from tidemark.engines.histories import Relation
+from tidemark.engines.histories import SEEN, Relation
 from tidemark.engines.keys import Keys
 from tidemark.engines.versions import IDENTITY, UNTIL, Versions
 from tidemark.errors import EngineError
@@ -40,10 +40,11 @@ _TAKEN_COLUMNS = 4  # each column that is read at once holds a share of a row gr
 
 @dataclass(frozen=True)
 class Span:
-    """Which events can matter: times (and, if `seen`, moments of being seen) in [low, high]."""
+    """Which events can matter: times in [low, high] and, if `seen`, seen by `known_by`."""
 
     low: int = ALWAYS
     high: int = NEVER
+    known_by: int = NEVER
     seen: bool = True
 
 
@@ -198,11 +199,14 @@ def _first_pass(
     scan: Scan, versions: Versions | None, view: FeatureView, keys: Keys, span: Span
 ) -> _Read:
     source = scan.relation.source
-    has_seen = source.seen is not None or (span.seen and source.delay > 0)
+    logged = scan.relation.logged
+    has_seen = logged or source.seen is not None or (span.seen and source.delay > 0)
     columns = {f"key_{i}": identifier(name) for i, name in enumerate(view.keys)}
     if source.time is not None:
         columns["time"] = identifier(source.time)
-    if source.seen is not None:
+    if logged:
+        columns["seen"] = SEEN
+    elif source.seen is not None:
         columns["seen"] = identifier(source.seen)
     if versions is not None:
         columns |= {"identity": IDENTITY, "until": UNTIL}
@@ -223,18 +227,18 @@ def _first_pass(
         if source.time is not None:
             time = _instants(batch.column("time"), source.name, source.time)
             keep &= (time >= span.low) & (time <= span.high)
-        if source.seen is not None:
-            seen = _instants(batch.column("seen"), source.name, source.seen)
+        if "seen" in columns:
+            seen = _instants(batch.column("seen"), source.name, source.seen or SEEN)
         elif source.delay:
             seen = time + source.delay
         else:
             seen = time
         if span.seen and source.time is not None:
-            keep &= seen <= span.high
+            keep &= seen <= span.known_by
         if versions is not None:
             keep &= _current(batch.column("identity"), versions.replaced)
             until = batch.column("until").fill_null(NEVER).to_numpy()
-            unattributed += _count_null(theirs, keep & (until > span.high))
+            unattributed += _count_null(theirs, keep & (until > span.known_by))
             kept["until"].append(until[keep & (codes >= 0)])
         else:
             unattributed += _count_null(theirs, keep)
@@ -310,7 +314,8 @@ def _order_tied(
     places, groups = ordering.tied(starts, read.time[order])
     if read.seen is not None and len(places):
         places, groups = _split(order, places, groups, [read.seen[order[places]]])
-    same = {*view.keys, source.time, source.seen}
+    # In the log, an event was seen when it came, whatever its own column says.
+    same = {*view.keys, source.time, None if scan.relation.logged else source.seen}
     names = dict.fromkeys([*source.unique, *(column.name for column in source.columns)])
     left = [name for name in names if name not in same]
     while left and len(places):

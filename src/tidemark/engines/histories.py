@@ -19,6 +19,8 @@ from tidemark.errors import EngineError, MissingExtra, RequestInvalid, SchemaMis
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 from tidemark.model.types import Type
 
+SEEN, LOGGED = "tidemark_seen", "tidemark_logged"
+
 # What the database, or a query of ours, says of values in files that are whole.
 _OF_VALUES = ("Conversion Error", "Out of Range Error", "Out of Memory Error", schema.INEXACT)
 
@@ -28,8 +30,10 @@ class Relation:
     """The rows of a source in its declared columns and types, in the same order at every reading.
 
     `parts` are selects that are read one after another; `tables` are the Arrow objects they name;
-    `kept` is a temporary file behind them, which `close` removes.  `progress` is told how many rows
-    have come with each batch.  `files` are the user's Parquet files, for messages.
+    `kept` is a temporary file behind them, which `close` removes, and `release` lets go of what
+    else they read.  `progress` is told how many rows have come with each batch.  `files` are the
+    user's Parquet files, for messages.  Where `logged`, the event log is read as well, and two more
+    columns say when each row was seen (`SEEN`) and whether the log has it (`LOGGED`).
     """
 
     engine: DuckDB
@@ -39,6 +43,13 @@ class Relation:
     kept: Path | None = None
     progress: Callable[[int], None] | None = None
     files: tuple[str, ...] = ()
+    logged: bool = False
+    release: Callable[[], None] | None = None
+
+    @property
+    def seen(self) -> str:
+        """SQL for the moment at which an event became known, in microseconds."""
+        return SEEN if self.logged else seen_sql(self.source)
 
     def read(
         self, columns: Mapping[str, str], where: str = "", rows: int = BATCH_ROWS
@@ -62,10 +73,10 @@ class Relation:
             for part in self.parts
         )
 
-    def table(self, query: str) -> pa.Table:
-        """The whole result of a query over the parts."""
+    def table(self, query: str, tables: Mapping[str, object] | None = None) -> pa.Table:
+        """The whole result of a query over the parts, and over `tables` where it names them."""
         with self._telling():
-            return self.engine.table(query, self.tables)
+            return self.engine.table(query, {**self.tables, **(tables or {})})
 
     @contextmanager
     def _telling(self) -> Generator[None]:
@@ -88,12 +99,23 @@ class Relation:
         """Remove what was kept for the reading."""
         if self.kept is not None:
             self.kept.unlink(missing_ok=True)
+        if self.release is not None:
+            self.release()
 
 
-def open_source(
+def seen_sql(source: Source) -> str:
+    """The moment at which an event became known, in microseconds, as a source declares it."""
+    if source.seen is not None:
+        return f"epoch_us({identifier(source.seen)})"
+    if source.time is None:
+        return "CAST(0 AS BIGINT)"
+    return f"epoch_us({identifier(source.time)}) + {source.delay}"
+
+
+def open_history(
     engine: DuckDB, source: Source, progress: Callable[[int], None] | None = None
 ) -> Relation:
-    """The relation of a source's history; `progress` is told of the rows that are read.
+    """The relation of a source's history alone; `progress` is told of the rows that are read.
 
     Raises `SchemaMismatch` where it does not have what the source declares and `EngineError` where
     it cannot be read.
@@ -179,9 +201,10 @@ def _listed(files: list[str]) -> str:
     return "[" + ", ".join(text(name) for name in files) + "]"
 
 
-def _describe(
+def columns_of(
     engine: DuckDB, origin: str, tables: Mapping[str, object] | None = None, database: str = ""
 ) -> dict[str, str]:
+    """The columns of what can stand after FROM, and their SQL types."""
     rows = engine.rows(f"DESCRIBE SELECT * FROM {origin}", tables, database)
     return {row[0]: row[1] for row in rows}
 
@@ -195,7 +218,7 @@ def _part(
     database: str = "",
 ) -> str:
     """The select that reads an origin (what can stand after FROM) as the source declares."""
-    observed = _describe(engine, origin, tables, database)
+    observed = columns_of(engine, origin, tables, database)
     return f"SELECT {schema.select(source, observed, engine.to_utc, where=where)} FROM {origin}"
 
 
@@ -270,7 +293,7 @@ def _csv(engine: DuckDB, source: Source, files: list[str]) -> Relation:
     """
     parts: list[str] = []
     for name in files:
-        header = _describe(engine, f"read_csv({text(name)}, header = true)")
+        header = columns_of(engine, f"read_csv({text(name)}, header = true)")
         empty = f"SELECT count(*) FROM read_csv({text(name)}, header = true, all_varchar = true)"
         sniffed = "" if engine.rows(empty)[0][0] == 0 else "timestamp"
         read = [c for c in source.columns if c.name in header and c.type.name != sniffed]

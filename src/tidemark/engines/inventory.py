@@ -11,7 +11,7 @@ import msgspec
 from tidemark.compile import text
 from tidemark.engines import content
 from tidemark.engines.duckdb import DuckDB
-from tidemark.engines.histories import as_table, delta_of, files_of, open_source
+from tidemark.engines.histories import as_table, delta_of, files_of, open_history
 from tidemark.errors import StaleSource
 from tidemark.model.graph import Csv, Delta, Frame, Parquet, Query, Source, Table
 from tidemark.model.window import format_moment
@@ -80,7 +80,7 @@ def examine(engine: DuckDB, source: Source) -> SourceState:
         case Table() | Query():
             rows, hash_ = _rows(engine, source)
         case Frame(name):
-            open_source(engine, source).close()  # says so if the frame is gone
+            open_history(engine, source).close()  # says so if the frame is gone
             table = as_table(engine.frames[name])
             rows, hash_ = table.num_rows, content.rows_hash(content.column_hashes(table))
         case _:
@@ -153,7 +153,7 @@ def _file_hash(path: Path) -> str:
 
 def _rows(engine: DuckDB, source: Source) -> tuple[int, str]:
     """The declared columns of a table or query, put in order: a database may give any."""
-    relation = open_source(engine, source)
+    relation = open_history(engine, source)
     try:
         select = " UNION ALL ".join(relation.parts)
         query = f"SELECT * FROM ({select}) ORDER BY ALL"

@@ -106,7 +106,7 @@ def _values(
     missing = [place for place, value in enumerate(found) if value is None]
     if missing and len(columns[SEEN]):
         names = [column.name for column in source.columns]
-        rows = pa.table([columns[name] for name in names], names=names)
+        rows = pa.table({name: columns[name] for name in names})
         items = ", ".join(
             f"{text_of(needs[place], source.types)} AS {identifier(f'value_{place}')}"
             for place in missing
@@ -142,9 +142,8 @@ def _evaluated(expr: Expr, source: Source, columns: dict[str, pa.Array]) -> pa.A
                 values = pa.array([each.value for each in literals], columns[name].type)
                 return _COMPARE[function](_comparable(columns[name]), _comparable(values))
         case Call(function, args) if function in _COMBINE:
-            values = [_evaluated(arg, source, columns) for arg in args]
-            given = [value for value in values if value is not None]
-            if len(given) == len(values):
+            given = [_evaluated(arg, source, columns) for arg in args]
+            if all(each is not None for each in given):
                 return _COMBINE[function](given)
         case _:
             pass
@@ -169,9 +168,9 @@ def _against(compare: Callable[[Any, Any], Any]) -> Callable[[pa.Array, pa.Array
     return lambda column, literals: compare(column, literals[0])
 
 
-def _folded(combine: Callable[..., Any]) -> Callable[[list[pa.Array]], pa.Array]:
-    def fold(values: list[pa.Array]) -> pa.Array:
-        result = values[0]
+def _folded(combine: Callable[..., Any]) -> Callable[[list[Any]], pa.Array]:
+    def fold(values: list[Any]) -> pa.Array:
+        result: pa.Array = values[0]
         for value in values[1:]:
             result = combine(result, value)
         return result
@@ -182,7 +181,8 @@ def _folded(combine: Callable[..., Any]) -> Callable[[list[pa.Array]], pa.Array]
 def _is_in(column: pa.Array, literals: pa.Array) -> pa.Array:
     """As SQL has it: null for a null."""
     inside = pc.is_in(column, value_set=literals)
-    return pc.if_else(column.is_valid(), inside, pa.scalar(None, pa.bool_()))
+    found: pa.Array = pc.if_else(column.is_valid(), inside, pa.scalar(None, pa.bool_()))
+    return found
 
 
 _COMPARE: dict[str, Callable[[pa.Array, pa.Array], pa.Array]] = {
@@ -194,7 +194,7 @@ _COMPARE: dict[str, Callable[[pa.Array, pa.Array], pa.Array]] = {
     "ge": _against(pc.greater_equal),
     "is_in": _is_in,
 }
-_COMBINE: dict[str, Callable[[list[pa.Array]], pa.Array]] = {
+_COMBINE: dict[str, Callable[[list[Any]], pa.Array]] = {
     "and": _folded(pc.and_kleene),
     "or": _folded(pc.or_kleene),
     "not": lambda values: pc.invert(values[0]),

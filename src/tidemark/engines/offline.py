@@ -109,7 +109,8 @@ def _span(
     view: FeatureView, features: Sequence[Feature], t: NDArray[np.int64], *, hindsight: bool
 ) -> Span:
     """The times of events that some feature can see from some moment."""
-    span = Span(high=int(t.max()), seen=not hindsight)
+    latest = int(t.max())
+    span = Span(high=latest, known_by=latest, seen=not hindsight)
     reaches: list[int | None] = []
     for feature in features:
         reach = feature.aggregate.window.reach

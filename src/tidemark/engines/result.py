@@ -32,8 +32,9 @@ class Report:
     `nulls` counts by feature; by view, `coincident` counts label rows that fall exactly on an event
     of their own entity, `events` the rows that were read, and `unattributed` the events that belong
     to nobody, since a key is null.  These are counted in the time that the features' windows reach;
-    what `materialize` returns counts them in the whole history.  `seconds` are wall time by view
-    and `in all`.
+    what `materialize` returns counts them in the whole history.  `disagreeing` counts, by source,
+    the events that history and event log both hold with different content in the end.  `seconds`
+    are wall time by view and `in all`.
     """
 
     rows: int = 0
@@ -41,6 +42,7 @@ class Report:
     coincident: dict[str, int] = field(default_factory=dict[str, int])
     events: dict[str, int] = field(default_factory=dict[str, int])
     unattributed: dict[str, int] = field(default_factory=dict[str, int])
+    disagreeing: dict[str, int] = field(default_factory=dict[str, int])
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __str__(self) -> str:
@@ -57,6 +59,8 @@ class Report:
             lines.append(
                 '  Such an event counts in its own label; bound="before" on the view leaves it out.'
             )
+        for source, count in self.disagreeing.items():
+            lines.append(f"  {source}: history and event log disagree about {count:,} events")
         for name, count in self.nulls.items():
             if count:
                 lines.append(f"  {name}: {count:,} null ({count / max(self.rows, 1):.1%})")

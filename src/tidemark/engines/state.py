@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tidemark.compile import identifier
 from tidemark.engines import ordering
 from tidemark.engines.arrow import arrow_type
-from tidemark.engines.events import EVENT_BYTES, Events, Span, key_groups, read_events
-from tidemark.engines.histories import Relation, open_source
+from tidemark.engines.events import EVENT_BYTES, NEVER, Events, Span, key_groups, read_events
+from tidemark.engines.histories import Relation
 from tidemark.engines.identity import identity_words
 from tidemark.engines.inputs import Loaded, Need, bytes_of, load
 from tidemark.engines.keys import Keys
+from tidemark.engines.sources import open_source
 from tidemark.engines.versions import Versions, resolve
 from tidemark.model.graph import Definitions, Entity, FeatureView
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.kernel import Timeline
     from tidemark.kernel.layout import Layout
+
+
+ONLY = "asked_for"
+"""The table of the keys of the entities that are asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,29 @@ def entities(
     layout: Layout,
     *,
     until: int,
+    position: int | None = None,
+    only: pa.Table | None = None,
 ) -> Iterator[Partition]:
     """Every entity of the view's source with its events known by `until` (UTC microseconds).
 
-    Events are in their total order.  Versions seen after `until` do not exist yet; an event whose
-    time lies after `until` is left out, and with it an entity that has no other.  A source larger
-    than the engine's memory comes in several partitions, each with whole entities; one of rows that
+    Events are in their total order.  What was seen after `until` does not exist yet, and the event
+    log is read up to `position` (None: its end); an event that was seen before it happened is
+    there.  An entity without events is left out.  `only` has the keys of the entities that are
+    asked for, as columns named and typed as the entity's keys (None: all).  A source larger than
+    the engine's memory comes in several partitions, each with whole entities; one of rows that
     belong to nobody has none.
     """
-    relation = open_source(engine, definitions.source(view.source))
+    relation = open_source(engine, definitions.source(view.source), position=position)
     versions = None
     try:
+        if only is not None:
+            relation = _narrowed(relation, view, only)
         versions = resolve(relation, hindsight=False, known_by=until)
-        needs = needs_of(layout)
+        needs, asked = needs_of(layout), "" if only is None else _among(view)
         size = EVENT_BYTES + sum(bytes_of(need) for need in needs)
         count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
-        for where in key_groups(view, count):
+        for group in key_groups(view, count):
+            where = " AND ".join(each for each in (group, asked) if each)
             partition = _partition(definitions, view, relation, versions, needs, where, until)
             if len(partition.keys) or partition.unattributed:
                 yield partition
@@ -90,6 +102,30 @@ def entities(
         relation.close()
         if versions is not None:
             versions.close()
+
+
+def _narrowed(relation: Relation, view: FeatureView, only: pa.Table) -> Relation:
+    """The rows of some entities, and all versions of their events, which may belong to others."""
+    engine, source = relation.engine, relation.source
+    asked = only.rename_columns(list(view.keys))
+    rows = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in relation.parts)
+    query = f"SELECT * FROM ({rows}) WHERE {_among(view)}"
+    if source.unique:
+        names = ", ".join(identifier(name) for name in source.unique)
+        nulls = " OR ".join(f"{identifier(name)} IS NULL" for name in source.unique)
+        query = (
+            f"SELECT * FROM ({rows}) WHERE ({names}) IN (SELECT ({names}) FROM ({query})) "
+            f"UNION ALL {query} AND ({nulls})"
+        )
+    name = engine.fresh_name("narrowed")
+    tables = {name: relation.table(query, {ONLY: asked}), ONLY: asked}
+    return replace(relation, parts=(f"SELECT * FROM {name}",), tables=tables)
+
+
+def _among(view: FeatureView) -> str:
+    """The condition that a row belongs to an entity that is asked for."""
+    keys = ", ".join(identifier(name) for name in view.keys)
+    return f"({keys}) IN (SELECT ({keys}) FROM {ONLY})"
 
 
 def _partition(
@@ -104,12 +140,14 @@ def _partition(
     entity = definitions.entity(view.entity)
     keys = _distinct_keys(versions.relation if versions else relation, entity, view, where)
     index = Keys(keys.columns)
-    span = Span(high=until)
+    # What a history without `seen` tells of was seen when it happened, or later.
+    ahead = relation.logged or relation.source.seen is not None
+    span = Span(high=NEVER if ahead else until, known_by=until)
     events = read_events(relation, versions, view, index, span, where=where, total=True)
     starts = events.timeline.starts
     occupied = np.flatnonzero(np.diff(starts) > 0)
     timeline = replace(events.timeline, starts=np.append(starts[occupied], starts[-1]))
-    if relation.source.seen is not None or relation.source.delay:
+    if relation.logged or relation.source.seen is not None or relation.source.delay:
         # Whether a row says when its events became known depends on the source alone, so that the
         # partition that an entity happens to be in does not show in its bytes.
         timeline = replace(timeline, known=events.known())

@@ -13,10 +13,11 @@ from tidemark.define.python_types import stored
 from tidemark.engines import offline
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
-from tidemark.engines.histories import Relation, open_source
+from tidemark.engines.histories import Relation
 from tidemark.engines.labels import Labels, read_labels
 from tidemark.engines.progress import Progress
 from tidemark.engines.result import Report, Spine, TrainingSet
+from tidemark.engines.sources import open_source
 from tidemark.engines.versions import Versions, resolve
 from tidemark.errors import EngineError, RequestInvalid, SchemaMismatch
 from tidemark.model.graph import Definitions, Feature, FeatureView, Output, Reference, Source
@@ -158,6 +159,8 @@ class _Reading:
             self._opened[source.name] = (relation, None)
             versions = resolve(relation, hindsight=self._hindsight, known_by=None)
             self._opened[source.name] = (relation, versions)
+            if versions is not None and versions.disagreeing:
+                self._report.disagreeing[source.name] = versions.disagreeing
         return self._opened[source.name]
 
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from tidemark.engines.identity import identity_words
 from tidemark.engines.log import CORRECTS, POSITION, SEEN
-from tidemark.engines.state import entities, partition_of
+from tidemark.engines.micro import partition_of
+from tidemark.engines.state import entities
 from tidemark.errors import StoreConflict
 from tidemark.ingest.recorded import Recorded, holders
 from tidemark.kernel.layout import Layout

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
-from tidemark.engines.histories import open_history, open_source
+from tidemark.engines.histories import open_history
+from tidemark.engines.sources import open_source
 from tidemark.model.graph import Entity, FeatureView, Source
 
 if TYPE_CHECKING:

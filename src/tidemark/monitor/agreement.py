@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
-from tidemark.engines.histories import open_source
+from tidemark.engines.sources import open_source
 from tidemark.engines.training import training_set
 from tidemark.model.diff import feature_name
 from tidemark.model.graph import (
