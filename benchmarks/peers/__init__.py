@@ -1,0 +1,1 @@
+"""Tidemark beside other feature stores, on one machine and in one run."""
