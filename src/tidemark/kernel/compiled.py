@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
@@ -20,6 +20,19 @@ from numba.extending import intrinsic
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Modules(NamedTuple):
+    """Modules with entries that are compiled together, and about how long that takes."""
+
+    names: tuple[str, ...]
+    seconds: int
+
+
+FOR_ALL = Modules(("segments", "rows", "hashing"), 20)
+"""What every project needs."""
+FOR_TREES = Modules(("partials", "walk"), 8)
+"""What entities with very many events need, besides."""
 
 BIT, WORD, WIDE, DOUBLE = ir.IntType(1), ir.IntType(64), ir.IntType(128), ir.DoubleType()
 
@@ -80,54 +93,55 @@ def _one_version(dispatcher: Any) -> Any:
 def entry(*arguments: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Like `compiled`, for what Python calls: only for arguments of these types.
 
-    It can be called once `ready` has returned.
+    It can be called once `ready` has returned for its module.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         dispatcher = compiled(function)
-        _entries.append((dispatcher, arguments))
+        module = function.__module__.rpartition(".")[2]
+        _entries.setdefault(module, []).append((dispatcher, arguments))
         return dispatcher
 
     return decorate
 
 
-def ready() -> None:
-    """Compile all entries, or load them; says so on stderr if it takes a moment.
+def ready(modules: Modules = FOR_ALL) -> None:
+    """Compile the entries of modules, or load them; says so on stderr if it takes a moment.
 
     All at once, since entries share most of what they call.
     """
-    if _done:
+    if modules in _done:
         return
     with _compiling:
-        for name in MODULES_WITH_ENTRIES:
+        for name in modules.names:
             importlib.import_module(f"tidemark.kernel.{name}")
-        notice = threading.Timer(NOTICE_AFTER, _announce)
+        notice = threading.Timer(NOTICE_AFTER, _announce, [modules.seconds])
         notice.daemon = True
         notice.start()
         collecting = gc.isenabled()
         gc.disable()  # the compiler's many small objects live until it ends: a tenth of its time
         try:
-            while _entries:
-                dispatcher, arguments = _entries[-1]
-                dispatcher.compile(arguments)
-                dispatcher.disable_compile()
-                _entries.pop()
+            for name in modules.names:
+                while _entries.get(name):
+                    dispatcher, arguments = _entries[name][-1]
+                    dispatcher.compile(arguments)
+                    dispatcher.disable_compile()
+                    _entries[name].pop()
         finally:
             notice.cancel()
             if collecting:
                 gc.enable()
-        _done.append(True)
+        _done.add(modules)
 
 
-def _announce() -> None:
-    sys.stderr.write(f"Compiling the kernel for this machine, once: about {SECONDS} s\n")
+def _announce(seconds: int) -> None:
+    sys.stderr.write(f"Compiling the kernel for this machine, once: about {seconds} s\n")
     sys.stderr.flush()
 
 
-MODULES_WITH_ENTRIES = ("segments", "rows", "hashing")
-NOTICE_AFTER, SECONDS = 1.5, 20
-_entries: list[tuple[Any, tuple[Any, ...]]] = []
-_done: list[bool] = []
+NOTICE_AFTER = 1.5
+_entries: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
+_done: set[Modules] = set()
 _compiling = threading.Lock()
 
 
@@ -168,7 +182,8 @@ WORDS = _Array(types.int64, 1, "C", readonly=True)
 BYTES = _Array(types.uint8, 1, "C", readonly=True)
 NEW_WORDS, WORD_ROWS = types.int64[::1], types.int64[:, ::1]
 SLICED_ROWS = types.int64[:, :]
-BYTE_ROWS, NEW_INTS, INTEGER = types.uint8[:, ::1], types.int32[::1], types.int64
+BYTE_ROWS, NEW_BYTES = types.uint8[:, ::1], types.uint8[::1]
+NEW_INTS, INTEGER = types.int32[::1], types.int64
 
 # Each is known only inside compiled functions.
 float_bits = cast("Callable[[float], int]", intrinsic(_float_bits))

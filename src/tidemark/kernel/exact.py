@@ -77,9 +77,15 @@ def float_window(values: NDArray[np.float64], valid: Flags | None = None) -> Win
 @compiled
 def cover(bits: Limbs, valid: Flags) -> tuple[int, int, int, int]:
     """The fields of the smallest window of doubles given by their bits; `valid` may be empty."""
-    low, high = _exponents(bits, valid)
+    low, high = exponents(bits, valid)
     if low > high:
         return 0, 3, 0, 5
+    return cover_exponents(low, high)
+
+
+@compiled
+def cover_exponents(low: int, high: int) -> tuple[int, int, int, int]:
+    """The fields of the smallest window of doubles with these ends, see `exponents`."""
     base, square_base = low >> 5, (2 * low) >> 5
     return base, (high >> 5) - base + 3, square_base, ((2 * high) >> 5) - square_base + 5
 
@@ -200,7 +206,7 @@ def _add_word(acc: Limbs, i: int, word: np.uint64, sign: int) -> None:
 
 
 @compiled
-def _exponents(bits: Limbs, valid: Flags) -> tuple[int, int]:
+def exponents(bits: Limbs, valid: Flags) -> tuple[int, int]:
     """The lowest and the highest power of two that ends a mantissa; low > high if there is none."""
     low, high = 4096, 0
     for i in range(len(bits)):

@@ -80,14 +80,14 @@ def _sweep(
         if stop - begin <= FEW * (stop - table[r, ADD]):
             best = I64_MIN
             for k in range(begin, stop):
-                best = max(best, _ranked_key(words[position(adds, k)], kind, sign))
-            out[r], state[r] = _value(best, kind, sign), VALUE
+                best = max(best, ranked_key(words[position(adds, k)], kind, sign))
+            out[r], state[r] = extreme(best, kind, sign), VALUE
             continue
         if queued < begin:
             front = end = 0
             queued = begin
         for k in range(queued, stop):
-            key = _ranked_key(words[position(adds, k)], kind, sign)
+            key = ranked_key(words[position(adds, k)], kind, sign)
             while end > front and keys[end - 1] <= key:
                 end -= 1
             keys[end], places[end] = key, k
@@ -95,11 +95,11 @@ def _sweep(
         queued = stop
         while places[front] < begin:
             front += 1
-        out[r], state[r] = _value(keys[front], kind, sign), VALUE
+        out[r], state[r] = extreme(keys[front], kind, sign), VALUE
 
 
 @nested
-def _ranked_key(word: int, kind: int, sign: int) -> int:
+def ranked_key(word: int, kind: int, sign: int) -> int:
     """A key of which the largest is wanted, for the smallest value if `sign` is -1."""
     key = key_of(word, kind)
     if kind == FLOAT and key == NAN_KEY:
@@ -108,7 +108,8 @@ def _ranked_key(word: int, kind: int, sign: int) -> int:
 
 
 @nested
-def _value(key: int, kind: int, sign: int) -> int:
+def extreme(key: int, kind: int, sign: int) -> int:
+    """The word of the value whose key `ranked_key` gave."""
     if kind == FLOAT and key == I64_MAX:
         return NAN_KEY
     return word_of(key if sign > 0 else ~key, kind)

@@ -53,25 +53,25 @@ def sweep_group(
     empty where no function needs them; `window` is what `sums.cover` gives, `zeros` is for
     `sweep_distinct`.
     """
-    stop = _after(group, 0, COUNT)
+    stop = after(group, 0, COUNT)
     for f in range(stop):
         row = group[f, ROW]
         for r in range(len(steps.table)):
             out.words[row, at + r] = steps.table[r, ACTIVE]
             out.state[row, at + r] = VALUE
-    start, stop = stop, _after(group, stop, ALL)
+    start, stop = stop, after(group, stop, ALL)
     if start < stop:
         sweep_sums(events, kind, scale, window, steps, group[start:stop], out, at)
-    start, stop = stop, _after(group, stop, LAST_N)
+    start, stop = stop, after(group, stop, LAST_N)
     if start < stop:
         sweep_positions(events, steps, group[start:stop], out, at, origin)
-    start, stop = stop, _after(group, stop, MAX)
+    start, stop = stop, after(group, stop, MAX)
     if start < stop:
         if steps.range or len(steps.table) == 1:
             sweep_extremes(events, kind, steps, group[start:stop], out, at)
         else:
             sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
-    start, stop = stop, _after(group, stop, TOP_N)
+    start, stop = stop, after(group, stop, TOP_N)
     if start < stop:
         sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
     if stop < len(group):
@@ -79,7 +79,7 @@ def sweep_group(
 
 
 @nested
-def _after(group: Words, f: int, function: int) -> int:
+def after(group: Words, f: int, function: int) -> int:
     """The first aggregate from `f` on whose function comes after `function`."""
     while f < len(group) and group[f, FUNCTION] <= function:
         f += 1

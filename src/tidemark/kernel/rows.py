@@ -87,24 +87,25 @@ class Answers:
              3 overflow of a sum, 4 nothing, but there is something older than `max_age`
     `time`   [F, K] time of the newest event that counted, or would but for `max_age`; else -2^63
     `known`  [V, K] time of the newest visible event; -2^63 where none is
+    `second` [., K] what did not fit, see `Program`
     """
 
     words: NDArray[np.int64]
     state: NDArray[np.uint8]
     time: NDArray[np.int64]
     known: NDArray[np.int64]
-    _second: NDArray[np.int64]
+    second: NDArray[np.int64]
     _items: Words
     _program: Program
 
     @property
     def high(self) -> NDArray[np.int64]:
         """[F, K] the high word, of a sum of decimals."""
-        return self._second[list(self._program.second)]
+        return self.second[list(self._program.second)]
 
     def list(self, output: int, entity: int) -> Words:
         """The words or codes of a list."""
-        start = int(self._second[self._program.second[output], entity])
+        start = int(self.second[self._program.second[output], entity])
         return self._items[start : start + int(self.words[output, entity])]
 
 
@@ -123,13 +124,12 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
         second[program.second[output]] = np.arange(size, size + entities * most, most)
         size += entities * most
     items = np.empty(size, np.int64)
-    lows = [period_start_one(t - offset, unit, zone) for unit, zone, offset in program.periods]
     _call(
         words,
         words.view(np.uint8),
         row_at,
         t,
-        np.array(lows, np.int64),
+        period_lows(t, program),
         program.groups,
         program.aggregates,
         out_words,
@@ -138,22 +138,28 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
         items,
         out_time,
         known,
-        _memory_for(_most_events(words, row_at)),
+        thread_memory(memory_size(2 * _most_events(words, row_at), 1)),
         _NO_ZEROS,
     )
     return Answers(out_words, out_state, out_time, known, second, items, program)
 
 
+def period_lows(t: int, program: Program) -> Words:
+    """Where the calendar windows of a program begin."""
+    lows = [period_start_one(t - offset, unit, zone) for unit, zone, offset in program.periods]
+    return np.array(lows, np.int64)
+
+
+def thread_memory(size: int) -> Words:
+    """At least so many words that are this thread's own until it asks again."""
+    memory: Words | None = getattr(_local, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _local.memory = np.empty(size, np.int64)
+    return memory
+
+
 _local = threading.local()
 _NO_ZEROS = np.empty(0, np.int32)
-
-
-def _memory_for(events: int) -> Words:
-    """This thread's memory, for rows of up to this many events."""
-    memory: Words | None = getattr(_local, "memory", None)
-    if memory is None or len(memory) < memory_size(events, 1):
-        memory = _local.memory = np.empty(memory_size(2 * events, 1), np.int64)
-    return memory
 
 
 @entry(WORDS, WORD_ROWS)
@@ -207,7 +213,7 @@ def _call(
         for g in range(len(groups)):
             group = groups[g]
             view = group[VIEW]
-            events = _events(words, flags, row_at[view, k], group)
+            events = read_events(words, flags, row_at[view, k], group)
             if g == 0 or groups[g - 1, VIEW] != view:
                 out_known[view, k] = _newest_visible(events, t, group[BEFORE])
             period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
@@ -301,7 +307,7 @@ def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) 
 
 
 @inlined
-def _events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
+def read_events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
     """The events of a row as a group sees them; none where there is no row."""
     if at < 0:
         return Events(words[:0], words[:0], words[:0], words[:0], words[:0], flags[:0], flags[:0])

@@ -92,7 +92,7 @@ def sweep_sums(
     squares = False
     for f in range(len(group)):
         squares = squares or group[f, FUNCTION] == VARIANCE or group[f, FUNCTION] == STDDEV
-    total = _make_total(window, squares, steps.free)
+    total = make_total(window, squares, steps.free)
     acc, square_acc, base, square_base, special = total
     words, high, adds, drops, table = (
         events.words,
@@ -115,15 +115,16 @@ def sweep_sums(
         else:
             for k in range(table[r, DROP], table[r, DROP_END]):
                 p = position(drops, k)
-                _add(acc, square_acc, base, square_base, special, words, high, kind, p, -1)
+                add_value(acc, square_acc, base, square_base, special, words, high, kind, p, -1)
         for k in range(added, table[r, ADD_END]):
             p = position(adds, k)
-            _add(acc, square_acc, base, square_base, special, words, high, kind, p, 1)
-        _finish(total, table[r, ACTIVE], kind, scale, group, out, at + r, digits)
+            add_value(acc, square_acc, base, square_base, special, words, high, kind, p, 1)
+        finish(total, table[r, ACTIVE], kind, scale, group, out, at + r, digits)
 
 
 @inlined
-def _make_total(window: tuple[int, int, int, int], squares: bool, memory: Words) -> Total:
+def make_total(window: tuple[int, int, int, int], squares: bool, memory: Words) -> Total:
+    """An empty total of values within a window (see `cover`), in memory that is handed down."""
     base, limbs, square_base, square_limbs = window
     stop = limbs + (square_limbs if squares else 0)
     memory = memory[: stop + 3]
@@ -132,7 +133,7 @@ def _make_total(window: tuple[int, int, int, int], squares: bool, memory: Words)
 
 
 @nested
-def _add(
+def add_value(
     acc: Words,
     squares: Words,
     base: int,
@@ -144,6 +145,7 @@ def _add(
     p: int,
     sign: int,
 ) -> None:
+    """Add the value of event p to the parts of a total (`sign` 1), or take it out again (-1)."""
     word = words[p]
     if kind == FLOAT:
         if word & INFINITY_BITS == INFINITY_BITS:
@@ -167,7 +169,7 @@ def _add(
 
 
 @nested
-def _finish(
+def finish(
     total: Total,
     count: int,
     kind: int,
@@ -177,6 +179,7 @@ def _finish(
     at: int,
     digits: NDArray[np.uint64],
 ) -> None:
+    """Write what the aggregates of `group` are of the `count` values of a total."""
     special = total.special
     odd = special[NAN] + special[POSITIVE] + special[NEGATIVE] > 0
     for f in range(len(group)):
