@@ -99,6 +99,14 @@ MEANING = {
     503: "Too many requests are waiting, or a store does not answer; try again.",
 }
 
+
+def told(schema: str) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI of an answer in JSON, by the name of its schema."""
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    content = {_JSON: {"schema": reference}}
+    return {200: {"description": "As asked for.", "content": content}}
+
+
 EVERYWHERE = (400, 401, 403, 405, 408, 421, 422, 429, 431, 500, 503)
 """What any route may answer."""
 
@@ -121,6 +129,14 @@ _COLUMNS: dict[str, Any] = {
     "description": "Values by name, an array of values by name, or an array of such objects.",
 }
 _BY_NAME = {"type": "object", "description": "By name; an array for each if many were asked for."}
+_FIELDS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "type"],
+        "properties": {"name": {"type": "string"}, "type": {"type": "string"}},
+    },
+}
 
 SCHEMAS: dict[str, Any] = {
     "Answer": {
@@ -136,6 +152,55 @@ SCHEMAS: dict[str, Any] = {
             "statuses": _BY_NAME,
             "ages": {**_BY_NAME, "description": "Seconds by name, null where no event counted."},
         },
+    },
+    "Services": {
+        "type": "object",
+        "required": ["revision", "services"],
+        "properties": {
+            "revision": {"type": "integer"},
+            "services": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "description", "owner", "features"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "description": {"type": "string"},
+                        "owner": {"type": "string"},
+                        "features": {"type": "integer"},
+                    },
+                },
+            },
+        },
+    },
+    "Contract": {
+        "type": "object",
+        "required": ["name", "revision", "keys", "request", "features", "body"],
+        "properties": {
+            "name": {"type": "string"},
+            "revision": {"type": "integer"},
+            "keys": _FIELDS,
+            "request": _FIELDS,
+            "features": _FIELDS,
+            "body": {"type": "object", "description": "The JSON Schema of what is sent."},
+        },
+    },
+    "Description": {
+        "type": "object",
+        "description": "What a definition means, as `tidemark describe --json` tells it.",
+        "required": ["kind"],
+        "properties": {"kind": {"type": "string"}},
+    },
+    "Found": {
+        "type": "object",
+        "description": "As `tidemark search --json` tells it.",
+        "required": ["hits"],
+        "properties": {"hits": {"type": "array", "items": {"type": "object"}}},
+    },
+    "Health": {
+        "type": "object",
+        "required": ["status"],
+        "properties": {"status": {"type": "string"}, "revision": {"type": "integer"}},
     },
     "Problem": {
         "type": "object",

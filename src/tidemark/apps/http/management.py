@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -49,9 +50,7 @@ def management(store: Store, metrics: Metrics) -> FastAPI:
     return app
 
 
-class _Json(Response):
-    media_type = "application/json"
-
+class _Json(JSONResponse):
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content, enc_hook=str)
 
@@ -59,7 +58,7 @@ class _Json(Response):
 def _add_registry(app: FastAPI, store: Store) -> None:
     not_found = contract.problem_responses(404)
 
-    @app.get("/v1/services", tags=["registry"])
+    @app.get("/v1/services", tags=["registry"], responses=contract.told("Services"))
     def list_services(request: Request) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """List the services that are in force."""
         caller = _caller(request)
@@ -76,7 +75,9 @@ def _add_registry(app: FastAPI, store: Store) -> None:
         ]
         return _Json({"revision": snapshot.revision, "services": services})
 
-    @app.get("/v1/services/{name}", tags=["registry"], responses=not_found)
+    @app.get(
+        "/v1/services/{name}", tags=["registry"], responses=contract.told("Contract") | not_found
+    )
     def get_service(request: Request, name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Tell what a service is asked with and what it answers."""
         snapshot = store.readers.snapshot()
@@ -87,7 +88,9 @@ def _add_registry(app: FastAPI, store: Store) -> None:
             raise forbidden()
         return _Json(contract.contract(snapshot, name, store.reader(name).program))
 
-    @app.get("/v1/features/{ref}", tags=["registry"], responses=not_found)
+    @app.get(
+        "/v1/features/{ref}", tags=["registry"], responses=contract.told("Description") | not_found
+    )
     def get_feature(request: Request, ref: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Describe a feature: `user_spend:spend_7d`, or one version of it, `...@2`."""
         caller = _caller(request)
@@ -102,7 +105,7 @@ def _add_registry(app: FastAPI, store: Store) -> None:
             raise NotFound(f"{ref} is not a feature.", remedy="GET /v1/search?q=... finds some.")
         return _Json(facts)
 
-    @app.get("/v1/search", tags=["registry"])
+    @app.get("/v1/search", tags=["registry"], responses=contract.told("Found"))
     def search(  # pyright: ignore[reportUnusedFunction]
         request: Request,
         q: Annotated[str, Query(max_length=1_000)] = "",
@@ -124,17 +127,17 @@ def _add_registry(app: FastAPI, store: Store) -> None:
 def _add_health(app: FastAPI, store: Store, metrics: Metrics) -> None:
     readiness = Readiness(store.readers.check)
 
-    @app.get("/healthz", tags=["operation"])
+    @app.get("/healthz", tags=["operation"], responses=contract.told("Health"))
     async def healthz() -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Say that the process answers."""
         return _Json({"status": "ok"})
 
-    @app.get("/readyz", tags=["operation"])
+    @app.get("/readyz", tags=["operation"], responses=contract.told("Health"))
     async def readyz() -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Say that the registry and the online store answer; 503 or 500 if not."""
         return _Json({"status": "ready", "revision": await readiness.revision()})
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     async def read_metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Tell all counts in the text form of Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
