@@ -217,6 +217,21 @@ class TestMissingRows:
         assert "can serve; not measured: it was never materialized" in str(plan)
 
 
+def test_reverting_is_a_plan_like_any_other(store: tm.Store):
+    """What was said then, with what has to be materialized for it."""
+
+    class More(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+        total = tm.sum(Purchase.amount, over="30d")
+        visits = tm.count(over="30d")
+
+    store.apply(store.plan([More, Fraud]), draft=True)
+    store.apply(store.plan([Spend]))
+    store.materialize(until=NOON)
+    plan = store.registry.revert(2)
+    assert [change.title for change in plan.changes] == ["feature spend:visits@1", "service fraud"]
+    assert [missing.features for missing in plan.backfill] == [("spend:visits@1",)]
+
+
 class TestSaved:
     def test_a_plan_is_saved_and_applied(self, store: tm.Store, tmp_path: Path):
         """What was looked at is what happens."""
