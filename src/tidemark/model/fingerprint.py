@@ -48,7 +48,10 @@ from tidemark.model.graph import (
 )
 
 ENCODING = 1
-"""The version of the canonical encoding below; another one gives other fingerprints."""
+"""The version of the canonical encoding below; another one gives other fingerprints.
+
+The one spelling of `tidemark.model.canonical`, its table of time zones included, belongs to it.
+"""
 
 ENGINE_EPOCH = 1
 """Raised by a release whose kernel gives another value for the same definition and data."""
