@@ -132,6 +132,13 @@ def test_what_a_registry_published_after_the_read_is_not_deleted(store: tm.Store
     assert store.online("spend:total", KEY, at=NOON)["total"] == 1.0
 
 
+def test_where_nothing_is_defined_nothing_is_written() -> None:
+    """Not even the list of views."""
+    with tm.connect(":memory:") as store:
+        assert store.materialize(until=NOON).views == ()
+        assert store._online._rows == {}
+
+
 def test_rows_of_another_registry_are_not_ours(tmp_path: Path) -> None:
     """Two projects without a name that share an online store do not tidy each other's views."""
     for name in ("one", "two"):

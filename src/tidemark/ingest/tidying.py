@@ -41,7 +41,8 @@ def measured(
 ) -> None:
     """Note how long the rows of these views took."""
     new = {view: Written(published.registry, taken) for view, taken in seconds.items()}
-    _write(online, project, _written(online, project) | new)
+    if new:
+        _write(online, project, _written(online, project) | new)
 
 
 def tidy(online: OnlineStore, project: str, published: Published) -> tuple[str, ...]:
