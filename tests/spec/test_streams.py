@@ -1,0 +1,279 @@
+"""Streams: each message is counted once, whoever reads it and whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kafka_broker import Broker
+
+import tidemark as tm
+from tidemark.errors import RequestInvalid
+
+FEATURES = """
+from datetime import datetime
+import tidemark as tm
+
+
+class User(tm.Entity):
+    user_id: tm.Key[str]
+
+
+class Shop(tm.Entity):
+    shop: tm.Key[str]
+
+
+class Purchase(tm.Source, time="at", unique="order_id", stream={stream}):
+    order_id: tm.Col[str]
+    user_id: tm.Col[str]
+    shop: tm.Col[str]
+    amount: tm.Col[float]
+    at: tm.Col[datetime]
+
+
+class UserSpend(tm.FeatureView, entity=User, source=Purchase):
+    purchases = tm.count(over="30d")
+    spend = tm.sum(Purchase.amount, over="30d")
+
+
+class ShopSales(tm.FeatureView, entity=Shop, source=Purchase):
+    sales = tm.count(over="30d")
+"""
+NOW = datetime.now(UTC)
+
+
+def project(folder: Path, stream: str, **settings: Any) -> Path:
+    """A project with one source and two views, applied, and nothing materialized but emptiness."""
+    (folder / "features.py").write_text(FEATURES.replace("{stream}", stream))
+    lines = [
+        'definitions = "features.py"',
+        *(f"{k} = {json.dumps(v)}" for k, v in settings.items()),
+    ]
+    (folder / "tidemark.toml").write_text("\n".join(lines))
+    with tm.connect(folder) as store:
+        store.apply(store.plan())
+        store.materialize()
+    return folder
+
+
+def event(number: int, **said: Any) -> bytes:
+    at = NOW - timedelta(minutes=number % 600)
+    row = {
+        "order_id": f"o{number}",
+        "user_id": f"u{number % 7}",
+        "shop": f"s{number % 3}",
+        "amount": number / 10,
+        "at": at.isoformat(),
+        "channel": "a field that the source does not declare",
+    }
+    return json.dumps(row | said).encode()
+
+
+def counted(store: Any) -> tuple[list[int], list[int]]:
+    """How many events the users and the shops have."""
+    users = store.online_many("user_spend:purchases", {"user_id": [f"u{i}" for i in range(7)]})
+    shops = store.online_many("shop_sales:sales", {"shop": [f"s{i}" for i in range(3)]})
+    return (
+        [row["purchases"] for row in users.to_dicts()],
+        [row["sales"] for row in shops.to_dicts()],
+    )
+
+
+def expected(numbers: range) -> tuple[list[int], list[int]]:
+    return (
+        [sum(n % 7 == i for n in numbers) for i in range(7)],
+        [sum(n % 3 == i for n in numbers) for i in range(3)],
+    )
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    project(tmp_path, 'tm.ndjson("events.ndjson")')
+    (tmp_path / "events.ndjson").write_bytes(b"")
+    return tmp_path
+
+
+def append(folder: Path, *messages: bytes) -> None:
+    with (folder / "events.ndjson").open("ab") as file:
+        file.writelines(message + b"\n" for message in messages)
+
+
+def test_the_views_of_all_entities_follow_one_stream(lines: Path) -> None:
+    """An event belongs to a user and to a shop; it is read once."""
+    append(lines, *map(event, range(100)))
+    with tm.connect(lines) as store:
+        (consumed,) = store.streams.run("purchase", once=True)
+        assert (consumed.messages, consumed.accepted, consumed.buried) == (100, 100, 0)
+        assert counted(store) == expected(range(100))
+
+
+def test_reading_goes_on_where_it_ended(lines: Path) -> None:
+    """In another process, days later."""
+    append(lines, *map(event, range(10)))
+    with tm.connect(lines) as store:
+        store.streams.run(once=True, batch=3)
+    append(lines, *map(event, range(10, 20)))
+    with tm.connect(lines) as store:
+        (consumed,) = store.streams.run(once=True)
+        assert consumed.messages == 10
+        assert counted(store) == expected(range(20))
+
+
+def test_an_event_that_comes_twice_counts_once(lines: Path) -> None:
+    """Where the source says what identifies one."""
+    append(lines, event(1), event(2), event(1))
+    with tm.connect(lines) as store:
+        (consumed,) = store.streams.run(once=True)
+        assert (consumed.accepted, consumed.duplicates) == (2, 1)
+
+
+def test_what_is_no_event_is_kept_with_its_reasons(lines: Path) -> None:
+    """The rest is taken, and reading goes on after it."""
+    future = (NOW + timedelta(days=400)).isoformat()
+    bad = [
+        b"not json",
+        b'{"order_id": ',
+        b"[1]",
+        event(3, amount="a lot"),
+        event(4, at=None),
+        event(5, at=future),
+    ]
+    append(lines, event(1), *bad, event(2))
+    with tm.connect(lines) as store:
+        (consumed,) = store.streams.run(once=True)
+        assert (consumed.messages, consumed.accepted, consumed.buried) == (8, 2, 6)
+        letters = store.dead_letters("purchase")
+    reasons = {letter.row: " ".join(letter.reasons) for letter in letters}
+    assert len(reasons) == 6
+    assert "is not JSON" in reasons['{"order_id": ']
+    assert "not a JSON object" in reasons["not json"]
+    assert "not a JSON object" in reasons["[1]"]
+    assert "amount" in reasons[bad[3].decode()]
+    assert "an event needs a time" in reasons[bad[4].decode()]
+    assert "ahead of the clock" in reasons[bad[5].decode()]
+
+
+def test_one_message_alone_that_is_no_json_is_a_dead_letter(lines: Path) -> None:
+    """A batch of one is a batch."""
+    append(lines, b"{", event(1))
+    with tm.connect(lines) as store:
+        (consumed,) = store.streams.run(once=True, batch=1)
+        assert (consumed.accepted, consumed.buried) == (1, 1)
+
+
+def test_what_was_streamed_is_trained_on(lines: Path) -> None:
+    """History and stream are one source."""
+    append(lines, *map(event, range(50)))
+    with tm.connect(lines) as store:
+        store.streams.run(once=True)
+        users = [f"u{i}" for i in range(7)]
+        labels = {"user_id": users, "at": [datetime.now(UTC)] * 7}
+        import pyarrow as pa
+
+        training = store.training_set("user_spend:purchases", pa.table(labels))
+        assert training.to_arrow().column("purchases").to_pylist() == expected(range(50))[0]
+
+
+def test_a_pause_takes_nothing(lines: Path) -> None:
+    """And going on takes what came meanwhile."""
+    with tm.connect(lines) as store:
+        stop = threading.Event()
+        told: list[int] = []
+
+        def tell(consumed: Any, error: Any) -> None:
+            told.append(consumed.messages)
+            if consumed.messages == 2:
+                stop.set()
+
+        consumer = store.streams._consumer("purchase", tell)
+        consumer.pause()
+        thread = threading.Thread(target=consumer.run)
+        thread.start()
+        append(lines, event(1), event(2))
+        assert not stop.wait(0.5)
+        assert told == []
+        consumer.resume()
+        assert stop.wait(20)
+        consumer.stop()
+        thread.join()
+        assert store.online("user_spend:purchases", {"user_id": "u1"})["purchases"] == 1
+
+
+def test_a_source_without_a_stream_is_named(tmp_path: Path) -> None:
+    """With what to declare."""
+    project(tmp_path, "None")
+    with tm.connect(tmp_path) as store:
+        with pytest.raises(RequestInvalid, match="No source has a stream"):
+            store.streams.run()
+        with pytest.raises(RequestInvalid, match="purchase has no stream"):
+            store.streams.run("purchase")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    broker = Broker()
+    yield broker
+    broker.close()
+
+
+def kafka_project(folder: Path, broker: Broker, topic: str) -> Path:
+    settings = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
+    project(folder, f"tm.kafka({topic!r})")
+    with (folder / "tidemark.toml").open("a") as file:
+        pairs = ", ".join(f'"{k}" = {v}' for k, v in settings.items())
+        file.write(f'\nkafka = {{ "bootstrap.servers" = "{broker.address}", {pairs} }}\n')
+    return folder
+
+
+def run_command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tidemark", "stream", "--project", str(folder), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
+    tmp_path: Path, broker: Broker
+) -> None:
+    """Two processes share the partitions; one is killed in the middle, again and again."""
+    topic = broker.topic("killed")
+    folder = kafka_project(tmp_path, broker, topic)
+    stop = threading.Event()
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            broker.send(topic, [event(n) for n in range(sent, sent + 40)], partitions=range(4))
+            sent += 40
+            time.sleep(0.05)
+
+    producer = threading.Thread(target=send)
+    producer.start()
+    chance = random.Random(os.urandom(8))
+    steady = run_command(folder, "--batch", "50")
+    for _ in range(3):
+        victim = run_command(folder, "--batch", "50")
+        time.sleep(chance.uniform(1.5, 3.5))
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+    stop.set()
+    producer.join()
+    steady.terminate()
+    out, errors = steady.communicate(timeout=30)
+    assert steady.returncode == 0, errors
+    last = run_command(folder, "--once", "--json")
+    out, errors = last.communicate(timeout=90)
+    assert last.returncode == 0, errors
+    assert json.loads(out)[0]["lag"]
+    with tm.connect(folder) as store:
+        assert counted(store) == expected(range(sent))
