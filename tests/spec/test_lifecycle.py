@@ -190,6 +190,14 @@ class TestRetired:
             retired.training_set(["spend:total@1"], LABELS)
         assert caught.value.remedy.startswith("Read spend:visits@1 instead.")
 
+    @pytest.mark.parametrize("asked", ["spend:total", "spend:total@1", Spend.total, Spend])
+    def test_whoever_has_its_definition_cannot_read_it_either(
+        self, retired: tm.Store, asked: object
+    ):
+        """By name or as the class that still says it."""
+        with pytest.raises(NotFound, match=r"spend:total@1 is retired \(too costly\)"):
+            retired.training_set([asked], LABELS)
+
     def test_not_while_it_is_read(self, store: tm.Store):
         """Who asks for it without being registered is seen in the log of reads."""
         asked: list[datetime] = []

@@ -131,17 +131,22 @@ def outputs(
             remedy = f'The model is "{_MODEL}{features}".'
             raise NotFound(f"There is no feature {features!r}.", remedy=remedy) from None
         raise
-    _warn(definitions, records, found)
+    _heed(definitions, records, found)
     return found
 
 
-def _warn(definitions: Definitions, records: Records, found: Iterable[Output]) -> None:
-    lives = {each.feature: each for each in records.lifecycle if each.stage == "deprecated"}
+def _heed(definitions: Definitions, records: Records, found: Iterable[Output]) -> None:
+    """Refuse what is retired, though its definition is at hand; warn of what is deprecated."""
+    lives = {each.feature: each for each in records.lifecycle}
     if not lives:
         return
     for reference in definitions.needed(output.reference for output in found):
         life = lives.get(str(reference))
-        if life is not None and life.feature not in _told:
+        if life is None:
+            continue
+        if life.stage == "retired":
+            raise _retired(life)
+        if life.stage == "deprecated" and life.feature not in _told:
             _told.add(life.feature)
             warnings.warn(_deprecation(life), FutureWarning, stacklevel=4)
 
