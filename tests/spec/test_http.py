@@ -217,6 +217,9 @@ class TestContract:
 READ = "/v1/services/everything/online"
 READ_ROUTE = "/v1/services/{name}/online"
 KEYS = {"keys": {"user_id": "ada"}}
+NESTED: Any = []
+for _ in range(500):
+    NESTED = [NESTED]
 
 
 class TestBadInput:
@@ -242,6 +245,11 @@ class TestBadInput:
             ({"keys": {"user_id": ["ada", 1]}}, 422, "The key 'user_id' is 1 (int)"),
             ({"keys": [{"user_id": "a"}, {}]}, 422, "The key 'user_id' is missing."),
             ({"keys": {"user_id": ["a"] * 1_001}}, 413, "There are 1,001 sets of keys"),
+            ({"keys": {"user_id": ["a"] * 100_000}}, 413, "There are 100,000 sets of keys"),
+            ({"keys": [{"user_id": "a"}] * 50_000}, 413, "There are 50,000 sets of keys"),
+            ({"keys": {f"k{n}": 1 for n in range(50_000)}}, 422, "The key 'user_id' is missing."),
+            (b'{"keys": {"user_id": 1' + b"0" * 900_000 + b"}}", 422, "Integer value out of range"),
+            ({**KEYS, "request": {"a": NESTED}}, 422, "There is no request field"),
             ({**KEYS, "at": "yesterday"}, 422, "yesterday"),
             ({**KEYS, "at": "2026-03-03T12:00:00"}, 422, "2026-03-03T12:00:00"),
             ({**KEYS, "at": "9999-12-31T23:59:59-14:00"}, 422, "outside the years 1 to 9999"),
@@ -367,6 +375,12 @@ class TestBadInput:
         """A list must name features."""
         status, _ = server.post("/v1/features/online", {"features": features, **KEYS})
         assert status in {404, 422}
+
+    def test_what_was_sent_is_not_sent_back_at_length(self, server: Server) -> None:
+        """A problem is for people to read."""
+        body = {"features": ["a" * 900_000], **KEYS}
+        status, answer = server.post("/v1/features/online", body)
+        assert (status, len(answer["detail"])) == (404, 1_000)
 
     def test_too_many_features(self, server: Server) -> None:
         """Their number is bounded too."""
@@ -540,9 +554,10 @@ class TestOperation:
         ):
             store.serve(workers=2)
 
-    def test_what_is_in_flight_is_finished(self, project: Path) -> None:
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_what_is_in_flight_is_finished(self, project: Path, workers: str) -> None:
         """A request whose body has half arrived is answered after the order to stop."""
-        with serving(project) as server:
+        with serving(project, "--workers", workers) as server:
             assert server.ask("GET", "/healthz")[0] == 200
             body = json.dumps({**KEYS, "at": AT}).encode()
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
@@ -596,19 +611,39 @@ class TestOperation:
             counted = rf'route="{READ_ROUTE}",status="200"}} (\d+)\.0'
             assert int(re.search(counted, content.decode())[1]) >= 20
 
-    def test_a_new_revision_is_served_without_a_pause(self, tmp_path: Path) -> None:
-        """Reads go on while the registry changes, and soon see the new features."""
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_new_revision_is_served_without_a_pause(self, tmp_path: Path, workers: str) -> None:
+        """No read fails while the registry changes, and soon all workers see the new features."""
         project = make_project(tmp_path)
-        with serving(project) as server, Client(server.address, timeout=300) as client:
-            before = client.online("asked", {"user_id": "ada"}, request=NOTHING, at=AT)
-            assert list(before) == ["told", "events"]
+        stop = threading.Event()
+        failures: list[Exception] = []
+
+        def go_on(address: str) -> None:
+            with Client(address, timeout=300, retries=0) as client:
+                while not stop.is_set():
+                    try:
+                        client.online("asked", {"user_id": "ada"}, request=NOTHING, at=AT)
+                    except Exception as error:
+                        failures.append(error)
+
+        def names() -> list[str]:
+            with Client(server.address, timeout=300, retries=0) as client:  # any of the workers
+                return list(client.online("asked", {"user_id": "ada"}, request=NOTHING, at=AT))
+
+        with serving(project, "--workers", workers) as server:
+            assert names() == ["told", "events"]
+            others = [threading.Thread(target=go_on, args=(server.address,)) for _ in range(4)]
+            for each in others:
+                each.start()
             define(project, DEFINITIONS + "    spend = Activity.spend\n")
             assert tidemark(project, "apply", "--yes").returncode == 0
-            names: list[str] = []
-            deadline = time.monotonic() + 60
-            while "spend" not in names and time.monotonic() < deadline:
-                names = list(client.online("asked", {"user_id": "ada"}, request=NOTHING, at=AT))
-            assert names == ["told", "events", "spend"]
+            right, deadline = 0, time.monotonic() + 60
+            while right < 20 and time.monotonic() < deadline:
+                right = right + 1 if names() == ["told", "events", "spend"] else 0
+            stop.set()
+            for each in others:
+                each.join()
+            assert (right, failures) == (20, [])
 
     def test_what_is_not_materialized(self, tmp_path: Path) -> None:
         """The state cannot answer; the message names no file of the server."""

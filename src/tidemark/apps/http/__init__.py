@@ -91,9 +91,8 @@ def serve(
     """Answer until told to stop; see `Store.serve`."""
     try:
         import uvicorn
-        from uvicorn.supervisors import Multiprocess
 
-        from tidemark.apps.http.connection import Connection
+        from tidemark.apps.http.connection import Connection, Workers
         from tidemark.apps.http.service import Service
     except ImportError:
         raise MissingExtra("server", "Serving over HTTP") from None
@@ -132,7 +131,7 @@ def serve(
             config = configured(
                 partial(_worker, store.config, limits, keyless), factory=True, workers=workers
             )
-            Multiprocess(config, [bound]).run()
+            Workers(config, [bound]).run()
 
 
 def _worker(config: Config, limits: Limits, keyless: Keyless) -> Service:

@@ -11,12 +11,27 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import RequestInvalid
 
 if TYPE_CHECKING:
     from tidemark.apps.http.service import Service
+
+
+class Workers(Multiprocess):
+    """The processes that answer; when they are told to stop, nobody else is let in.
+
+    Without this, callers would be let into a queue that nobody serves any more, until the last
+    request in flight is answered.
+    """
+
+    def terminate_all(self) -> None:
+        """Tell the workers to stop, and give up this process's hold on the port."""
+        super().terminate_all()
+        for each in self.sockets:
+            each.close()
 
 
 class Connection(HttpToolsProtocol):

@@ -28,6 +28,9 @@ _TELLS_WHERE = {"request-invalid", "events-refused", "stale-source"}
 # What looks like a file; errors of databases name theirs.
 _PATH = re.compile(r"(?<![\w.:/])/[^\s,;:'\"]+")
 
+_LONGEST = 1_000
+"""Characters of what a problem tells."""
+
 _log = logging.getLogger("tidemark.http")
 
 Header = tuple[bytes, bytes]
@@ -67,6 +70,8 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
         if not told:
             _log.error("request %s: %s", request_id, error)
         detail, remedy = _PATH.sub("...", detail), _PATH.sub("...", remedy)
+    if len(detail) > _LONGEST:  # it repeats what was sent
+        detail = f"{detail[: _LONGEST - 3]}..."
     facts: dict[str, Any] = {
         "type": f"urn:tidemark:error:{error.slug}",
         "title": type(error).__name__,
