@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -79,8 +79,56 @@ class Event:
     until: int | None
 
 
+LOGGED = "when the log took it"
+"""The key of a row from the event log under which it says when it was taken."""
+
+
+def taken(source: Source, batches: Iterable[tuple[int, Iterable[Row]]]) -> Iterator[Row]:
+    """The rows that a log keeps of batches that came at some moments, with when it took them.
+
+    A row that says again what the log's newest version of its event says is not kept.
+    """
+    names = [column.name for column in source.columns]
+    newest: dict[Any, Any] = {}
+    now = 0
+    for came, rows in batches:
+        last, now = now, max(now + 1, came)
+        here: set[Any] = set()
+        kept = False
+        for row in rows:
+            key = tuple(identity(row[name]) for name in source.unique)
+            if source.unique and all(row[name] is not None for name in source.unique):
+                content = [bits(row[name]) for name in names]
+                if newest.get(key) == content:
+                    continue
+                if key in here:
+                    now, here = now + 1, set()
+                newest[key] = content
+                here.add(key)
+            kept = True
+            yield {**row, LOGGED: now}
+        now = now if kept else last
+
+
+def bits(value: Any) -> Any:
+    """The value with floats spelled out, so that `==` sees NaN, the sign of zero and every bit."""
+    match value:
+        case float():
+            return "NaN" if math.isnan(value) else value.hex()
+        case list() | tuple():
+            return [bits(item) for item in value]
+        case bool() | int() | str() | bytes():
+            return type(value).__name__, value
+        case Decimal():
+            return value.as_tuple()
+        case _:
+            return value
+
+
 def seen_of(source: Source, row: Row, time: int) -> int:
     """When a row became known."""
+    if LOGGED in row:
+        return row[LOGGED]
     if source.seen is not None:
         return row[source.seen]
     return time + source.delay
@@ -99,6 +147,9 @@ def events_of(source: Source, rows: Iterable[Row], *, hindsight: bool = False) -
         versions.setdefault(key, []).append((seen, time, row))
     events = []
     for of_one in versions.values():
+        if source.seen is None and any(LOGGED in row for _, _, row in of_one):
+            # When an event of the log became known was recorded; history assumes it.
+            of_one[:] = [each for each in of_one if LOGGED in each[2]]
         of_one.sort(key=lambda v: (v[0], v[1], [order(v[2][name]) for name in names]))
         ends = [*(seen for seen, _, _ in of_one[1:]), None]
         first = len(of_one) - 1 if hindsight else 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.oracle import Oracle
+from tests.oracle import Oracle, bits
 from tests.property import worlds
-from tests.property.worlds import COLUMNS, World, bits, col, store_of
+from tests.property.worlds import COLUMNS, World, col, store_of
 
 from tidemark.errors import EngineError
 from tidemark.model.aggregates import Aggregate, result_type

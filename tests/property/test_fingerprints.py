@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from msgspec.structs import replace
+from tests.oracle import bits
 from tests.property import worlds
 from tests.property.definitions import (
     FIELDS as COLUMNS,
@@ -30,7 +31,6 @@ from tests.property.definitions import (
     idle,
     spelled,
 )
-from tests.property.worlds import bits
 
 import tidemark as tm
 from tidemark.define import Lowered

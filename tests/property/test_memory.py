@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.oracle import bits
 from tests.property import worlds
-from tests.property.worlds import World, bits
+from tests.property.worlds import World
 
 from tidemark.engines import events, offline
 from tidemark.engines.duckdb import DuckDB

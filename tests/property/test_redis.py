@@ -1,14 +1,14 @@
 """What holds of the embedded store holds on Redis: same bytes, same values, and no half states."""
 
 import threading
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
 from msgspec import structs
+from tests.oracle import bits
 from tests.property import worlds
-from tests.property.test_online import keys_table
-from tests.property.worlds import bits, moment, store_of
+from tests.property.test_online import TREES, compare, forced
+from tests.property.worlds import moment, store_of
 from tests.spec.shop import NOON, bought
 from tests.spec.test_materialize import LOWERED, count, lowered_outputs, run
 
@@ -37,30 +37,16 @@ def mortal(redis_server):
 
 
 @pytest.mark.parametrize("where", ["redis_url", "cluster_url"])
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_vector_is_the_training_row(seed, where, request, tmp_path):
-    """Asked as of every moment of the labels, by `==`."""
+def test_every_vector_is_the_training_row(seed, large, where, request, tmp_path, monkeypatch):
+    """Asked as of every moment of the labels, by `==`; with rows, and with trees."""
     address = request.getfixturevalue(where)
     world = worlds.make(seed)
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, (_, t) in enumerate(world.asked):
-        places[t].append(place)
-    compared, differ = 0, []
+    if large:
+        forced(monkeypatch, TREES[seed], seed)
     with store_of(world, project=tmp_path, name="world", online=address) as store:
-        trained = store.training_set(world.names, worlds.labels(world), time="t").to_arrow()
-        store.materialize(until=moment(max(places)))
-        for t, at_t in places.items():
-            keys = keys_table(world, [world.asked[place][0] for place in at_t])
-            served = store.online_many(world.names, keys, at=moment(t)).to_arrow()
-            for feature in world.view.features:
-                wanted = worlds.plain_values(trained[feature.name])
-                got = worlds.plain_values(served[feature.name])
-                for place, value in zip(at_t, got, strict=True):
-                    compared += 1
-                    if bits(value) != bits(wanted[place]):
-                        differ.append((feature.name, world.asked[place], value, wanted[place]))
-    assert differ[:5] == []
-    assert compared == len(world.asked) * len(world.view.features)
+        compare(world, store)
 
 
 @pytest.mark.parametrize("seed", range(2))

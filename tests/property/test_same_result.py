@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from tests.oracle import bits
 from tests.property import worlds
-from tests.property.worlds import World, bits, store_of
+from tests.property.worlds import World, store_of
 
 from tidemark.model.graph import Csv, Parquet, Query, Table
 

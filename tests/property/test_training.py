@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from tests.oracle import Oracle, approx_count_is_close
+from tests.oracle import Oracle, approx_count_is_close, bits
 from tests.property import worlds
-from tests.property.worlds import World, bits, store_of
+from tests.property.worlds import World, store_of
 
 from tidemark.errors import EngineError
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 from msgspec.structs import replace
+from tests.oracle import bits
 from tests.property import worlds
-from tests.property.worlds import World, bits, moment, store_of
+from tests.property.worlds import World, moment, store_of
 
 import tidemark as tm
 from tidemark.define import Lowered

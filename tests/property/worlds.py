@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+from tests.oracle import taken
 
 import tidemark as tm
 from tidemark.define.lowering import Lowered
@@ -384,6 +385,53 @@ def _asked(
         yield key, t
 
 
+# --------------------------------------------------------------------------- history and log
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A world whose events come through history, the log or both, and what a log is given.
+
+    `world.rows` are those of history and those that the log takes; `batches` are when they came.
+    """
+
+    world: World
+    history: list[dict[str, Any]]
+    batches: list[tuple[int, list[dict[str, Any]]]]
+
+
+def mixed(world: World, seed: int) -> Mixture:
+    """The rows of a world dealt out: some to history, some to the log, some to both.
+
+    They come to the log late or early, in batches of any size, some of them twice, by a clock that
+    sometimes goes back.
+    """
+    random = Random(seed)
+    only_log = random.random() < 0.2
+    history, arriving = [], []
+    for row in world.rows:
+        place = "log" if only_log else random.choice(("history", "log", "both", "both"))
+        if place != "log":
+            history.append(row)
+        if place != "history":
+            arriving.append(row)
+    arriving.sort(key=lambda row: row["seen"])
+    batches: list[tuple[int, list[dict[str, Any]]]] = []
+    while arriving:
+        size = random.choice((1, 1, 2, 7, 40))
+        batch, arriving = arriving[:size], arriving[size:]
+        came = batch[-1]["seen"] + random.choice((0, 0, 0, 1, -1, HOUR, -DAY))
+        batches.append((came, batch))
+        if random.random() < 0.2:
+            again = random.choice(batches)[1]
+            batches.append((came + random.choice((0, 1, HOUR)), again))
+    rows = [*history, *taken(world.source, batches)]
+    source = world.source
+    if only_log:
+        source = msgspec.structs.replace(source, history=None)
+    return Mixture(replace(world, source=source, rows=rows), history, batches)
+
+
 # -------------------------------------------------------------------------------------- Arrow
 
 
@@ -432,21 +480,6 @@ def plain_values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_list(column.type) and pa.types.is_timestamp(column.type.value_type):
         return column.cast(pa.list_(pa.int64())).to_pylist()
     return column.to_pylist()
-
-
-def bits(value: Any) -> Any:
-    """The value with floats spelled out, so that `==` sees NaN, the sign of zero and every bit."""
-    match value:
-        case float():
-            return "NaN" if math.isnan(value) else value.hex()
-        case list() | tuple():
-            return [bits(item) for item in value]
-        case bool() | int() | str() | bytes():
-            return type(value).__name__, value
-        case Decimal():
-            return value.as_tuple()
-        case _:
-            return value
 
 
 def only_columns(world: World, names: Sequence[str]) -> World:

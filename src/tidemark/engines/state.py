@@ -93,9 +93,12 @@ def entities(
         needs, asked = needs_of(layout), "" if only is None else _among(view)
         size = EVENT_BYTES + sum(bytes_of(need) for need in needs)
         count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
-        for group in key_groups(view, count):
-            where = " AND ".join(each for each in (group, asked) if each)
-            partition = _partition(definitions, view, relation, versions, needs, where, until)
+        for where in key_groups(view, count):
+            # Rows are read under conditions that keep their order; a join need not.
+            named = " AND ".join(each for each in (where, asked) if each)
+            entity = definitions.entity(view.entity)
+            keys = _distinct_keys(versions.relation if versions else relation, entity, view, named)
+            partition = _partition(view, relation, versions, needs, keys, where, until)
             if len(partition.keys) or partition.unattributed:
                 yield partition
     finally:
@@ -115,7 +118,7 @@ def _narrowed(relation: Relation, view: FeatureView, only: pa.Table) -> Relation
         nulls = " OR ".join(f"{identifier(name)} IS NULL" for name in source.unique)
         query = (
             f"SELECT * FROM ({rows}) WHERE ({names}) IN (SELECT ({names}) FROM ({query})) "
-            f"UNION ALL {query} AND ({nulls})"
+            f"AND NOT ({nulls}) UNION ALL {query} AND ({nulls})"
         )
     name = engine.fresh_name("narrowed")
     tables = {name: relation.table(query, {ONLY: asked}), ONLY: asked}
@@ -129,16 +132,14 @@ def _among(view: FeatureView) -> str:
 
 
 def _partition(
-    definitions: Definitions,
     view: FeatureView,
     relation: Relation,
     versions: Versions | None,
     needs: list[Need],
+    keys: pa.Table,
     where: str,
     until: int,
 ) -> Partition:
-    entity = definitions.entity(view.entity)
-    keys = _distinct_keys(versions.relation if versions else relation, entity, view, where)
     index = Keys(keys.columns)
     # What a history without `seen` tells of was seen when it happened, or later.
     ahead = relation.logged or relation.source.seen is not None
