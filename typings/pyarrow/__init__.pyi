@@ -79,6 +79,8 @@ class RecordBatch(_Sequence):
     column_names: list[str]
     nbytes: int
     def column(self, key: int | str) -> Array: ...
+    @staticmethod
+    def from_pydict(mapping: dict[str, Array], *, schema: Schema) -> RecordBatch: ...
 
 class Table(_Sequence):
     schema: Schema

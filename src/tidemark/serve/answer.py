@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from tidemark.errors import EngineError
 from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
 from tidemark.model.window import format_moment
+from tidemark.online.keys import State
 from tidemark.online.values import decimal_of, instant
 from tidemark.serve.evaluation import Found
 from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
@@ -27,6 +29,11 @@ _MISSING = list(Status).index(Status.MISSING)
 if TYPE_CHECKING:
     import pyarrow as pa
 
+def new_request_id() -> str:
+    """A name for a request that nobody named."""
+    return os.urandom(12).hex()
+
+
 Functions = Mapping[str, Callable[..., Any]]
 
 NEVER = -(2**63)
@@ -34,8 +41,29 @@ ALWAYS = NEVER + 1
 """The time of facts that have none."""
 
 
+class Parts(NamedTuple):
+    """What the serving log keeps of an answer; the rows that were read are not among it.
+
+    `values` and `others` are as `Answer` holds them; `states` are those of the program's views.
+    """
+
+    program: Program
+    found: Found
+    values: Sequence[Any]
+    others: Mapping[Reference, Sequence[Any]]
+    keys: Sequence[Sequence[Any]]
+    rows: int
+    at: int
+    states: Sequence[State]
+
+
 class Answer:
-    """The values of a program for some sets of keys at one moment."""
+    """The values of a program for some sets of keys at one moment.
+
+    `request_id` is what the serving log knows it by; empty where nothing is logged.
+    """
+
+    request_id = ""
 
     def __init__(
         self,
@@ -65,6 +93,21 @@ class Answer:
     def moment(self) -> datetime:
         """The moment that was answered."""
         return instant(self.at)
+
+    @property
+    def parts(self) -> Parts:
+        """What is to be logged."""
+        stored = self._stored
+        return Parts(
+            self.program,
+            self._found,
+            self._values,
+            self._others,
+            stored.keys,
+            self.rows,
+            self.at,
+            stored.states,
+        )
 
     def values(self, name: str) -> list[Any]:
         """The values of an output, one for each set of keys."""

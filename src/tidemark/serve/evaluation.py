@@ -22,7 +22,8 @@ Words = NDArray[np.int64]
 class Part:
     """Features that are computed together, for the same entities.
 
-    `places` are those of the features in the program, `views` those of their views.
+    `places` are those of the features in the program, `views` those of their views.  For each of
+    these, `columns` are the columns of its layout that are read.
     """
 
     def __init__(
@@ -36,6 +37,11 @@ class Part:
         self.views = tuple(views)
         self.layouts = tuple(
             next(layout for view, layout, _ in features if view == wanted)
+            for wanted in self.kernel.views
+        )
+        mine = [features[place] for place in places]
+        self.columns = tuple(
+            {layout.feature(name).column for view, layout, name in mine if view == wanted}
             for wanted in self.kernel.views
         )
 

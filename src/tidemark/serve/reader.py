@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
 
 from tidemark.errors import RequestInvalid, StoreUnavailable
 from tidemark.model.graph import Definitions, Field, Output, Reference
 from tidemark.model.window import parse_moment
 from tidemark.online.protocol import OnlineStore
-from tidemark.serve.answer import Answer, Functions
+from tidemark.serve.answer import Answer, Functions, new_request_id
 from tidemark.serve.evaluation import Found
 from tidemark.serve.program import Program
 from tidemark.serve.rows import OtherStates, RowReader, Stored
 from tidemark.serve.vector import Vector, Vectors
+
+if TYPE_CHECKING:
+    from tidemark.serve.log import ServingLog
 
 _ATTEMPTS = 20
 """How often a read follows states that come and go while it reads."""
@@ -24,7 +28,8 @@ class Reader:
     """Answers requests for one list of outputs, from any number of threads.
 
     `functions` are the on-demand functions by reference; `project` is the namespace of the online
-    state.
+    state.  The serving log knows answers by `target` (a service, a model or "features") and
+    `revision`; `online` and `online_many` are written to `log`, where there is one.
     """
 
     def __init__(
@@ -35,7 +40,12 @@ class Reader:
         outputs: Sequence[Output],
         *,
         project: str,
+        target: str = "features",
+        revision: int = 0,
+        log: ServingLog | None = None,
     ) -> None:
+        self.target, self.revision = target, revision
+        self._log = log
         self._functions = functions
         self._definitions = definitions
         self._outputs = tuple(outputs)
@@ -51,7 +61,8 @@ class Reader:
         Raises `RequestInvalid` for keys or request values that do not fit, `StaleSource` for views
         that are not materialized for that moment.
         """
-        return Vector(self.answer(keys, request=request, at=at))
+        began = perf_counter()
+        return Vector(self._logged(self.answer(keys, request=request, at=at), began))
 
     def online_many(
         self, keys: object, *, request: object = None, at: datetime | str | None = None
@@ -61,7 +72,8 @@ class Reader:
         `keys` are a list of dicts, a dict of columns, or anything that gives Arrow.  So is
         `request`, or it is one dict of values that holds for all.  Raises as `online` does.
         """
-        return Vectors(self.answer_many(keys, request=request, at=at))
+        began = perf_counter()
+        return Vectors(self._logged(self.answer_many(keys, request=request, at=at), began))
 
     @property
     def program(self) -> Program:
@@ -85,6 +97,12 @@ class Reader:
         columns, count = self._program.keys.many(keys)
         values = _request_columns(self._program, request, count)
         return self._answered(columns, values, count, moment)
+
+    def _logged(self, answer: Answer, began: float) -> Answer:
+        if self._log is not None:
+            seconds = perf_counter() - began
+            self._log.add(answer, self.target, self.revision, new_request_id(), seconds)
+        return answer
 
     def _answered(
         self,

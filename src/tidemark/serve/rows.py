@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     """What was read for K sets of keys at the moment `at`: rows in one buffer.
 
     `entities` is K.  `parts` say where in `words` the rows of each part of the program begin.
-    `keys` has one column for each key.
+    `keys` has one column for each key; `states` are those of the program's views.
     """
 
     entities: int
@@ -46,6 +46,7 @@ class Stored(NamedTuple):
     at: int
     words: NDArray[np.int64]
     parts: Sequence[Rows]
+    states: Sequence[State] = ()
 
     def start(self, view: int, row: int) -> int:
         """Where the row of a view begins for a set of keys."""
@@ -126,12 +127,16 @@ class RowReader:
             places = [self._places(program, each) for each in asked]
             found = self._try(program, [place for each in places for place in each])
             if found is not None:
-                moment = self._moment(program, at)
+                states = [
+                    self._current[program.records[view.record]].states[view.state]
+                    for view in program.views
+                ]
+                moment = _moment(program, states, at)
                 try:
                     words, parts = self._parts(asked, places, found, moment)
                 except Replaced:
                     continue
-                return Stored(count, keys, moment, words, parts)
+                return Stored(count, keys, moment, words, parts, states)
         raise _restless(self.online)
 
     def _places(self, program: Program, asked: _Asked) -> list[bytes]:
@@ -161,19 +166,6 @@ class RowReader:
             raise _absent(program.absent)
         return None if changed else found[len(known) :]
 
-    def _moment(self, program: Program, at: int | None) -> int:
-        """The moment to answer; raises `StaleSource` where the rows do not reach back to it."""
-        states = [
-            (view, self._current[program.records[view.record]].states[view.state])
-            for view in program.views
-        ]
-        if at is None:
-            at = max(now(), *(state.until for _, state in states))
-        for view, state in states:
-            if at < state.floor:
-                raise _forgotten(view, at, state.floor)
-        return at
-
     def _parts(
         self,
         asked: Sequence[_Asked],
@@ -197,7 +189,8 @@ class RowReader:
             if roots:
                 forest = Forest(words, roots)
                 folded = forest.fold(each.part.trees, at, self.online.get_many)
-                for view, entity, start in forest.rows(each.part.layouts, folded.needed):
+                part = each.part
+                for view, entity, start in forest.rows(part.layouts, part.columns, folded.needed):
                     rows[view, entity] = start
                 words = forest.words
             parts.append(Rows(each.part, rows, each.entity_of, folded))
@@ -216,6 +209,16 @@ class RowReader:
 def now() -> int:
     """The moment by the clock of this machine, in microseconds."""
     return time.time_ns() // 1_000
+
+
+def _moment(program: Program, states: Sequence[State], at: int | None) -> int:
+    """The moment to answer; raises `StaleSource` where the rows do not reach back to it."""
+    if at is None:
+        at = max(now(), *(state.until for state in states))
+    for view, state in zip(program.views, states, strict=True):
+        if at < state.floor:
+            raise _forgotten(view, at, state.floor)
+    return at
 
 
 def _asked(program: Program, of_entity: Sequence[Sequence[bytes]], count: int) -> list[_Asked]:

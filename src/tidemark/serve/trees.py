@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories
-from tidemark.online.merging import recut
+from tidemark.online.joining import join
 
 if TYPE_CHECKING:
     from tidemark.kernel.tree import Folded, TreeProgram
@@ -57,13 +57,17 @@ class Forest:
             self._open(folded.misses.tolist(), fetch)
 
     def rows(
-        self, layouts: Sequence[Layout], needed: NDArray[Any]
+        self, layouts: Sequence[Layout], columns: Sequence[Collection[int]], needed: NDArray[Any]
     ) -> Iterator[tuple[int, int, int]]:
-        """For each tree its view, its entity, and where one row of its needed chunks is, or -1."""
+        """For each tree its view, its entity, and where one row of its needed chunks is, or -1.
+
+        That row has the values of some columns only, given for each view.
+        """
         for root, (view, entity, _, _) in enumerate(self._roots):
             starts = [self._nodes[node][0] for node in self._chunks(root) if needed[node]]
             if len(starts) > 1:
-                starts = [self._append([self._one_row(layouts[view], starts)])[0]]
+                row = join(layouts[view], self.words, starts, columns[view])
+                starts = [self._append([row])[0]]
             yield view, entity, starts[0] if starts else -1
 
     def _open(self, misses: Sequence[tuple[int, int]], fetch: Fetch) -> None:
@@ -107,12 +111,3 @@ class Forest:
         for child in self._opened[first : first + int(self.words[start + _EVENTS])]:
             if child >= 0:
                 yield from self._chunks(child)
-
-    def _one_row(self, layout: Layout, starts: Sequence[int]) -> bytes:
-        rows = [self._bytes(start) for start in starts]
-        events = codec.unpack_rows(layout, rows)
-        return codec.pack(layout, recut(events, events.timeline.starts[[0, -1]]))[0]
-
-    def _bytes(self, start: int) -> bytes:
-        heap_at, heap_size = self.words[start + 4 : start + 6].tolist()
-        return self.words[start : start + (heap_at + heap_size + 7) // 8].tobytes()

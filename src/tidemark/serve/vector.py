@@ -51,6 +51,11 @@ class Vector(Mapping[str, Any]):
         """The moment that was answered, in UTC."""
         return self._answer.moment
 
+    @property
+    def request_id(self) -> str:
+        """What the serving log knows the read by; empty if it is not logged."""
+        return self._answer.request_id
+
     def status(self, name: str) -> Status:
         """What the value of that name says."""
         return self._answer.statuses(_known(name, self._values))[0]
@@ -101,6 +106,11 @@ class Vectors:
     def at(self) -> datetime:
         """The moment that was answered, in UTC."""
         return self._answer.moment
+
+    @property
+    def request_id(self) -> str:
+        """What the serving log knows the read by; empty if it is not logged."""
+        return self._answer.request_id
 
     def values(self, name: str) -> list[Any]:
         """The values of that name, one for each set of keys."""

@@ -14,6 +14,7 @@ from tidemark.registry import Applied, Plan
 from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config
 from tidemark.store.datasets import Recipe, Saving
+from tidemark.store.observing import Observing
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
 from tidemark.store.registry import ProjectRegistry
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidemark.ingest.materialize import Materialized
     from tidemark.ingest.push import OnError, Pushed
     from tidemark.serve import Reader, Vector, Vectors
+    from tidemark.serve.log import ServingLog
 
 __all__ = ["Config", "Store", "connect"]
 
@@ -53,6 +55,7 @@ class Store:
         self.registry = ProjectRegistry(self._project, self._online)
         self._readers = reading.Readers(self.registry, self._online, self._project)
         self._pushing = Pushing(self._project, self._online, self._readers)
+        self._observing = Observing(self._project, self.registry, self._readers)
         self.streams = Streams(self._project, self._online, self._readers, self._pushing)
 
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
@@ -151,6 +154,7 @@ class Store:
                 until=until,
                 retain=self.config.retain or None,
                 published=self.registry.published(),
+                log=self._project.log,
             )
 
     def push(
@@ -217,6 +221,11 @@ class Store:
         return self._readers.reader(features)
 
     @property
+    def log(self) -> ServingLog:
+        """What was served: `read`, `explain`; raises `NotFound` where no serving log is kept."""
+        return self._observing.log
+
+    @property
     def readers(self) -> reading.Readers:
         """The revision in force and what was prepared from it, for servers that watch over both."""
         return self._readers
@@ -268,6 +277,7 @@ class Store:
 
     def close(self) -> None:
         """Close the registry and the online store; closing twice is fine."""
+        self._observing.close()
         self._pushing.close()
         self._project.close()
         self.registry.close()

@@ -27,7 +27,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
     back the online state can be asked about.  `log` is the folder of pushed and streamed events
     (empty: one that goes with the store), `future` how far ahead of the clock one of them may be.
-    `kafka` are settings of librdkafka, such as where the brokers are.
+    `kafka` are settings of librdkafka, such as where the brokers are.  `serving_log` is the folder
+    of what was served (empty: none is kept): over HTTP, and with `serving_log_in_process` by
+    `Store.online` too; the share `serving_log_sample` of all keys, for `serving_log_retention`
+    (empty: for ever).
     `administrators` may confirm plans for any model.
     `defaults` hold where definitions do not say; another set has another name.
     """
@@ -40,6 +43,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: str = ".tidemark/log"
     future: str = "5m"
     kafka: dict[str, str | int | bool] = {}
+    serving_log: str = ".tidemark/served"
+    serving_log_in_process: bool = False
+    serving_log_sample: float = 1.0
+    serving_log_retention: str = "30d"
     memory_limit: str = ""
     threads: int = 0
     retain: str = ""
@@ -75,7 +82,9 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
         memory = {"name": "memory", "registry": "sqlite://", "online": "memory:"}
         limits = _overrides(environment, ("memory_limit", "threads", "retain", "future"))
         return _checked(
-            {**memory, "datasets": "", "log": "", **limits}, Path.cwd(), "the environment"
+            {**memory, "datasets": "", "log": "", "serving_log": "", **limits},
+            Path.cwd(),
+            "the environment",
         )
     file = _find(path)
     try:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from tidemark import define
 from tidemark.errors import NotFound
 from tidemark.model.graph import Definitions, Output
-from tidemark.model.records import Lifecycle, Records
+from tidemark.model.records import Lifecycle, Model, Records
 from tidemark.online.protocol import OnlineStore
 from tidemark.registry import Registry, Snapshot
-from tidemark.store.project import Project, identity, listed
+from tidemark.store.project import Project, identity, listed, name_of
 
 if TYPE_CHECKING:
     from tidemark.serve import Reader
+    from tidemark.serve.log import ServingLog
 
 REFRESH_SECONDS = 1.0
 """How long a read may go on with a revision after another process has applied the next one."""
@@ -42,6 +43,8 @@ class Readers:
         self._lasts = REFRESH_SECONDS
         self._writes = 0
         self._prepared: dict[object, Reader] = {}
+        self.log: ServingLog | None = None
+        """Where reads in this process are logged."""
 
     def __len__(self) -> int:
         return len(self._prepared)
@@ -98,7 +101,16 @@ class Readers:
             if len(self._prepared) >= READERS:
                 self._prepared = {}
             namespace = self._project.config.namespace
-            found = Reader(self._online, definitions, functions, asked, project=namespace)
+            found = Reader(
+                self._online,
+                definitions,
+                functions,
+                asked,
+                project=namespace,
+                target=_target(features, definitions),
+                revision=snapshot.revision,
+                log=self.log,
+            )
             self._prepared[key] = found
         return found
 
@@ -108,6 +120,15 @@ def named(features: object, records: Records) -> object:
     if isinstance(features, str) and features.startswith(_MODEL):
         return records.model(features.removeprefix(_MODEL))
     return features
+
+
+def _target(features: object, definitions: Definitions) -> str:
+    """What the serving log calls a read: the model or the service asked for, or `features`."""
+    if isinstance(features, Model):
+        return f"{_MODEL}{features.reference}"
+    services = {each.name for each in definitions.services}
+    alone = len(listed(features)) == 1 and name_of(listed(features)[0]) in services
+    return name_of(listed(features)[0]) if alone else "features"
 
 
 def outputs(

@@ -71,6 +71,7 @@ class Vectors:
         self._store = store
         self._limits = limits
         self._encoders: dict[object, tuple[Reader, Encoder]] = {}
+        self._log = store.log if store.config.serving_log else None
 
     def read(
         self, caller: Caller, service: str | None, body: bytes, request_id: str, *, arrow: bool
@@ -105,6 +106,8 @@ class Vectors:
         write = encoder.arrow if arrow else encoder.one if one else encoder.many
         text, statuses = write(answer, head)
         seconds = decoded - began, read - decoded, perf_counter() - read
+        if self._log is not None:
+            self._log.add(answer, reader.target, reader.revision, request_id, sum(seconds))
         return Done(text, answer, seconds, encoder.read, statuses)
 
     def _allowed(self, caller: Caller, service: str | None, asked: Read) -> tuple[Reader, Encoder]:

@@ -1,0 +1,150 @@
+"""Where the serving log lies, and how it is read and forgotten.
+
+    service=fraud/outputs=3f9c.../day=2026-11-21/hour=14/0000018c...-4711-9f3a.parquet
+
+A folder for each service and for each list of outputs that it had, so that the files in one have
+the same typed columns.  A file appears whole, under a name that no other process makes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from tidemark.model.window import HOUR
+from tidemark.online.values import instant
+from tidemark.serve.log.form import MOMENT, Description, read_description
+
+_ATTEMPTS = 5
+"""How often a reading begins anew when files are forgotten under it."""
+
+
+def write(root: Path, description: Description, table: pa.Table) -> None:
+    """Write rows into the folders of the hours in which they were answered; raises `OSError`."""
+    folder = root / f"service={_quoted(description.target)}"
+    folder /= f"outputs={description.fingerprint}"
+    hours = pc.divide(table["answered"].cast(pa.int64()), HOUR)
+    distinct: list[int] = pc.unique(hours).to_pylist()
+    for hour in distinct:
+        rows = table.filter(pc.equal(hours, hour))
+        at = instant(hour * HOUR)
+        into = folder / f"day={at:%Y-%m-%d}" / f"hour={at:%H}"
+        into.mkdir(parents=True, exist_ok=True)
+        first: int = pc.min(rows["answered"]).cast(pa.int64()).as_py()
+        name = f"{first:016x}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
+        part = into / f".{name}"
+        try:
+            pq.write_table(rows, part, compression="zstd")
+            part.rename(into / name)
+        except (OSError, pa.ArrowException) as error:
+            with suppress(OSError):
+                part.unlink()
+            raise OSError(str(error)) from error
+
+
+def folders(root: Path, service: str | None) -> list[Path]:
+    """The folders of lists of outputs, of one service or of all."""
+    pattern = "service=*" if service is None else f"service={_quoted(service)}"
+    return sorted(root.glob(f"{pattern}/outputs=*"))
+
+
+def files(folder: Path, since: int, until: int) -> list[Path]:
+    """The files of the hours from `since` until before `until` (microseconds), oldest first."""
+    found: list[Path] = []
+    for hour in _hours(folder):
+        begins = _begins(hour)
+        if begins + HOUR > since and begins < until:
+            found += sorted(hour.glob("[!.]*.parquet"))
+    return found
+
+
+def read(
+    folder: Path,
+    *,
+    since: int,
+    until: int,
+    where: ds.Expression | None = None,
+) -> pa.Table | None:
+    """The rows answered from `since` until before `until`; None: no file has any."""
+    for attempt in range(_ATTEMPTS):
+        names = files(folder, since, until)
+        if not names:
+            break
+        try:
+            schema = pq.read_schema(names[-1])
+            answered = pc.field("answered")
+            low, high = (pa.scalar(each, pa.int64()).cast(MOMENT) for each in (since, until))
+            wanted = (answered >= low) & (answered < high)
+            answered_then: pa.Table = ds.dataset([str(each) for each in names], schema=schema).to_table(
+                filter=wanted if where is None else wanted & where
+            )
+        except FileNotFoundError:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return answered_then
+    return None
+
+
+def described(folder: Path, since: int, until: int) -> Description | None:
+    """What the files of a folder hold; None: there are none from that time."""
+    for file in reversed(files(folder, since, until)):
+        with suppress(FileNotFoundError):
+            return read_description(pq.read_schema(file))
+    return None
+
+
+def last_read(folder: Path, since: int) -> tuple[Description, int] | None:
+    """What a folder holds, and when the last row of it was answered, if at `since` or later."""
+    with suppress(FileNotFoundError):
+        for file in reversed(files(folder, since, 2**62)):
+            last = 0
+            footer = pq.ParquetFile(file)
+            place = footer.schema_arrow.get_field_index("answered")
+            for group in range(footer.metadata.num_row_groups):
+                newest: datetime = footer.metadata.row_group(group).column(place).statistics.max
+                last = max(last, (newest - _EPOCH) // _MICROSECOND)
+            return (read_description(footer.schema_arrow), last) if last >= since else None
+    return None
+
+
+def forget(root: Path, before: int) -> int:
+    """Remove the hours that ended before a moment; gives how many."""
+    removed = 0
+    for folder in folders(root, None):
+        for hour in _hours(folder):
+            if _begins(hour) + HOUR <= before:
+                shutil.rmtree(hour, ignore_errors=True)
+                removed += 1
+        for day in folder.glob("day=*"):
+            with suppress(OSError):  # it is not empty
+                day.rmdir()
+    return removed
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _hours(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("day=????-??-??/hour=??"))
+
+
+def _begins(hour: Path) -> int:
+    text = f"{hour.parent.name.removeprefix('day=')}T{hour.name.removeprefix('hour=')}"
+    return (datetime.fromisoformat(f"{text}:00:00+00:00") - _EPOCH) // _MICROSECOND
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="@")
