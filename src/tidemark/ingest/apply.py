@@ -8,6 +8,7 @@ next, and what is done twice is refused the second time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemark.engines.identity import identity_words
-from tidemark.engines.log import CORRECTS, POSITION, SEEN
+from tidemark.engines.log import CORRECTS, POSITION, SEEN, Newest
 from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
 from tidemark.errors import StoreConflict
@@ -40,6 +41,7 @@ from tidemark.online.keys import (
 )
 from tidemark.online.merging import kept
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.pulse import delays_key, read_delays
 from tidemark.online.retention import Retention
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ class Applier:
             if reached is None or reached >= newest.position:
                 return CaughtUp(newest.position, newest.seen, applied)
             try:
-                applied += self._step(engine, serving, reached)
+                applied += self._step(engine, serving, reached, newest)
             except StoreConflict:
                 conflicts += 1
                 if conflicts == _ATTEMPTS:
@@ -181,10 +183,9 @@ class Applier:
                 reading = serving.readings.get(state.state)
                 if reading is None:
                     continue
-                reaches = [each.aggregate.window.reach for each in reading.view.features]
-                if state.floor == ANY_MOMENT or None in reaches:
+                reach = reading.view.reach
+                if state.floor == ANY_MOMENT or reach is None:
                     return ANY_MOMENT
-                reach = max((each for each in reaches if each is not None), default=0)
                 limits.append(state.floor - reach - 1)
         return min(limits, default=ANY_MOMENT)
 
@@ -228,16 +229,22 @@ class Applier:
         most = AT_ONCE
         while True:
             batch = self._log.read(source, after, most)
-            if batch.num_rows < most:
-                return batch
-            seen = batch.column(SEEN).to_numpy()
-            end = int(np.searchsorted(seen, seen[-1]))
-            if end:
-                return batch.slice(0, end)
+            end = batch.num_rows
+            if end == most:
+                seen = np.asarray(batch.column(SEEN))
+                end = int((seen < seen[-1]).sum())
+            if end or not batch.num_rows:
+                whole: pa.Table = batch.slice(0, end)
+                return whole
             most *= 4
 
-    def _step(self, engine: DuckDB, serving: Sequence[_Serving], reached: int) -> int:
-        """One transaction: the next batch in all states, each with its new position."""
+    def _step(
+        self, engine: DuckDB, serving: Sequence[_Serving], reached: int, newest: Newest
+    ) -> int:
+        """One transaction: the next batch in all states, each with its new position.
+
+        Where retention has removed all events that are left, there is only the position.
+        """
         changes, records = Changes(), list[Pair]()
         batches: dict[Source, pa.Table] = {}
         for each in serving:
@@ -250,6 +257,10 @@ class Applier:
                 if source not in batches:
                     batches[source] = self._next(source, reached)
                 batch = batches[source]
+                if not batch.num_rows:
+                    states[number] = msgspec.structs.replace(
+                        state, until=max(state.until, newest.seen), position=newest.position
+                    )
                 done = np.searchsorted(batch.column(POSITION).to_numpy(), state.position, "right")
                 if done < batch.num_rows:
                     prefix = self._prefix(reading.view.name, state)
@@ -257,9 +268,19 @@ class Applier:
                     states[number] = self._apply(engine, reading, prefix, state, rest, changes)
             record = msgspec.structs.replace(each.record, states=tuple(states))
             records.append((each.place, msgspec.msgpack.encode(record)))
+        records.append(self._measured(*next(iter(batches.items()))))
         expect = {each.place: each.stored for each in serving}
         self._online.put_many([*changes.puts, *records], deletes=changes.deletes, expect=expect)
         return max(batch.num_rows for batch in batches.values())
+
+    def _measured(self, source: Source, batch: pa.Table) -> Pair:
+        """How long the events of a batch took until now, added to those before it."""
+        place = delays_key(self._project, source.name)
+        times = np.asarray(batch.column(str(source.time)).cast(pa.int64()))
+        seen = np.asarray(batch.column(SEEN))
+        delays = read_delays(self._online.get_many([place])[0])
+        now = time.time_ns() // 1_000
+        return place, msgspec.msgpack.encode(delays.and_these(now, times, seen))
 
     def _prefix(self, view: str, state: State) -> bytes:
         return generation_prefix(self._project, view, state.state, state.generation)

@@ -19,6 +19,8 @@ import msgspec
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
 from tidemark.errors import StoreConflict
+from tidemark.ingest.apply import ANY_MOMENT
+from tidemark.ingest.following import Following
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id
@@ -43,15 +45,12 @@ from tidemark.online.values import instant
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.log import EventLog
-    from tidemark.ingest.following import Following
 
 ROWS_AT_ONCE = 50_000
 """Rows in one transaction: large enough to share its cost, small enough to let others write."""
 
 BYTES_AT_ONCE = 1 << 28
 """Bytes in one transaction; rows of chunks of events are larger than others."""
-
-ANY_MOMENT = -(2**63)
 
 _ATTEMPTS = 1_000
 """How often the change of generations follows pushes that come in between."""
@@ -143,8 +142,6 @@ def materialize(
         for view in chosen:
             work = _Work(engine, online, definitions, view, project, moment, floor, None)
             if log is not None:
-                from tidemark.ingest.following import Following
-
                 said = None if until is None else moment
                 work.following = Following.of(log, online, definitions, view, project, said)
                 work.until = max(moment, work.following.seen)

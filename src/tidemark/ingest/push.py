@@ -6,7 +6,6 @@ the online state: the first thread works for all that have gathered, the next on
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -184,7 +183,7 @@ class Pusher:
             finally:
                 queue.hand_over()
         if push.error is not None:
-            raise copy.copy(push.error)
+            raise push.error
 
     def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
         """Append a group of pushes, all or none, and bring the state to the end of the log."""

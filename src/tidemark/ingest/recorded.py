@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
-from tidemark.engines.histories import open_history
 from tidemark.engines.sources import open_source
 from tidemark.model.graph import Entity, FeatureView, Source
 
@@ -81,18 +80,17 @@ def holders(
     unique = ", ".join(identifier(name) for name in source.unique)
     present = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in view.keys)
     asked = events.select(list(source.unique))
-    found: list[pa.Table] = []
-    for opened in (open_source, open_history) if source.history is not None else (open_source,):
-        relation = opened(engine, source)
-        try:
-            rows = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in relation.parts)
-            query = (
-                f"SELECT DISTINCT {keys} FROM ({rows}) WHERE {present} "
-                f"AND ({unique}) IN (SELECT ({unique}) FROM asked)"
-            )
-            found.append(engine.table(query, {**relation.tables, "asked": asked}))
-        finally:
-            relation.close()
+    relation = open_source(engine, source)
+    try:
+        rows = " UNION ALL ".join(
+            f"SELECT {keys}, {unique} FROM ({part})" for part in relation.parts
+        )
+        query = (
+            f"SELECT DISTINCT {keys} FROM ({rows}) WHERE {present} "
+            f"AND ({unique}) IN (SELECT ({unique}) FROM asked)"
+        )
+        found = engine.table(query, {**relation.tables, "asked": asked})
+    finally:
+        relation.close()
     schema = pa.schema([(key.name, arrow_type(key.type)) for key in entity.keys])
-    tables = [table.rename_columns(schema.names).cast(schema) for table in found]
-    return pa.concat_tables(tables)
+    return found.rename_columns(schema.names).cast(schema)

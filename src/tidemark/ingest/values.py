@@ -50,22 +50,20 @@ class Refusal(ValueError):
     """Why a value is none of its type."""
 
 
-def column_of(
-    values: Any, type_: Type, zone: str, *, json: bool
-) -> pa.Array | pa.ChunkedArray | None:
-    """A column in the declared type; None where some value needs a look of its own.
+def column_of(values: Any, type_: Type, zone: str, *, json: bool) -> Any:
+    """An Arrow column of the declared type; None where some value needs a look of its own.
 
     `values` are a list of Python values or an Arrow column; `zone` is that of naive timestamps.
     """
     try:
-        if not isinstance(values, list):
+        if isinstance(values, pa.Array | pa.ChunkedArray):
             return _of_arrow(values, type_, zone)
-        return _of_list(cast("list[Any]", values), type_, json=json)
+        return _of_list(values, type_, json=json)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
         return None
 
 
-def _of_list(values: list[Any], type_: Type, *, json: bool) -> pa.Array | None:
+def _of_list(values: list[Any], type_: Type, *, json: bool) -> Any:
     kinds = set(map(type, values))
     target = arrow_type(type_)
     if kinds <= {_NOTHING}:
@@ -85,9 +83,7 @@ def _of_list(values: list[Any], type_: Type, *, json: bool) -> pa.Array | None:
             return None
 
 
-def _of_arrow(
-    column: pa.Array | pa.ChunkedArray, type_: Type, zone: str
-) -> pa.Array | pa.ChunkedArray | None:
+def _of_arrow(column: pa.Array | pa.ChunkedArray, type_: Type, zone: str) -> Any:
     given, target = column.type, arrow_type(type_)
     if given == target:
         return column
@@ -275,7 +271,7 @@ def _items(value: Any, type_: Type, item: Read) -> list[Any]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise Refusal(f"must be {type_}")
-    several = cast("Sequence[Any]", value)
+    several = list(cast("Any", value))
     if type_.size and len(several) != type_.size:
         raise Refusal(f"has {len(several)} items and must be {type_}")
     taken: list[Any] = []

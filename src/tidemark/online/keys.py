@@ -3,6 +3,8 @@
     views ever written  msgpack "v", {project}
     record of a view    msgpack "m", {project}, [view]
     what rows hold      msgpack "h", {project}, [view, state]
+    delays of events    msgpack "d", {project}, [source]
+    stream read until   msgpack "b", {project}, [source]
     row of an entity    msgpack "r", [project, view, state, generation], {[key, ...]}
 
 Each part says its own length, so different tuples never give the same bytes, and nothing is hashed.
@@ -85,7 +87,7 @@ _decode_written = msgspec.msgpack.Decoder(dict[str, Written]).decode
 
 def written_key(project: str) -> bytes:
     """Where is which views may have rows, and how they came about."""
-    return encode("v") + _of_project(project)
+    return encode("v") + of_project(project)
 
 
 def read_written(stored: bytes | None) -> dict[str, Written]:
@@ -95,12 +97,12 @@ def read_written(stored: bytes | None) -> dict[str, Written]:
 
 def record_key(project: str, view: str) -> bytes:
     """Where the record of a view's rows is."""
-    return encode("m") + _of_project(project) + encode((view,))
+    return encode("m") + of_project(project) + encode((view,))
 
 
 def held_key(project: str, view: str, state: str) -> bytes:
     """Where is what the rows of a state hold."""
-    return encode("h") + _of_project(project) + encode((view, state))
+    return encode("h") + of_project(project) + encode((view, state))
 
 
 def read_record(stored: bytes | None) -> Record:
@@ -129,10 +131,11 @@ def generation_prefix(project: str, view: str, state: str, generation: int) -> b
 def view_prefixes(project: str, view: str) -> tuple[bytes, bytes]:
     """What the keys of all rows of a view, and of all that says what they hold, start with."""
     rows = encode("r") + _ARRAY_OF_4 + encode(project) + encode(view)
-    return rows, encode("h") + _of_project(project) + _ARRAY_OF_2 + encode(view)
+    return rows, encode("h") + of_project(project) + _ARRAY_OF_2 + encode(view)
 
 
-def _of_project(project: str) -> bytes:
+def of_project(project: str) -> bytes:
+    """The part of a key that brings what decides about all rows of a project to one node."""
     return b"{" + encode(project) + b"}"
 
 

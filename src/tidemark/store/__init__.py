@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidemark.ingest.apply import CaughtUp
     from tidemark.ingest.materialize import Materialized
     from tidemark.ingest.push import OnError, Pushed
+    from tidemark.monitor.freshness import Freshness
     from tidemark.serve import Reader, Vector, Vectors
     from tidemark.serve.log import ServingLog
 
@@ -212,6 +214,23 @@ class Store:
     ) -> Vectors:
         """The features of many entities at one moment, in the order of the keys."""
         return self.reader(features).online_many(keys, request=request, at=at)
+
+    def freshness(self) -> Freshness:
+        """How old what is served is, view by view, against what was promised.
+
+        And how long live events took until reads counted them.
+        """
+        from tidemark.monitor.freshness import freshness
+
+        self._project.check_open()
+        return freshness(
+            self._online,
+            self._readers.snapshot().definitions,
+            self._project.log,
+            project=self.config.namespace,
+            now=time.time_ns() // 1_000,
+            next_runs={},
+        )
 
     def reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision.

@@ -52,7 +52,7 @@ class Project:
             limits["memory_limit"] = self.config.memory_limit
         if self.config.threads:
             limits["threads"] = self.config.threads
-        return DuckDB(root=self.config.root, frames=self.frames, **limits)
+        return DuckDB(root=self.config.root, frames=self.frames, log=self.log, **limits)
 
     @property
     def datasets(self) -> Path:
