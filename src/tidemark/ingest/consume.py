@@ -32,6 +32,9 @@ BATCH = 10_000
 POLL_SECONDS = 0.2
 """How long a poll waits for messages, and so how long a stop may take."""
 
+ALIVE_SECONDS = 5.0
+"""How often a stream that brings nothing is said to be read."""
+
 UNASSIGNED_SECONDS = 30.0
 """How long `once` waits for a partition before it takes all of them for others'."""
 
@@ -57,8 +60,9 @@ class Consumer:
 
     `source` gives the source as it is applied now, `bounds` the times that its events may have;
     `decode` is None where messages are JSON.  `apply` brings the online state to the end of the
-    log.  `told` is called after each batch and each error that passes: what is `retryable` is tried
-    again, for ever, more and more slowly.
+    log; `alive` is called now and then while the stream is read to its end.  `told` is called after
+    each batch and each error that passes: what is `retryable` is tried again, for ever, more and
+    more slowly.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Consumer:
         *,
         bounds: Callable[[Source], Bounds],
         apply: Callable[[], object],
+        alive: Callable[[], object],
         told: Callable[[Consumed, TidemarkError | None], object],
     ) -> None:
         self.consumed = Consumed(source().name)
@@ -79,6 +84,8 @@ class Consumer:
         self._log = log
         self._bounds = bounds
         self._apply = apply
+        self._alive = alive
+        self._alive_at = float("-inf")
         self._told = told
         self._stop = threading.Event()
         self._go_on = threading.Event()
@@ -149,6 +156,11 @@ class Consumer:
         messages = self._stream.poll(batch, POLL_SECONDS)
         if messages:
             self._take(messages)
+        elif time.monotonic() - self._alive_at >= ALIVE_SECONDS:
+            lag = self._stream.lag()
+            if lag and not any(lag.values()):
+                self._alive()
+                self._alive_at = time.monotonic()
         return len(messages)
 
     def _take(self, messages: Sequence[Message]) -> None:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
 from tidemark.model.graph import Source
 from tidemark.model.window import parse_duration
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.pulse import alive_key
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
 from tidemark.store.reading import Readers
@@ -129,8 +132,15 @@ class Streams:
             self._project.log,
             bounds=self._bounds,
             apply=lambda: self._pushing.catch_up(name),
+            alive=lambda: self._alive(name),
             told=told or _nobody,
         )
+
+    def _alive(self, name: str) -> None:
+        """Note that the stream of a source is read to its end."""
+        place = alive_key(self._project.config.namespace, name)
+        now = time.time_ns() // 1_000
+        self._online.put_many([(place, msgspec.msgpack.encode(now))])
 
     def _bounds(self, source: Source) -> Bounds:
         from tidemark.ingest.validate import Bounds

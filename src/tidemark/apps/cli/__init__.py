@@ -24,6 +24,7 @@ from tidemark.apps.cli.shell import (
     show,
 )
 from tidemark.apps.cli.streaming import stream
+from tidemark.apps.cli.watching import freshness
 
 if TYPE_CHECKING:
     from tidemark.model.lineage import Direction, Format
@@ -199,6 +200,7 @@ for command in (
     *registry.COMMANDS,
     *dataset.COMMANDS,
     *pushing.COMMANDS,
+    freshness,
     key,
     serve,
     stream,

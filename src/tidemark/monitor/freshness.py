@@ -1,0 +1,195 @@
+"""How old what is served is, against what was promised.
+
+The age of a view is the time since the last moment up to which its rows are known to be complete:
+that of its materialization, that of the newest event it was given, and, for a source with a stream,
+that at which the stream was last read to its end.  So a stream that nobody reads any more, and a
+batch that died, show as age, although nothing failed where anybody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.window import format_duration
+from tidemark.online.keys import State, read_record, record_key
+from tidemark.online.pulse import alive_key, delays_key, quantile, read_alive, read_delays
+from tidemark.online.values import instant
+
+if TYPE_CHECKING:
+    from tidemark.engines.log import EventLog
+    from tidemark.online.protocol import OnlineStore
+
+Verdict = Literal["kept", "at risk", "broken", "unknown"]
+
+
+@dataclass(frozen=True)
+class ViewFreshness:
+    """One view: what it promises, and how it stands.
+
+    `age` is None where nothing is materialized.  `waiting` events are in the log and not counted
+    yet.  The promise breaks at `breaks_at` if nothing new comes; `next_run` is when a job will
+    bring something, None where no job is known.  The verdict is "kept"; "at risk", if it breaks
+    before the next run; "broken"; or "unknown" where there is no promise.
+    """
+
+    view: str
+    source: str
+    promise: timedelta | None
+    age: timedelta | None
+    waiting: int
+    complete_until: datetime | None
+    breaks_at: datetime | None
+    next_run: datetime | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class SourceFreshness:
+    """How long live events of a source took until reads counted them.
+
+    From when they happened, and from when they were accepted: quantiles in seconds, each the upper
+    end of a bucket of factor two.
+    """
+
+    source: str
+    events: int
+    event_to_online: Mapping[str, float]
+    accepted_to_online: Mapping[str, float]
+
+    def __str__(self) -> str:
+        happened, accepted = self.event_to_online, self.accepted_to_online
+        return (
+            f"  {self.source}: {self.events:,} live events; from event to online p50 "
+            f"{happened['p50']:g} s, p99 {happened['p99']:g} s; from accepted p99 "
+            f"{accepted['p99']:g} s"
+        )
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """All views of a project, the worst first, and the sources that take live events."""
+
+    at: datetime
+    views: tuple[ViewFreshness, ...]
+    sources: tuple[SourceFreshness, ...]
+
+    @property
+    def broken(self) -> tuple[ViewFreshness, ...]:
+        """The views whose promise is broken."""
+        return tuple(each for each in self.views if each.verdict == "broken")
+
+    def __repr__(self) -> str:
+        width = max((len(each.view) for each in self.views), default=0)
+        lines = [f"Freshness at {self.at.isoformat().replace('+00:00', 'Z')}"]
+        for each in self.views:
+            age = "never materialized" if each.age is None else f"{_text(each.age)} old"
+            promise = f"promised {_text(each.promise)}" if each.promise else "nothing promised"
+            line = f"  {each.view:<{width}}  {each.verdict:<8} {age}, {promise}"
+            if each.waiting:
+                line += f", {each.waiting:,} events wait"
+            lines.append(line)
+        lines += map(str, self.sources)
+        return "\n".join(lines)
+
+
+def _text(duration: timedelta) -> str:
+    micros = duration // timedelta(microseconds=1)
+    return format_duration(max(micros // 1_000_000 * 1_000_000, 1_000_000))
+
+
+def freshness(
+    online: OnlineStore,
+    definitions: Definitions,
+    log: EventLog,
+    *,
+    project: str,
+    now: int,
+    next_runs: Mapping[str, int],
+) -> Freshness:
+    """How fresh each view is `now` (microseconds).
+
+    `next_runs` are the moments at which jobs will materialize views, by name.
+    """
+    names = sorted({view.name for view in definitions.views})
+    records = online.get_many([record_key(project, name) for name in names])
+    alive = _alive(online, definitions, project)
+    views: list[ViewFreshness] = []
+    for name, stored in zip(names, records, strict=True):
+        states = read_record(stored).states
+        for view in definitions.variants(name)[:1]:
+            state = states[0] if states else None
+            views.append(_view(view, state, alive.get(view.source), log, now, next_runs.get(name)))
+    worst = {"broken": 0, "at risk": 1, "kept": 2, "unknown": 3}
+    views.sort(key=lambda each: (worst[each.verdict], each.view))
+    return Freshness(instant(now), tuple(views), _sources(online, definitions, project))
+
+
+def _alive(online: OnlineStore, definitions: Definitions, project: str) -> dict[str, int]:
+    names = [each.name for each in definitions.sources if each.stream is not None]
+    stored = online.get_many([alive_key(project, name) for name in names])
+    found = {name: read_alive(text) for name, text in zip(names, stored, strict=True)}
+    return {name: moment for name, moment in found.items() if moment is not None}
+
+
+def _view(
+    view: FeatureView,
+    state: State | None,
+    alive: int | None,
+    log: EventLog,
+    now: int,
+    next_run: int | None,
+) -> ViewFreshness:
+    promise = timedelta(microseconds=view.freshness) if view.freshness else None
+    waiting = 0
+    until: int | None = None
+    if state is not None:
+        waiting = max(0, log.last(view.source) - state.position)
+        until = state.until
+        if alive is not None and not waiting:
+            until = max(until, alive)
+    age = None if until is None else timedelta(microseconds=max(0, now - until))
+    breaks = None if until is None or promise is None else until + view.freshness
+    verdict: Verdict = "unknown"
+    if promise is not None:
+        verdict = "kept"
+        if breaks is None or now > breaks:
+            verdict = "broken"
+        elif next_run is not None and next_run > breaks:
+            verdict = "at risk"
+    return ViewFreshness(
+        view.name,
+        view.source,
+        promise,
+        age,
+        waiting,
+        None if until is None else instant(until),
+        None if breaks is None else instant(breaks),
+        None if next_run is None else instant(next_run),
+        verdict,
+    )
+
+
+def _sources(
+    online: OnlineStore, definitions: Definitions, project: str
+) -> tuple[SourceFreshness, ...]:
+    names = [each.name for each in definitions.sources if each.time is not None]
+    stored = online.get_many([delays_key(project, name) for name in names])
+    found: list[SourceFreshness] = []
+    for name, text in zip(names, stored, strict=True):
+        delays = read_delays(text)
+        if delays.count:
+            found.append(
+                SourceFreshness(
+                    name, delays.count, _quantiles(delays.event), _quantiles(delays.seen)
+                )
+            )
+    return tuple(found)
+
+
+def _quantiles(counts: Sequence[int]) -> dict[str, float]:
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    return {name: quantile(counts, share) or 0.0 for name, share in shares.items()}
