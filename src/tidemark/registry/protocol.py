@@ -98,6 +98,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return "active" if self.expires is None or now < self.expires else "expired"
 
 
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Recurring work of a project: who does it now, and how it went the last time.
+
+    `holder` may work until the moment `lease`, which it puts off while it does.  `failures` are
+    those in a row.  Moments are microseconds since 1970 UTC; 0: never.
+    """
+
+    name: str
+    holder: str = ""
+    lease: int = 0
+    started: int = 0
+    finished: int = 0
+    failures: int = 0
+    outcome: str = ""
+
+
 class Reader(Protocol):
     """Reads revisions, and the keys beside them."""
 
@@ -129,13 +145,17 @@ class Reader(Protocol):
         """All keys there ever were, in the order of their names."""
         ...
 
+    def jobs(self) -> Sequence[Job]:
+        """All jobs that were ever taken, in the order of their names."""
+        ...
+
     def close(self) -> None:
         """Give up connections."""
         ...
 
 
 class Writer(Reader, Protocol):
-    """Reads revisions and appends to them; makes and revokes keys."""
+    """Reads revisions and appends to them; makes and revokes keys; hands out jobs."""
 
     def append(self, revision: Revision) -> bool:
         """Append if the newest revision is the one that this follows; says whether it was.
@@ -154,4 +174,19 @@ class Writer(Reader, Protocol):
 
     def revoke_key(self, name: str, *, at: int, by: str, reason: str) -> bool:
         """Revoke a key; False if there is none, or if it is revoked already."""
+        ...
+
+    def take_job(self, name: str, holder: str, *, now: int, lease: int) -> Job | None:
+        """Become the holder of a job until `lease`; None while somebody else's lease lasts.
+
+        Of many who ask at once one gets it.
+        """
+        ...
+
+    def put_off(self, name: str, holder: str, *, lease: int) -> bool:
+        """Make a lease last longer; False if the job is somebody else's by now."""
+        ...
+
+    def give_back(self, job: Job) -> bool:
+        """Keep how a job went and end its lease; False if it is somebody else's by now."""
         ...

@@ -1,4 +1,4 @@
-"""Revisions and keys in a SQL database: SQLite beside the project, or Postgres."""
+"""Revisions, keys and jobs in a SQL database: SQLite beside the project, or Postgres."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sqlalchemy import event, exc, pool
 
 from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUnavailable
 from tidemark.model.records import Confirmation
-from tidemark.registry.protocol import NO_REVISION, Key, KeyScope, Revision
+from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope, Revision
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the tables below; raised together with a migration from the one before."""
 
 _metadata = sa.MetaData()
@@ -63,12 +63,25 @@ _key = sa.Table(
     sa.Column("revoked_reason", sa.Text, nullable=False),
 )
 
+_job = sa.Table(
+    "tidemark_job",
+    _metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("lease", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger, nullable=False),
+    sa.Column("finished", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+)
+
 _MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
     2: (
         sa.text("alter table tidemark_revision add column records text not null default ''"),
         sa.schema.CreateTable(_confirmation),
     ),
     3: (sa.schema.CreateTable(_key),),
+    4: (sa.schema.CreateTable(_job),),
 }
 """What makes each version of the tables from the one before."""
 
@@ -180,6 +193,45 @@ class SqlRevisions:
         )
         with self._begin() as connection:
             return connection.execute(statement).rowcount == 1
+
+    def jobs(self) -> Sequence[Job]:
+        """All jobs that were ever taken, in the order of their names."""
+        with self._begin() as connection:
+            found = [Job(**row) for row in connection.execute(sa.select(_job)).mappings()]
+        return sorted(found, key=lambda job: job.name)
+
+    def take_job(self, name: str, holder: str, *, now: int, lease: int) -> Job | None:
+        """Become the holder of a job until `lease`; None while somebody else's lease lasts."""
+        new = Job(name=name, holder=holder, lease=lease, started=now)
+        free = sa.or_(_job.c.lease <= now, _job.c.holder == holder)
+        statement = (
+            _job.update()
+            .where(_job.c.name == name, free)
+            .values(holder=holder, lease=lease, started=now)
+        )
+        with self._begin() as connection:
+            if connection.execute(statement).rowcount == 1:
+                row = connection.execute(sa.select(_job).where(_job.c.name == name))
+                return Job(**row.mappings().one())
+        try:
+            with self._begin() as connection:
+                connection.execute(_job.insert().values(**msgspec.structs.asdict(new)))
+        except exc.IntegrityError:  # it is there, and somebody else's
+            return None
+        return new
+
+    def put_off(self, name: str, holder: str, *, lease: int) -> bool:
+        """Make a lease last longer; False if the job is somebody else's by now."""
+        mine = _job.update().where(_job.c.name == name, _job.c.holder == holder)
+        with self._begin() as connection:
+            return connection.execute(mine.values(lease=lease)).rowcount == 1
+
+    def give_back(self, job: Job) -> bool:
+        """Keep how a job went and end its lease; False if it is somebody else's by now."""
+        mine = _job.update().where(_job.c.name == job.name, _job.c.holder == job.holder)
+        values = {**msgspec.structs.asdict(job), "holder": "", "lease": 0}
+        with self._begin() as connection:
+            return connection.execute(mine.values(**values)).rowcount == 1
 
     def close(self) -> None:
         """Close all connections."""

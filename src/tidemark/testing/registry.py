@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tidemark.model.records import Confirmation
 from tidemark.registry import Revision, Writer
-from tidemark.registry.protocol import NO_REVISION, Key, KeyScope
+from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope
 
 FIRST = Revision(1, NO_REVISION, "ada", 1_000, "first", 1, "{}").sealed()
 SECOND = Revision(2, FIRST.digest, "bob", 2_000, "", 1, '{"ä": 1}', '{"models": []}').sealed()
@@ -113,3 +113,47 @@ class RevisionsContract:
         revisions.append(FIRST)
         revisions.close()
         assert revisions.head() == FIRST.digest
+
+    def test_a_job_has_one_holder_at_a_time(self, connect: Callable[[], Writer]) -> None:
+        """Until its lease ends, or until it is given back."""
+        kept = connect()
+        assert list(kept.jobs()) == []
+        mine = kept.take_job("compact", "me", now=1_000, lease=2_000)
+        assert mine == Job(name="compact", holder="me", lease=2_000, started=1_000)
+        assert connect().take_job("compact", "you", now=1_999, lease=9_000) is None
+        assert kept.put_off("compact", "me", lease=3_000)
+        assert connect().take_job("compact", "you", now=2_500, lease=9_000) is None
+        done = replace(mine, finished=2_600, outcome="3 files")
+        assert kept.give_back(done)
+        assert list(kept.jobs()) == [replace(done, holder="", lease=0)]
+        assert connect().take_job("compact", "you", now=2_700, lease=9_000) is not None
+
+    def test_a_lease_that_ended_is_lost(self, connect: Callable[[], Writer]) -> None:
+        """Whoever comes back late is told, and changes nothing."""
+        kept = connect()
+        mine = kept.take_job("compact", "me", now=1_000, lease=2_000)
+        assert mine is not None
+        yours = connect().take_job("compact", "you", now=2_000, lease=3_000)
+        assert yours is not None
+        assert not kept.put_off("compact", "me", lease=9_000)
+        assert not kept.give_back(mine)
+        assert [each.holder for each in kept.jobs()] == ["you"]
+
+    def test_of_many_who_ask_at_once_one_gets_the_job(self, connect: Callable[[], Writer]) -> None:
+        """Whoever they are."""
+        writers = [connect() for _ in range(8)]
+        got: list[str] = []
+
+        def ask(writer: Writer, name: str) -> None:
+            if writer.take_job("compact", name, now=1_000, lease=2_000) is not None:
+                got.append(name)
+
+        threads = [
+            threading.Thread(target=ask, args=(writer, f"w{place}"))
+            for place, writer in enumerate(writers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 1
