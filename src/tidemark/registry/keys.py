@@ -57,9 +57,10 @@ class Keys:
     ) -> NewKey:
         """Make a key.
 
-        `services` and `tags` (of services, views and features) limit what it reads; without any
-        it reads everything.  `expires` is a duration from now or a moment, `rate` requests a second
-        (0: what the server says).  Raises `PlanConflict` if there was ever a key of this name.
+        `services` and `tags` (of services, views and features) limit what it reads, `tags` of
+        sources what it pushes; without any there is no limit.  `expires` is a duration from now or
+        a moment, `rate` requests a second (0: what the server says).  Raises `PlanConflict` if
+        there was ever a key of this name.
         """
         scope = KeyScope(tuple(actions), tuple(services), tuple(tags), float(rate))
         _check(name, scope)
@@ -142,10 +143,10 @@ def _check(name: str, scope: KeyScope) -> None:
         raise RequestInvalid(
             "The key would allow nothing.", remedy=f"Name actions: {', '.join(ACTIONS)}."
         )
-    if scope.limited and set(scope.actions) != {"read"}:
+    if scope.limited and not {*scope.actions} <= {"read", "push"}:
         raise RequestInvalid(
-            "Services and tags limit what is read; the key would allow more than reading.",
-            remedy="Make one key that reads, and another for the rest.",
+            "Services and tags limit what is read and pushed; the key would allow more than that.",
+            remedy="Make one key that reads or pushes, and another for the rest.",
         )
     if not (scope.rate >= 0 and math.isfinite(scope.rate)):
         raise RequestInvalid(
