@@ -25,8 +25,8 @@ demo: $(READY) ## Predict the delays of the 2013 New York flights, end to end
 test: $(READY) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-thorough: $(READY) ## Run every test, with many more random examples
-	@$(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough $(ARGS)
+thorough: $(READY) ## Run every test, with many more random examples and the minute of load
+	@THOROUGH=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough $(ARGS)
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check --quiet .

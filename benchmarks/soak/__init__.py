@@ -1,0 +1,1 @@
+"""Mixed load on the HTTP service while its parts fail: nothing wrong, nothing lost, memory flat."""
