@@ -287,7 +287,12 @@ class _Work:
         retention = None if self.floor == ANY_MOMENT else Retention.of(self.view, self.floor)
         rows = events = unattributed = 0
         for partition in entities(
-            self.engine, self.definitions, self.view, layout, until=self.until
+            self.engine,
+            self.definitions,
+            self.view,
+            layout,
+            until=self.until,
+            position=self.following.position if self.following else None,
         ):
             unattributed += partition.unattributed
             if not len(partition.keys):
