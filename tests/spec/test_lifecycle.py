@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -240,6 +241,19 @@ class TestRetired:
 
         store.registry.recently_read = recently_read
         store.registry.retire("spend:visits", unread_for=None)
+
+    def test_not_while_the_serving_log_holds_a_read(self, tmp_path: Path):
+        """Retired once it is asked no more who read it."""
+        (tmp_path / "tidemark.toml").write_text("serving_log_in_process = true\n")
+        with tm.connect(tmp_path) as store:
+            store.apply(store.plan([Spend]))
+            store.materialize(until=NOON)
+            store.online("spend:total", {"user_id": "u1"}, at=NOON)
+            with pytest.raises(PlanConflict, match="spend:total@1 is still used") as caught:
+                store.registry.retire("spend:total")
+            assert caught.value.where.startswith("read last at 20")
+            store.registry.retire("spend:visits")
+            store.registry.retire("spend:total", unread_for=None)
 
     def test_its_definition_stays_readable(self, retired: tm.Store):
         """As of a revision that had it."""

@@ -24,6 +24,7 @@ from tidemark.model.twins import Twin
 from tidemark.monitor.agreement import ValueTwin
 from tidemark.registry import Applied, Backfill, Plan, Snapshot
 from tidemark.serve import Reader, Status, Vector, Vectors
+from tidemark.serve.log import ServingLog
 from tidemark.store.describe import Description
 from tidemark.store.verification import Verification
 
@@ -118,6 +119,8 @@ def served(store: tm.Store) -> None:
     assert_type(vectors.to_dicts(), list[dict[str, Any]])
     assert_type(store.reader([Spend.total]), Reader)
     assert_type(store.readers.snapshot(), Snapshot)
+    assert_type(store.log, ServingLog)
+    assert_type(store.log.recent_features(NOON), dict[str, datetime])
 
 
 def serving(store: tm.Store) -> None:
