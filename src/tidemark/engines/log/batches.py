@@ -146,6 +146,7 @@ class Reader:
         self._database = database
         self._stored = {number: declared(columns) for number, columns in schemas.items()}
         self._wanted = wanted
+        self._next: int | None = None
         self._batches: list[pa.RecordBatch] = []
         self._first: list[int] = []
         self._rows: list[int] = []
@@ -156,6 +157,9 @@ class Reader:
     def add(self, row: tuple[int, int, int, int, int, bytes, bytes]) -> None:
         """One row of `batches`; raises `EngineError` if it is not what was written."""
         first, rows, seen, number, sum_, marks, payload = row
+        if self._next not in {None, first}:
+            raise self._database.damaged(f"events before position {first:,} are missing")
+        self._next = first + rows
         if checksum(first, rows, seen, number, marks, data=payload) != sum_:
             raise self._database.damaged(f"the batch at position {first:,} has changed")
         batch = pa.ipc.read_record_batch(pa.py_buffer(payload), self._stored[number])

@@ -89,6 +89,10 @@ def snapshot(
 ) -> Snapshot:
     """The log as it was at a position (None: as it is); large batches are put into a file."""
     position = state.last if until is None else min(until, state.last)
+    count = "SELECT coalesce(sum(rows), 0) FROM"
+    held = connection.execute(f"SELECT ({count} segments) + ({count} batches)").fetchone()[0]
+    if held != state.last - state.dropped:
+        raise database.damaged(f"{state.last - state.dropped - held:,} events are missing")
     query = "SELECT path FROM segments WHERE first <= ? ORDER BY path"
     paths = connection.execute(query, (position,)).fetchall()
     files = tuple(str(_found(database, connection, path)) for (path,) in paths)

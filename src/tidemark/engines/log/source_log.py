@@ -166,7 +166,7 @@ class SourceLog:
         if not self._database.exists():
             nothing: pa.Table = batches.with_added(wanted).empty_table()
             return nothing
-        with self._reading() as (connection, _):
+        with self._reading() as (connection, state):
             self._schemas.check(columns)
             low = _next_position(connection, after + 1)
             high = low + most
@@ -182,6 +182,8 @@ class SourceLog:
         if cold is not None:
             table = pa.concat_tables([cold, table])
         first, end = np.searchsorted(table.column(POSITION).to_numpy(), [low, high])
+        if state.dropped == 0 and end - first != max(0, min(high, state.last + 1) - low):
+            raise self._database.damaged(f"events after position {after:,} are missing")
         rows: pa.Table = table.slice(first, end - first)
         return rows
 
