@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from tidemark.kernel import Timeline
-from tidemark.kernel.layout import InputColumn, Layout
+from tidemark.kernel.layout import InputColumn, Layout, LayoutFeature
+from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Column
 from tidemark.model.types import FLOAT64, INT64, STRING, decimal, list_of
 from tidemark.online.codec import NEVER
@@ -27,8 +29,24 @@ LAYOUT = Layout(
         InputColumn(Column("exact"), decimal(38, 2), "code"),
     ),
     (Column("ok"), Column("large")),
-    (),
+    tuple(
+        LayoutFeature(f"{function}_{column}_{filter_}", Aggregate(function), type_, column, filter_)
+        for filter_ in (-1, 0)
+        for function, type_, column in (
+            ("count", INT64, -1),
+            ("sum", FLOAT64, 0),
+            ("variance", FLOAT64, 0),
+            ("max", FLOAT64, 0),
+            ("count", INT64, 1),
+            ("sum", decimal(38, 2), 2),
+            ("mean", FLOAT64, 4),
+            ("min", INT64, 4),
+            ("last", STRING, 1),
+            ("count_distinct", INT64, 5),
+        )
+    ),
 )
+REALS = [0.0, -0.0, 1.5, -2.25, 1e300, -1e300, 5e-324, 1e16, 0.1, math.nan, math.inf, -math.inf]
 TEXTS = ["", "a", "A", "b", "é", "日本", "\uffff", "😀", "z" * 40]
 TAGS = [[], ["a"], ["a", ""], [None], ["b", None], ["é"]]
 EXACT = [Decimal("-1.50"), Decimal("0.00"), Decimal("9.99"), Decimal("10.00")]
@@ -70,7 +88,7 @@ def event(random: Random, entity: int, identity: int, times: int) -> Event:
     known = time + random.choice((0, 0, 0, 1, 10, 1000))
     until = NEVER if random.random() < 0.9 else known + random.choice((1, 50, 2000))
     values = (
-        random.randrange(-3, 4),
+        random.choice(REALS),
         random.choice(TEXTS),
         random.choice((10**30, -1, 0)),
         random.choice(TAGS),
@@ -117,6 +135,8 @@ def _column(place: int, values: list[Any]) -> Values:
     if LAYOUT.columns[place].form == "decimal":
         low = np.array([word & (2**64 - 1) for word in words], np.uint64).view(np.int64)
         return Values(low, np.array([word >> 64 for word in words], np.int64), valid)
+    if LAYOUT.columns[place].type == FLOAT64:
+        return Values(np.array(words, np.float64).view(np.int64), None, valid)
     return Values(np.array(words, np.int64), None, valid)
 
 

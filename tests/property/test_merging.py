@@ -2,10 +2,12 @@
 
 from random import Random
 
+import numpy as np
 import pytest
 from tests.property.stored import LAYOUT, as_events, event, total_order
 
 from tidemark.online import codec
+from tidemark.online.joining import join
 from tidemark.online.merging import combine
 
 
@@ -63,3 +65,26 @@ def test_old_and_new_events_are_the_row_of_all(seed: int) -> None:
         )
         assert bool(combined.undecided[n]) == undecided
         assert undecided or got == whole
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_that_are_joined_hold_the_values_that_are_read(seed: int) -> None:
+    """Some columns of several rows in one, with all that decides which events count."""
+    random = Random(seed)
+    chunks = random.randrange(1, 6)
+    events = [event(random, random.randrange(chunks), n + 1, 30) for n in range(60)]
+    events += [event(random, n, 100 + n, 30) for n in range(chunks)]
+    rows = codec.pack(LAYOUT, as_events(events, chunks, identified=random.random() < 0.5))
+    columns = {column for column in range(-1, 6) if random.random() < 0.5}
+    sizes = [len(row) // 8 for row in rows]
+    starts = [sum(sizes[:place]) for place in range(chunks)]
+    words = np.frombuffer(b"".join(rows), np.int64)
+    joined = codec.unpack(LAYOUT, join(LAYOUT, words, starts, columns))
+    parts = [codec.unpack(LAYOUT, row) for row in rows]
+    for name in ("time", "known", "ended"):
+        assert getattr(joined, name) == [each for part in parts for each in getattr(part, name)]
+    for place in range(2):
+        assert joined.filters[place] == [each for part in parts for each in part.filters[place]]
+    for column in columns - {-1}:
+        wanted = [each for part in parts for each in part.columns[column]]
+        assert joined.columns[column] == wanted

@@ -48,7 +48,7 @@ class Sizes:
         return 2 * self.chunk * self.fanout
 
 
-SIZES = Sizes(split=2**62)
+SIZES = Sizes()
 
 
 class Cutter:
@@ -127,7 +127,8 @@ class Cutter:
                 said.append(np.where(column.valid, column.words, 0))
         table = np.stack(said, axis=1)
         n, width = table.shape
-        hashes = hash_all(np.arange(n + 1) * (8 * width), table.reshape(-1).view(np.uint8))
+        starts: Words = np.arange(n + 1, dtype=np.int64) * (8 * width)
+        hashes = hash_all(starts, table.reshape(-1).view(np.uint8))
         begins = hashes & (self.sizes.chunk - 1) == 0
         begins[1:] &= (table[1:] != table[:-1]).any(axis=1)
         begins[timeline.starts[:-1]] = True

@@ -181,6 +181,14 @@ def heaps(
     return blob[spread(offsets[order], sizes)], total[ends] - total[ends - counts]
 
 
+def one_heap(dictionaries: Sequence[Dictionary | None]) -> bytes:
+    """The heap of one row; None is a column that has no codes."""
+    pieces = [_array_head(len(dictionaries))]
+    for each in dictionaries:
+        pieces += [_encode(None)] if each is None else [_array_head(len(each)), *each.items]
+    return b"".join(pieces)
+
+
 def read_heaps(
     types: Sequence[Type | None], found: Sequence[bytes | None]
 ) -> list[tuple[Dictionary, Words, Words] | None]:

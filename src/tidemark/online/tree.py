@@ -54,19 +54,26 @@ def merge(
 
     `keys` are those of the rows, `old` what is there now.
     """
+    told = np.flatnonzero(np.diff(new.timeline.starts) > 0)
+    if len(told) < len(keys):  # nothing is new of the others
+        mine = [keys[place] for place in told.tolist()]
+        theirs = [old[place] for place in told.tolist()]
+        merged = merge(layout, mine, theirs, pick(new, told), fetch, retention)
+        return merged._replace(undecided=told[merged.undecided])
     cutter = Cutter(layout)
     large = np.array([row is not None and is_directory(row) for row in old], np.bool_)
     plain = np.flatnonzero(~large)
-    some = new if len(plain) == len(old) else pick(new, plain)
+    arrived = new if len(plain) == len(old) else pick(new, plain)
     rows = codec.unpack_rows(layout, [old[place] for place in plain.tolist()])
-    events, undecided = combine(layout, rows, some)
+    events, undecided = combine(layout, rows, arrived)
     if undecided.any():
         events = pick(events, np.flatnonzero(~undecided))
     if retention is not None:
         events = retention.retained(events)
-    puts = cutter.written([keys[place] for place in plain[~undecided].tolist()], events)
+    decided: list[int] = plain[~undecided].tolist()
+    puts = cutter.written([keys[place] for place in decided], events)
     deletes: list[bytes] = []
-    failed = plain[undecided].tolist()
+    failed: list[int] = plain[undecided].tolist()
     for place in np.flatnonzero(large).tolist():
         root = old[place] or b""
         tree = _Tree(cutter, keys[place], root, fetch)
@@ -163,14 +170,13 @@ class _Tree:
         """The chunk that each new event falls into: the last one that begins no later."""
         time = new.timeline.time
         known = time if new.timeline.known is None else np.maximum(new.timeline.known, time)
+        groups: list[int] = [0] * len(time)
         if self._deep:
             firsts = self._top.known.first
             groups = np.maximum(np.searchsorted(firsts, time, "right") - 1, 0).tolist()
             self._read(groups)
-        else:
-            groups = [0] * len(time)
         places = [
-            (group, max(int(np.searchsorted(self._group(group).known.first, t, "right")) - 1, 0))
+            (group, _last_before(self._group(group).known.first, t))
             for group, t in zip(groups, time.tolist(), strict=True)
         ]
         self._open(set(places))
@@ -183,7 +189,7 @@ class _Tree:
     def _first(self, place: Place) -> tuple[int, int]:
         """The time of the first event of a chunk, and the moment at which it became known."""
         self._open([place])
-        words = np.frombuffer(self._chunks[place], np.int64)
+        words: Words = np.frombuffer(self._chunks[place], np.int64)
         time = int(words[codec.HEADER])
         late = int(words[0]) >> 48 & codec.HAS_KNOWN
         return time, int(words[codec.HEADER + int(words[1])]) if late else time
@@ -364,6 +370,11 @@ class _Tree:
         if chunk + 1 < len(self._group(group)):
             return group, chunk + 1
         return (group + 1, 0) if group + 1 < len(self._groups) else None
+
+
+def _last_before(firsts: Words, time: int) -> int:
+    """The last child that begins no later; the first one where none does."""
+    return max(int(np.searchsorted(firsts, time, "right")) - 1, 0)
 
 
 def _edited(

@@ -29,17 +29,18 @@ class Forest:
     """The trees among the rows of a request: `roots` are (view, entity, key, place in the words).
 
     Nodes are directories and chunks that have been read, a root for each tree first; `opened` has
-    the node of each child of a directory, -1 where it has not been read.
+    the node of each child of a directory, -1 where it has not been read.  The path of a node is the
+    number of its tree, then that of a child on every level.
     """
 
     def __init__(self, words: Words, roots: Sequence[tuple[int, int, bytes, int]]) -> None:
         self.words = words
         self._roots = roots
         self._nodes: list[tuple[int, int]] = []
-        self._keys: list[bytes] = []
-        self._opened: list[int] = []
-        for _, _, key, start in roots:
-            self._add(key, start, inner=True)
+        self._paths: list[tuple[int, ...]] = []
+        self._opened = np.empty(0, np.int64)
+        for number, (_, _, _, start) in enumerate(roots):
+            self._add((number,), start, int(words[start + _EVENTS]))
 
     def fold(self, program: TreeProgram, t: int, fetch: Fetch) -> Folded:
         """Read what the moment `t` needs, and compute what summaries can.
@@ -50,8 +51,8 @@ class Forest:
 
         trees = np.array([(n, v, k) for n, (v, k, _, _) in enumerate(self._roots)], np.int64)
         while True:
-            nodes, opened = np.array(self._nodes, np.int64), np.array(self._opened, np.int64)
-            folded = fold(self.words, nodes, opened, trees, t, program)
+            nodes = np.array(self._nodes, np.int64)
+            folded = fold(self.words, nodes, self._opened, trees, t, program)
             if not len(folded.misses):
                 return folded
             self._open(folded.misses.tolist(), fetch)
@@ -63,51 +64,45 @@ class Forest:
 
         That row has the values of some columns only, given for each view.
         """
-        for root, (view, entity, _, _) in enumerate(self._roots):
-            starts = [self._nodes[node][0] for node in self._chunks(root) if needed[node]]
-            if len(starts) > 1:
-                row = join(layouts[view], self.words, starts, columns[view])
-                starts = [self._append([row])[0]]
-            yield view, entity, starts[0] if starts else -1
+        starts: list[list[int]] = [[] for _ in self._roots]
+        for node in sorted(np.flatnonzero(needed).tolist(), key=self._paths.__getitem__):
+            starts[self._paths[node][0]].append(self._nodes[node][0])
+        for (view, entity, _, _), mine in zip(self._roots, starts, strict=True):
+            if len(mine) > 1:
+                row = join(layouts[view], self.words, mine, columns[view])
+                mine = self._append([row])  # noqa: PLW2901
+            yield view, entity, mine[0] if mine else -1
 
     def _open(self, misses: Sequence[tuple[int, int]], fetch: Fetch) -> None:
-        keys = [self._child_key(node, child) for node, child in misses]
-        found = [row for row in fetch(keys) if row is not None]
-        if len(found) < len(keys):
+        found = fetch([self._child_key(node, child) for node, child in misses])
+        rows = [row for row in found if row is not None]
+        if len(rows) < len(misses):
             raise Replaced
-        starts = self._append(found)
-        for (node, child), row, start in zip(misses, found, starts, strict=True):
+        for (node, child), row, start in zip(misses, rows, self._append(rows), strict=True):
             if not row.startswith(codec.PREAMBLE):
                 codec.refuse(row)
             self._opened[self._nodes[node][1] + child] = len(self._nodes)
-            self._add(self._keys[node], start, inner=directories.is_directory(row))
+            children = int(self.words[start + _EVENTS]) if directories.is_directory(row) else 0
+            self._add((*self._paths[node], child), start, children)
 
-    def _add(self, key: bytes, start: int, *, inner: bool) -> None:
-        self._nodes.append((start, len(self._opened) if inner else -1))
-        self._keys.append(key)
-        if inner:
-            self._opened += [-1] * int(self.words[start + _EVENTS])
+    def _add(self, path: tuple[int, ...], start: int, children: int) -> None:
+        self._nodes.append((start, len(self._opened) if children else -1))
+        self._paths.append(path)
+        if children:
+            self._opened = np.concatenate([self._opened, np.full(children, -1)])
 
     def _append(self, rows: Sequence[bytes]) -> list[int]:
         """Put rows behind the words; gives where they begin."""
-        sizes = np.array([len(row) >> 3 for row in rows])
-        starts: list[int] = (len(self.words) + np.cumsum(sizes) - sizes).tolist()
-        more = np.frombuffer(b"".join(rows), np.int64)
+        starts: list[int] = []
+        size = len(self.words)
+        for row in rows:
+            starts.append(size)
+            size += len(row) >> 3
+        more = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), np.int64)
         self.words = np.concatenate([self.words, more])
         return starts
 
     def _child_key(self, node: int, child: int) -> bytes:
         start = self._nodes[node][0]
-        count = int(self.words[start + _EVENTS])
-        at = start + codec.HEADER + _ID * count + child
-        return directories.child_key(self._keys[node], int(self.words[at]))
-
-    def _chunks(self, node: int) -> Iterator[int]:
-        """The chunks below a node that have been read, in their order."""
-        start, first = self._nodes[node]
-        if first < 0:
-            yield node
-            return
-        for child in self._opened[first : first + int(self.words[start + _EVENTS])]:
-            if child >= 0:
-                yield from self._chunks(child)
+        at = start + codec.HEADER + _ID * int(self.words[start + _EVENTS]) + child
+        return directories.child_key(self._roots[self._paths[node][0]][2], int(self.words[at]))
