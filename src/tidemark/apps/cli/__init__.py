@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
-from tidemark.apps.cli import dataset, planning, pushing, registry
+from tidemark.apps.cli import dataset, observing, planning, pushing, registry
 from tidemark.apps.cli.key import key
+from tidemark.apps.cli.running import compact, run
 from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
     ERROR,
@@ -200,8 +201,11 @@ for command in (
     *registry.COMMANDS,
     *dataset.COMMANDS,
     *pushing.COMMANDS,
+    *observing.COMMANDS,
+    compact,
     freshness,
     key,
+    run,
     serve,
     stream,
 ):

@@ -48,6 +48,9 @@ FLUSH_SECONDS = 10.0
 
 _FORMS = 256
 
+_ANSWERS = 256
+"""Answers that become columns, and are let go of, at once."""
+
 _log = logging.getLogger("tidemark.log")
 
 
@@ -249,16 +252,22 @@ class ServingLog:
             of_form.setdefault(self._form(each), []).append(each)
         if of_form and not self._held:
             self._held_since = time.monotonic()
+        entries.clear()
         for form, mine in of_form.items():
-            try:
-                batch = form.batch(mine)
-                if self._sample < 1:
-                    batch = batch.filter(pa.array(_sampled(mine, self._sample)))
-            except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
-                self._lost(sum(each.parts.rows for each in mine), error)
-                continue
-            if len(batch):
-                self._held.setdefault(form.description, []).append(batch)
+            while mine:
+                self._hold(form, mine[-_ANSWERS:])
+                del mine[-_ANSWERS:]
+
+    def _hold(self, form: Form, entries: list[Entry]) -> None:
+        try:
+            batch = form.batch(entries)
+            if self._sample < 1:
+                batch = batch.filter(pa.array(_sampled(entries, self._sample)))
+        except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+            self._lost(sum(each.parts.rows for each in entries), error)
+            return
+        if len(batch):
+            self._held.setdefault(form.description, []).append(batch)
 
     def _form(self, entry: Entry) -> Form:
         key = entry.target, entry.parts.program

@@ -86,7 +86,8 @@ def read(
             answered = pc.field("answered")
             low, high = (pa.scalar(each, pa.int64()).cast(MOMENT) for each in (since, until))
             wanted = (answered >= low) & (answered < high)
-            answered_then: pa.Table = ds.dataset([str(each) for each in names], schema=schema).to_table(
+            rows = ds.dataset([str(each) for each in names], schema=schema)
+            answered_then: pa.Table = rows.to_table(
                 filter=wanted if where is None else wanted & where
             )
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The columns of the serving log: what a list of outputs is written as, and how answers become it.
 
-Answers are turned into columns many at a time.  The thread that does it gives way to those that
-answer requests after each column, so that none of them waits for more than that.
+Answers are turned into columns some hundred at a time.  The thread that does it gives way to those
+that answer requests after some columns, so that none of them waits for more than that.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FORMAT = 1
 METADATA = b"tidemark"
 """Where the schema of a file says what its columns are."""
 
-_AT_ONCE = 128
-"""Answers whose arrays are joined without giving way: some 50 us."""
+_WORK_SECONDS, _PAUSE_SECONDS = 150e-6, 50e-6
+"""How long the thread works until it pauses; shorter pauses give the interpreter to nobody."""
 
 MOMENT = pa.timestamp("us", "UTC")
 AGE = pa.duration("us")
@@ -169,6 +169,7 @@ class Form:
             tuple(dict.fromkeys(view.view.name for view in program.views)),
         )
         self.schema = self.description.schema
+        self._worked_since = 0.0
         self._view_of = {view.view.name: place for place, view in enumerate(program.views)}
 
     def batch(self, entries: Sequence[Entry]) -> pa.RecordBatch:
@@ -176,7 +177,7 @@ class Form:
         columns: dict[str, pa.Array] = {}
         for name, column in zip(self.schema.names, self._columns(entries), strict=True):
             columns[name] = column
-            _give_way()
+            self._give_way()
         return pa.RecordBatch.from_pydict(columns, schema=self.schema)
 
     def _columns(self, entries: Sequence[Entry]) -> Iterator[pa.Array]:
@@ -210,10 +211,10 @@ class Form:
     def _features(self, entries: Sequence[Entry], at: NDArray[np.int64]) -> Iterator[pa.Array]:
         program = self._program
         found = [each.parts.found for each in entries]
-        words = _joined([each.words for each in found])
-        state = _joined([each.state for each in found])
-        time_ = _joined([each.time for each in found])
-        known = _joined([each.known for each in found])
+        words = np.concatenate([each.words for each in found], axis=1)
+        state = np.concatenate([each.state for each in found], axis=1)
+        time_ = np.concatenate([each.time for each in found], axis=1)
+        known = np.concatenate([each.known for each in found], axis=1)
         for column in self.description.features:
             reference = self._references[column.name]
             place = program.place.get(reference)
@@ -258,6 +259,12 @@ class Form:
             defined = state != NULL
         return column_of(numbers, defined, feature.type)
 
+    def _give_way(self) -> None:
+        """Let a thread that waits for the interpreter have it."""
+        if time.perf_counter() - self._worked_since > _WORK_SECONDS:
+            time.sleep(_PAUSE_SECONDS)
+            self._worked_since = time.perf_counter()
+
     def _written(self, column: Column, values: Sequence[Any]) -> pa.Array:
         type_: Type = parse_type(column.type)
         if column.masked:
@@ -265,19 +272,6 @@ class Form:
         return pa.array(values, arrow_type(type_))
 
 
-def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays side by side, [F, rows]."""
-    blocks: list[NDArray[Any]] = []
-    for start in range(0, len(arrays), _AT_ONCE):
-        blocks.append(np.concatenate(arrays[start : start + _AT_ONCE], axis=1))
-        _give_way()
-    return np.ascontiguousarray(np.concatenate(blocks, axis=1))
-
-
 def _statuses(codes: NDArray[np.uint8]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes), _STATUSES)
 
-
-def _give_way() -> None:
-    """Let a thread that waits for the interpreter have it."""
-    time.sleep(0)
