@@ -509,9 +509,18 @@ class Oracle:
 
     def visible(self, key: tuple[Any, ...], t: int) -> list[Event]:
         """The events of an entity that count at t, oldest first."""
-        bound, hindsight = self.view.bound, self.hindsight
+        bound, hindsight, end = self.view.bound, self.hindsight, self.end(t)
         events = self._of_key.get(key, [])
-        return [event for event in events if visible(event, t, bound, hindsight=hindsight)]
+        return [
+            event
+            for event in events
+            if visible(event, t, bound, hindsight=hindsight)
+            and (event.time <= end if bound == "at" else event.time < end)
+        ]
+
+    def end(self, t: int) -> int:
+        """Where the windows of the moment t end, but for their offsets."""
+        return t // self.view.step * self.view.step if self.view.step else t
 
     def rows(self, feature: Feature, seen: Sequence[Event], t: int) -> list[Row]:
         """The rows that the aggregate of a feature reads, oldest first."""
@@ -520,7 +529,7 @@ class Oracle:
         rows = [
             event.row
             for event in seen
-            if inside(window, event.time, t, view.bound)
+            if inside(window, event.time, self.end(t), view.bound)
             and (not max_age or event.time >= t - max_age)
             and (aggregate.where is None or expression(aggregate.where, event.row) is True)
         ]

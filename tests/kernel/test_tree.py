@@ -78,6 +78,7 @@ def a_view(random: np.random.Generator, name: str, features: int) -> tuple[Featu
         features=tuple(a_feature(random, i) for i in range(features)),
         bound="before" if random.random() < 0.3 else "at",
         max_age=int(random.choice([0, 0, HOUR, 3 * HOUR])),
+        step=int(random.choice([0, 0, HOUR, 7])),
     )
     return view, Layout.of(view, TYPES)
 

@@ -20,11 +20,12 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+from msgspec import structs
 from tests.oracle import taken
 
 import tidemark as tm
 from tidemark.define.lowering import Lowered
-from tidemark.model.aggregates import RULES, Aggregate, result_type
+from tidemark.model.aggregates import ADDITIVE, RULES, Aggregate, adds_up, result_type
 from tidemark.model.expr import Call, Column, Expr, Literal, columns_of, type_of
 from tidemark.model.graph import (
     Definitions,
@@ -337,6 +338,25 @@ def make(seed: int, *, events: int = 130, asked: int = 270) -> World:
         max_age=random.choice((0, 0, 1, DAY, 7 * DAY)),
     )
     return World(entity, source, view, rows, list(_asked(random, rows, keys, times, asked)))
+
+
+def stepped(seed: int, step: int) -> World:
+    """The world of a seed with a view that moves in steps, and all that such a view may have."""
+    world, random = make(seed), Random(seed)
+    sizes = product((step, 2 * step, 9 * step), (0, step))
+    windows = [Window("sliding", length=length, offset=offset) for length, offset in sizes]
+    windows += [Window("all"), Window("all", offset=2 * step)]
+    found: dict[Aggregate, Feature] = {}
+    while len(found) < 40:
+        function = random.choice([*ADDITIVE, "min", "max"])
+        types = {each: type_of(each, COLUMNS) for each in column_types(function)}
+        value = random.choice([each for each, type_ in types.items() if adds_up(function, type_)])
+        where, window = random.choice([None, *FILTERS]), random.choice(windows)
+        aggregate = Aggregate(function, value=value, where=where, window=window)
+        name, type_ = f"{function}_{len(found)}", result_type(function, types[value])
+        found.setdefault(aggregate, Feature(name=name, aggregate=aggregate, type=type_))
+    view = structs.replace(world.view, features=tuple(found.values()), step=step, max_age=0)
+    return replace(world, view=view)
 
 
 def of_values(column: str, values: Sequence[Any], *functions: str) -> World:

@@ -207,8 +207,8 @@ class _Reader:
         self.keep("request", graph.Request(name=name, fields=fields, **self.about(known)), path)
 
     def section_views(self, name: str, path: Path_, body: Any) -> None:
-        allowed = {"entity", "source", "by", "features", "columns", "max_age", "freshness", "bound"}
-        known = self.doc.mapping(path, body, _ABOUT | allowed | {"version"})
+        allowed = {"entity", "source", "by", "features", "columns", "max_age", "freshness", "step"}
+        known = self.doc.mapping(path, body, _ABOUT | allowed | {"bound", "version"})
         entity, source = str(known.get("entity")), str(known.get("source"))
         features: list[graph.Feature] = []
         for column in as_texts(known.get("columns")):
@@ -230,6 +230,7 @@ class _Reader:
             bound=known.get("bound") or "at",
             max_age=self.duration((*path, "max_age"), known.get("max_age")),
             freshness=self.duration((*path, "freshness"), known.get("freshness")),
+            step=self.duration((*path, "step"), known.get("step")),
             **self.about(known),
         )
         self.loaded.unsaid["view", name] = {"bound"} - _said(known)

@@ -311,6 +311,7 @@ class _Lowering:
             bound=said.get("bound", "at"),
             max_age=said.get("max_age", 0),
             freshness=said.get("freshness", 0),
+            step=said.get("step", 0),
             **_described(about),
         )
         unsaid = () if said.get("bound") else ("bound",)

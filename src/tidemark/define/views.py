@@ -35,6 +35,7 @@ class FeatureView(Declaration):
                  says so to a type checker
     `max_age`    stored values older than this are null
     `freshness`  how old the newest event may be; a promise that is checked and reported
+    `step`       windows end where they would at the last multiple of this since 1970 UTC
     `bound`      "before" leaves out events at the very moment asked for
     `version`    the least version of its features; grows when the meaning of all of them changes
     """
@@ -61,6 +62,7 @@ class FeatureView(Declaration):
         columns: Iterable[Col[Any]] = (),
         max_age: str | timedelta | None = None,
         freshness: str | timedelta | None = None,
+        step: str | timedelta | None = None,
         bound: Bound | None = None,
         version: int = 1,
         name: str = "",
@@ -73,7 +75,8 @@ class FeatureView(Declaration):
         given = {"entity": entity, "source": source, "by": by, "bound": bound}
         about.arguments = inherited(cls) | {k: v for k, v in given.items() if v is not None}
         with declaring(cls, about):
-            for argument, duration in (("max_age", max_age), ("freshness", freshness)):
+            durations = {"max_age": max_age, "freshness": freshness, "step": step}
+            for argument, duration in durations.items():
                 if duration is not None:
                     try:
                         about.arguments[argument] = parse_duration(duration)

@@ -120,7 +120,7 @@ def _span(
     known = [reach for reach in reaches if reach is not None]
     if len(known) < len(reaches):
         return span
-    return replace(span, low=max(span.low, int(t.min()) - max(known)))
+    return replace(span, low=max(span.low, int(t.min()) - max(known) - view.step))
 
 
 def _groups(
@@ -246,6 +246,7 @@ class _Group:
                 list(asked),
                 bound=self.view.bound,
                 max_age=self.view.max_age,
+                step=self.view.step,
                 threads=self.engine.threads,
             )
         except SumOverflow as error:

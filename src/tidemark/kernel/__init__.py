@@ -126,6 +126,7 @@ def evaluate(
     *,
     bound: Bound = "at",
     max_age: int = 0,
+    step: int = 0,
     threads: int | None = None,
 ) -> list[Result]:
     """Compute aggregates of one column at many moments of many entities.
@@ -138,7 +139,14 @@ def evaluate(
     from tidemark.kernel import sweep
 
     return sweep.evaluate(
-        timeline, moments, column, aggregates, bound=bound, max_age=max_age, threads=threads
+        timeline,
+        moments,
+        column,
+        aggregates,
+        bound=bound,
+        max_age=max_age,
+        step=step,
+        threads=threads,
     )
 
 

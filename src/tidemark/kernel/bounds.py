@@ -6,6 +6,9 @@ With u = t - offset, an event counts if low <= time <= high:
     all       -infinity .. u             before: -infinity .. u - 1
     to_date   period_start(u) .. u       before: period_start(u) .. u - 1
 
+A window that moves in steps ends where it would at the last multiple of the step: u is that of t
+rounded down.
+
 `max_age` raises low to t - max_age, so that a value of exactly that age still counts.  Both bounds
 never fall as t grows.  What leaves the range of int64 stays at its end.
 """
@@ -19,7 +22,7 @@ import numpy as np
 
 from tidemark.kernel.calendar import period_start
 from tidemark.kernel.compiled import nested
-from tidemark.kernel.encoding import BEFORE, I64_MIN, LENGTH, LOW, OFFSET
+from tidemark.kernel.encoding import BEFORE, I64_MIN, LENGTH, LOW, OFFSET, STEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +52,15 @@ def earlier(moment: int, duration: int) -> int:
 
 
 @nested
+def step_of(t: int, group: Words) -> int:
+    """The moment at which a group's window ends, but for its offset."""
+    return t if group[STEP] == 0 else earlier(t, t % group[STEP])
+
+
+@nested
 def bounds_at(t: int, period: int, group: Words, max_age: int) -> tuple[int, int]:
     """The bounds of a group's window at a moment; `period` is where a calendar window begins."""
-    high = earlier(t, group[OFFSET] + group[BEFORE])
+    high = earlier(step_of(t, group), group[OFFSET] + group[BEFORE])
     low = period if group[LOW] >= 0 else I64_MIN
     if group[LENGTH] > 0:
         low = earlier(high, group[LENGTH] - 1)

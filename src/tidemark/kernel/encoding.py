@@ -48,10 +48,11 @@ FUNCTION, ROW, SECOND, N, Q, DDOF = range(6)
 `ROW` and `SECOND` are rows of the results (-1: none), `Q` holds the bits of a double.
 """
 
-ROWS, SKIP_NULL, BEFORE, LENGTH, OFFSET, MAX_AGE, LOW, START, STOP = range(9)
+ROWS, SKIP_NULL, BEFORE, LENGTH, OFFSET, STEP, MAX_AGE, LOW, START, STOP = range(10)
 """Columns of a table of groups: what their windows are, and which aggregates are theirs.
 
-`BEFORE` is 1 for `bound="before"`; `LENGTH` 0 is a window without length; `LOW` is a row of the
+`BEFORE` is 1 for `bound="before"`; `LENGTH` 0 is a window without length; windows end at multiples
+of `STEP`, if it is not 0; `LOW` is a row of the
 starts of periods that are passed in, or -1; the aggregates are `[START, STOP)`.
 """
 
@@ -105,12 +106,12 @@ def encode(
 
 
 def encode_window(
-    window: Window, bound: Bound, max_age: int, low: int, *, skip_null: bool
+    window: Window, bound: Bound, step: int, max_age: int, low: int, *, skip_null: bool
 ) -> tuple[int, ...]:
     """The columns of a table of groups before `START`."""
     length = window.length if window.kind == "sliding" else 0
     before = int(bound == "before")
-    return window.rows, int(skip_null), before, length, window.offset, max_age, low
+    return window.rows, int(skip_null), before, length, window.offset, step, max_age, low
 
 
 def memory_size(events: int, moments: int) -> int:

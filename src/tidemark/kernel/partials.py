@@ -34,6 +34,7 @@ from tidemark.kernel.compiled import (
     WORD_ROWS,
     WORDS,
     entry,
+    inlined,
     nested,
     ready,
 )
@@ -416,7 +417,7 @@ def _combine(
             carry(squares)
 
 
-@nested
+@inlined
 def merge(
     words: Words,
     at: int,

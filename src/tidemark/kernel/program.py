@@ -133,6 +133,7 @@ class _Builder:
             *encode_window(
                 window,
                 view.bound,
+                view.step,
                 view.max_age if aggregate.rule.stored else 0,
                 low,
                 skip_null=aggregate.function != "latest",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.bounds import Bounds, bounds_at
+from tidemark.kernel.bounds import Bounds, bounds_at, step_of
 from tidemark.kernel.calendar import period_start_one
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
@@ -215,7 +215,8 @@ def _call(
             view = group[VIEW]
             events = read_events(words, flags, row_at[view, k], group)
             if g == 0 or groups[g - 1, VIEW] != view:
-                out_known[view, k] = _newest_visible(events, t, group[BEFORE])
+                end = step_of(t, group) - group[BEFORE]
+                out_known[view, k] = _newest_visible(events, t, end)
             period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
             events = _within(events, *bounds_at(t, period, group, 0))
             size = len(events.time)
@@ -336,9 +337,9 @@ def read_events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
 
 
 @nested
-def _newest_visible(events: Events, t: int, before: int) -> int:
-    """The time of the newest event that is visible at all."""
-    for p in range(seek(events.time, 0, t - before + 1) - 1, -1, -1):
+def _newest_visible(events: Events, t: int, high: int) -> int:
+    """The time of the newest event up to `high` that is visible at t."""
+    for p in range(seek(events.time, 0, high + 1) - 1, -1, -1):
         if len(events.known) and events.known[p] > t:
             continue
         if len(events.until) and events.until[p] <= t:

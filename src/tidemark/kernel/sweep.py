@@ -119,6 +119,7 @@ def evaluate(
     *,
     bound: Bound = "at",
     max_age: int = 0,
+    step: int = 0,
     threads: int | None = None,
 ) -> list[Result]:
     """See `tidemark.kernel.evaluate`."""
@@ -126,7 +127,8 @@ def evaluate(
     # Writable, as the only moment of rows is: what is compiled for one serves the other.
     t = np.require(moments.t, np.int64, ["C", "W"])
     asked = Moments(_as_words(moments.starts), t, moments.places)
-    sweep = _Sweep(Input.of(timeline, column), asked, column, bound, threads or os.cpu_count() or 1)
+    events = Input.of(timeline, column)
+    sweep = _Sweep(events, asked, column, bound, step, threads or os.cpu_count() or 1)
     return sweep.evaluate(aggregates, _groups(aggregates, max_age))
 
 
@@ -134,9 +136,15 @@ class _Sweep:
     """One call of `evaluate`."""
 
     def __init__(
-        self, events: Input, moments: Moments, column: Column, bound: Bound, threads: int
+        self,
+        events: Input,
+        moments: Moments,
+        column: Column,
+        bound: Bound,
+        step: int,
+        threads: int,
     ) -> None:
-        self.events, self.moments, self.threads = events, moments, threads
+        self.events, self.moments, self.step, self.threads = events, moments, step, threads
         self.bound: Bound = bound
         self.kind, self.scale = KINDS[column.kind], column.scale
         self.places = _as_words(moments.places)
@@ -242,7 +250,7 @@ class _Sweep:
                     low = periods.setdefault(period, len(periods))
                 start, stop = stop, stop + len(members)
                 columns = encode_window(
-                    window, self.bound, group.max_age, low, skip_null=group.skip_null
+                    window, self.bound, self.step, group.max_age, low, skip_null=group.skip_null
                 )
                 encoded.append((*columns, start, stop))
                 tables.append(

@@ -33,6 +33,7 @@ from tidemark.kernel.encoding import (
     ROWS,
     SKIP_NULL,
     START,
+    STEP,
     STOP,
     N,
 )
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tidemark.kernel.layout import Layout
+    from tidemark.model.graph import FeatureView
 
     Words = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
@@ -89,7 +91,7 @@ class TreeProgram:
             cells = Cells.of(layout)
             groups = program.groups[program.groups[:, VIEW] == v]
             table = np.zeros((len(groups) + 1, WINDOW_COLUMNS), np.int64)
-            table[0] = _all_rows(v, view.bound == "before")
+            table[0] = _all_rows(v, view)
             table[1:, : groups.shape[1]] = groups
             for row in table[1:]:
                 _describe(row, program, cells, len(layout.columns))
@@ -103,11 +105,12 @@ class TreeProgram:
         return cls(program, np.concatenate(tables), starts)
 
 
-def _all_rows(view: int, before: bool) -> Words:
+def _all_rows(number: int, view: FeatureView) -> Words:
     """The window of all rows of a view."""
     row = np.zeros(WINDOW_COLUMNS, np.int64)
     row[[WORD, HIGH, VALID, WHERE, LOW]] = -1
-    row[VIEW], row[BEFORE], row[KIND] = view, before, NONE
+    row[VIEW], row[KIND] = number, NONE
+    row[BEFORE], row[STEP] = view.bound == "before", view.step
     return row
 
 

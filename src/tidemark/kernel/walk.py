@@ -48,6 +48,7 @@ from tidemark.kernel.extremes import extreme, ranked_key
 from tidemark.kernel.forest import (
     ADDS,
     CELL,
+    CELLS,
     LAST_TIME,
     NEEDS,
     NEWEST_ROWS,
@@ -55,6 +56,7 @@ from tidemark.kernel.forest import (
     NODE_CHILDREN,
     OLDEST_ROWS,
     ROOT,
+    SETTLED,
     STACK,
     TREE_ENTITY,
     TREE_VIEW,
@@ -73,7 +75,7 @@ from tidemark.kernel.forest import (
 from tidemark.kernel.group import after
 from tidemark.kernel.partials import EXTREMES, NEWEST, SQUARES, SUMS, merge, widen
 from tidemark.kernel.program import KIND, SCALE
-from tidemark.kernel.rows import read_events
+from tidemark.kernel.rows import HEADER, read_events
 from tidemark.kernel.steps import position
 from tidemark.kernel.sums import MAX_LIMBS, Total, add_value, finish, make_total
 
@@ -110,11 +112,10 @@ def add_range(
                 return
             depth -= 3
             node, child, stop = stack[depth], stack[depth + 1], stack[depth + 2]
-        elif settled_within(forest, node, child, t, low, high):
-            if forest.missed[0] == 0:
-                add_summary(forest, node, child, window, sums)
-            child += 1
         else:
+            child = add_summaries(forest, node, child, stop, window, t, low, high, sums)
+            if child == stop:
+                continue
             opened = open_child(forest, node, child)
             child += 1
             if opened >= 0 and not is_chunk(forest, opened):
@@ -127,13 +128,38 @@ def add_range(
 
 
 @nested
-def add_summary(forest: Forest, node: int, child: int, window: Words, sums: Sums) -> None:
-    """Add what the summary of a child has."""
-    at, total = summary_of(forest, node, child, window), sums.total
-    merge(
-        forest.words, at, window[NEEDS], window[WANTED], sums.tally,
-        sums.extremes, total.special, total.acc, total.squares, total.base, total.square_base,
-    )  # fmt: skip
+def add_summaries(
+    forest: Forest,
+    node: int,
+    child: int,
+    stop: int,
+    window: Words,
+    t: int,
+    low: int,
+    high: int,
+    sums: Sums,
+) -> int:
+    """Add the summaries of children up to one that has to be opened, which is returned."""
+    words, total = forest.words, sums.total
+    needs, wanted = window[NEEDS], window[WANTED]
+    at: int = forest.nodes[node, NODE_AT]
+    children: int = words[at + 1]
+    first = at + HEADER
+    last, settled = first + LAST_TIME * children, first + SETTLED * children
+    summary = first + (CELLS + window[CELL]) * children
+    while (
+        child < stop
+        and words[first + child] >= low
+        and words[last + child] <= high
+        and words[settled + child] <= t
+    ):
+        if forest.missed[0] == 0:
+            merge(
+                words, at + words[summary + child], needs, wanted, sums.tally, sums.extremes,
+                total.special, total.acc, total.squares, total.base, total.square_base,
+            )  # fmt: skip
+        child += 1
+    return child
 
 
 @nested
@@ -157,12 +183,17 @@ def add_chunk(
             largest = max(largest, ranked_key(word, kind, 1))
         sums.extremes[0], sums.extremes[1] = smallest, largest
     if window[WANTED] & SUMS:
-        acc, squares, base, square_base, special = sums.total
-        for k in range(start, stop):
-            p = position(order, k)
-            add_value(
-                acc, squares, base, square_base, special, events.words, events.high, kind, p, 1
-            )
+        _add_values(sums.total, events.words, events.high, kind, order, start, stop)
+
+
+@nested
+def _add_values(
+    total: Total, words: Words, high: Words, kind: int, order: Words, start: int, stop: int
+) -> None:
+    acc, squares, base, square_base, special = total
+    for k in range(start, stop):
+        p = position(order, k)
+        add_value(acc, squares, base, square_base, special, words, high, kind, p, 1)
 
 
 @nested

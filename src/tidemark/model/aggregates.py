@@ -82,6 +82,10 @@ RULES: dict[str, Rule] = {
 }
 
 
+ADDITIVE = ("count", "sum", "mean", "variance", "stddev", "any", "all")
+"""Aggregates that follow from their values over parts of a window, for every type they take."""
+
+
 class Aggregate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One aggregate over one window of the events of an entity.
 
@@ -108,6 +112,15 @@ class Aggregate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def needs_order(self) -> bool:
         """Whether events of one instant must be put into their total order for this result."""
         return self.rule.ordered or self.window.rows > 0
+
+
+def adds_up(function: str, value: Type | None) -> bool:
+    """Whether an aggregate follows from its values over parts of a window.
+
+    The extremes of numbers and times do; of text, bytes and decimals they need the values.
+    """
+    ordered = value is not None and value.name in {"int64", "float64", "bool", "timestamp", "date"}
+    return function in ADDITIVE or (function in {"min", "max"} and ordered)
 
 
 def result_type(function: str, value: Type | None) -> Type:

@@ -200,8 +200,8 @@ class _Checker:
                 self.say(part, f"{label} declares {times} features named {name!r}.", "Rename one.")
         if view.bound not in get_args(Bound):
             self.say(subject, f"{label}: bound={view.bound!r}.", 'It is "at" or "before".')
-        if view.max_age < 0 or view.freshness < 0:
-            self.say(subject, f"{label}: max_age and freshness are positive durations.")
+        if view.max_age < 0 or view.freshness < 0 or view.step < 0:
+            self.say(subject, f"{label}: max_age, freshness and step are positive durations.")
         if (
             view.max_age
             and view.features

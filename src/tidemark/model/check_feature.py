@@ -7,18 +7,21 @@ from typing import get_args
 from msgspec.structs import fields
 
 from tidemark.errors import DefinitionError
-from tidemark.model.aggregates import RULES, Aggregate, result_type
+from tidemark.model.aggregates import ADDITIVE, RULES, Aggregate, adds_up, result_type
 from tidemark.model.expr import Column, Expr, type_of
 from tidemark.model.findings import Findings, Subject, spoken_type
 from tidemark.model.graph import Feature, FeatureView, Source
 from tidemark.model.types import BOOL, Type
-from tidemark.model.window import Unit, Window
+from tidemark.model.window import Unit, Window, format_duration
 
 
 def check_feature(findings: Findings, view: FeatureView, source: Source, feature: Feature) -> None:
     """Note every problem of one feature of a view over a known source."""
     subject = Subject("view", view.name, feature.name)
-    _FeatureChecker(findings, subject, source).feature(feature)
+    checker = _FeatureChecker(findings, subject, source)
+    checker.feature(feature)
+    if view.step > 0:
+        checker.stepped(feature.aggregate, view.step)
 
 
 class _FeatureChecker:
@@ -155,6 +158,34 @@ class _FeatureChecker:
                     f"Units: {', '.join(get_args(Unit))}.",
                 )
             self.findings.zone(self.subject, window.zone)
+
+    def stepped(self, aggregate: Aggregate, step: int) -> None:
+        """What summaries of whole steps cannot answer."""
+        label, window, spoken = self.label, aggregate.window, format_duration(step)
+        remedy = f"Define it in a view without step=; this one moves in steps of {spoken}."
+        value = None
+        if aggregate.value is not None:
+            try:
+                value = type_of(aggregate.value, self.source.types)
+            except DefinitionError:
+                return  # said already
+        if not adds_up(aggregate.function, value):
+            what = "rows" if value is None else spoken_type(value)
+            self.say(
+                f"{label}: {aggregate.function} of {what} does not follow from summaries of steps.",
+                f"{remedy} What does: {', '.join(ADDITIVE)}; min and max of numbers and times.",
+            )
+        if window.rows:
+            self.say(f"{label}: the newest {window.rows} rows need events, not steps.", remedy)
+        if window.kind == "to_date":
+            self.say(f"{label}: the calendar does not move in steps of {spoken}.", remedy)
+        for name, duration in (("over", window.length), ("offset", window.offset)):
+            if duration > 0 and duration % step:
+                self.say(
+                    f"{label}: {name}={format_duration(duration)!r} is not a multiple of the "
+                    f"view's step, {spoken}.",
+                    "Every window of a stepped view is a whole number of steps.",
+                )
 
     def timeless(self, aggregate: Aggregate) -> None:
         label, spoken = self.label, self.source_label

@@ -44,7 +44,7 @@ Class = Literal[
 POLICY_TAGS = frozenset({"pii", "sensitive", "confidential", "restricted", "gdpr"})
 """Tags that say how data must be treated; one that comes or goes is a change of policy."""
 
-_DURATIONS = {"delay", "max_age", "freshness"}
+_DURATIONS = {"delay", "max_age", "freshness", "step"}
 _WORDS = {
     "Entity": "entity",
     "Source": "source",
@@ -233,7 +233,7 @@ def _through(name: str, before: FeatureView, after: FeatureView) -> Change:
     """The change of a feature whose own text is the same: its view or its source differs."""
     fields = [
         FieldChange(path, str(getattr(before, path)), str(getattr(after, path)))
-        for path in ("source", "keys", "bound", "max_age")
+        for path in ("source", "keys", "bound", "max_age", "step")
         if getattr(before, path) != getattr(after, path)
     ]
     through = f"view {after.name}" if fields else f"source {after.source}"

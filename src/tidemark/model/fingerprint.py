@@ -114,6 +114,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
         "features": None,
         "bound": "meaning",
         "max_age": "meaning",
+        "step": "meaning",
         "freshness": "operation",
         **_DESCRIBED,
     },
@@ -253,7 +254,7 @@ def _resting(
         # Which columns identify an event, not in which order ties are broken by them.
         read = replace(read, unique=tuple(sorted(read.unique)))
     if source.time is None:
-        bare = replace(bare, bound="at")  # facts that hold always are on both sides of it
+        bare = replace(bare, bound="at", step=0)  # facts that hold always are on both sides of it
     return replace(feature, aggregate=_computed(aggregate)), bare, entity, read
 
 

@@ -164,7 +164,8 @@ class FeatureView(_Described, frozen=True, kw_only=True, omit_defaults=True):
 
     `keys` names the source's columns that hold the entity's keys, in the entity's order.
     `max_age` and `freshness` are microseconds (0: none); `max_age` touches stored values only
-    (`latest`, `last`, `last_n`): an older one counts no more.
+    (`latest`, `last`, `last_n`): an older one counts no more.  With a `step` (microseconds, 0:
+    none), windows end where they would at the last multiple of it since 1970 UTC.
     """
 
     name: str
@@ -175,6 +176,16 @@ class FeatureView(_Described, frozen=True, kw_only=True, omit_defaults=True):
     bound: Bound = "at"
     max_age: int = 0
     freshness: int = 0
+    step: int = 0
+
+    @property
+    def reach(self) -> int | None:
+        """How far before the moment asked for its windows can look; None: without limit."""
+        reaches = [feature.aggregate.window.reach for feature in self.features]
+        known = [reach for reach in reaches if reach is not None]
+        if len(known) < len(reaches):
+            return None
+        return max(known, default=0) + max(self.step - 1, 0)
 
     def feature(self, name: str) -> Feature:
         """The feature of that name; raises `NotFound`."""

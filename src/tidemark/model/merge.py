@@ -95,7 +95,7 @@ def _views(
 
 def _computes(view: FeatureView) -> tuple[object, ...]:
     """All of a view that its features mean something by."""
-    return view.entity, view.source, view.keys, view.bound, view.max_age
+    return view.entity, view.source, view.keys, view.bound, view.max_age, view.step
 
 
 def _with(

@@ -88,6 +88,8 @@ def sentence(view: FeatureView, feature: Feature, source: Source) -> str:
         text += ", whatever the moment asked for; its past is not known"
     else:
         text += f", {window(aggregate.window, view.bound)}"
+        if view.step:
+            text += f", in steps of {duration(view.step)}"
     if view.max_age and aggregate.rule.stored:
         text += f"; rows older than {duration(view.max_age)} do not count"
     text += f"; {of_nothing(aggregate)} if there were none."

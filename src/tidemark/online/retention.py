@@ -21,9 +21,8 @@ class Retention:
     @classmethod
     def of(cls, view: FeatureView, floor: int) -> Retention | None:
         """What a view may forget that answers from `floor` (microseconds) on; None: nothing."""
-        reach = [feature.aggregate.window.reach for feature in view.features]
-        known = [each for each in reach if each is not None]
-        return cls(floor, floor - max(known) - 1) if known and len(known) == len(reach) else None
+        reach = view.reach
+        return cls(floor, floor - reach - 1) if view.features and reach is not None else None
 
     def retained(self, events: Events) -> Unpacked:
         """The events without those that matter at no moment from `floor` on.

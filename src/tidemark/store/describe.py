@@ -166,6 +166,7 @@ def _view(definitions: Definitions, view: FeatureView) -> Description:
         bound=_bound(view),
         max_age=format_duration(view.max_age) if view.max_age else "none",
         freshness=format_duration(view.freshness) if view.freshness else "not promised",
+        step=format_duration(view.step) if view.step else "",
         features=features,
     )
 
@@ -243,6 +244,7 @@ def _feature(
         source=view.source,
         columns=columns_used(source, view, feature),
         bound=_bound(view),
+        step=format_duration(view.step) if view.step else "",
         zone=feature.aggregate.window.zone or "UTC; a day is 24 hours",
         nulls=_nulls(feature),
         seen=_seen(source),
