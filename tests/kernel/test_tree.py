@@ -166,3 +166,45 @@ def test_a_tree_answers_what_one_row_answers(seed: int) -> None:
         answers = answer_rows(joined, t, program)
         folded.put(answers)
         assert plain(answers, program, layouts, names, joined) == wanted
+
+
+def test_few_nodes_are_opened_however_many_events_a_window_holds() -> None:
+    """At each end of a window one node of every level, and the root: what bounds a read."""
+    random = np.random.default_rng(5)
+    size, chunk, fanout = 100_000, 128, 32
+    lengths = [HOUR, 7 * HOUR, DAY, 7 * DAY, 30 * DAY]
+    features = [
+        Feature(
+            name=f"{function}_{length}",
+            aggregate=Aggregate(
+                function, Column("price"), window=Window("sliding", length=length, offset=offset)
+            ),
+            type=FLOAT64,
+        )
+        for function, offset in (("sum", 0), ("stddev", 0), ("max", 0), ("mean", HOUR))
+        for length in lengths
+    ]
+    view = FeatureView(name="v", entity="e", source="s", keys=("k",), features=tuple(features))
+    layout = Layout.of(view, TYPES)
+    time = BASE + np.sort(random.integers(0, 40 * DAY, size))
+    price = Values(random.lognormal(3, 1, size).view(np.int64), np.ones(size, bool))
+    history = History(time, time, np.full(size, NEVER), (price,), ())
+    starts = [*range(0, size, chunk), size]
+    nodes = [*range(0, len(starts) - 1, fanout), len(starts) - 1]
+    tree = Tree.of(layout, history, starts, [nodes, [0, len(nodes) - 1]])
+    names = [(0, feature.name) for feature in features]
+    program = Program.of([(view, layout, name) for _, name in names])
+    each = TreeProgram.of(program, [layout])
+    whole = history.rows(layout, [0, size])
+    for t in [*random.choice(time, 8).tolist(), BASE + 20 * DAY, BASE + 41 * DAY]:
+        edges = {t - length - offset for length in lengths for offset in (0, HOUR)}
+        edges |= {t, t - HOUR}
+        hand = Hand([tree])
+        folded = hand.read(t, each, [(0, 0)])
+        assert len(hand.nodes) <= 1 + 2 * len(edges)
+        assert not folded.needed.any()
+        answers = answer_rows([None], t, program)
+        folded.put(answers)
+        wanted = answer_rows(list(whole), t, program)
+        found = [plain(each, program, [layout], names, [None]) for each in (answers, wanted)]
+        assert found[0] == found[1]
