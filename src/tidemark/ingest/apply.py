@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ from tidemark.engines.identity import identity_words
 from tidemark.engines.log import CORRECTS, POSITION, SEEN, Newest
 from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
-from tidemark.errors import StoreConflict
+from tidemark.errors import StaleSource, StoreConflict
 from tidemark.ingest.recorded import Recorded, holders
 from tidemark.kernel.layout import Layout
 from tidemark.model.graph import Definitions, Entity, FeatureView, Source
@@ -155,14 +155,18 @@ class Applier:
             newest = self._log.newest(name)
             serving = self._serving(definitions, name)
             reached = _reached(serving)
-            if reached is None or reached >= newest.position:
-                return CaughtUp(newest.position, newest.seen, applied)
+            if reached is not None and reached > newest.position:
+                raise _beyond(name, reached, newest.position)
             try:
-                applied += self._step(engine, serving, reached, newest)
+                while reached is not None and reached < newest.position:
+                    count, reached, serving = self._step(engine, serving, reached, newest)
+                    applied += count
             except StoreConflict:
                 conflicts += 1
                 if conflicts == _ATTEMPTS:
                     raise
+                continue
+            return CaughtUp(newest.position, newest.seen, applied)
 
     def advance(
         self, engine: DuckDB, reading: Reading, prefix: bytes, state: State, until: int
@@ -240,12 +244,13 @@ class Applier:
 
     def _step(
         self, engine: DuckDB, serving: Sequence[_Serving], reached: int, newest: Newest
-    ) -> int:
+    ) -> tuple[int, int, list[_Serving]]:
         """One transaction: the next batch in all states, each with its new position.
 
-        Where retention has removed all events that are left, there is only the position.
+        Gives the events, the position that all states have reached, and the states.  Where
+        retention has removed all events that are left, there is only the position.
         """
-        changes, records = Changes(), list[Pair]()
+        changes, records, after = Changes(), list[Pair](), list[_Serving]()
         batches: dict[Source, pa.Table] = {}
         for each in serving:
             states = list(each.record.states)
@@ -267,11 +272,14 @@ class Applier:
                     rest = batch.slice(int(done))
                     states[number] = self._apply(engine, reading, prefix, state, rest, changes)
             record = msgspec.structs.replace(each.record, states=tuple(states))
-            records.append((each.place, msgspec.msgpack.encode(record)))
+            stored = msgspec.msgpack.encode(record)
+            records.append((each.place, stored))
+            after.append(replace(each, stored=stored, record=record))
         records.append(self._measured(*next(iter(batches.items()))))
         expect = {each.place: each.stored for each in serving}
         self._online.put_many([*changes.puts, *records], deletes=changes.deletes, expect=expect)
-        return max(batch.num_rows for batch in batches.values())
+        count = max(batch.num_rows for batch in batches.values())
+        return count, _reached(after) or newest.position, after
 
     def _measured(self, source: Source, batch: pa.Table) -> Pair:
         """How long the events of a batch took until now, added to those before it."""
@@ -307,7 +315,8 @@ class Applier:
         old = self._online.get_many(keys)
         retention = None if state.floor == ANY_MOMENT else Retention.of(reading.view, state.floor)
         fetch = self._online.get_many
-        merged = tree.merge(reading.layout, keys, old, events, fetch, retention)
+        # Whatever repeats or corrects an event, of the log or of history, is among the wanted.
+        merged = tree.merge(reading.layout, keys, old, events, fetch, retention, told_apart=True)
         changes.puts += merged.puts
         changes.deletes += merged.deletes
         for place in merged.undecided.tolist():
@@ -367,6 +376,14 @@ class Applier:
         gone = sorted(left)
         nothing = unpack_rows(layout, [None] * len(gone))
         changes.deletes += tree.replace(layout, gone, fetch(gone), nothing, fetch).deletes
+
+
+def _beyond(name: str, reached: int, last: int) -> StaleSource:
+    return StaleSource(
+        f"The online state of {name} holds more than its event log.",
+        where=f"the state is at position {reached:,}, the log ends at {last:,}",
+        remedy="The log was lost or replaced: set `log` to where it is, or materialize again.",
+    )
 
 
 def _reached(serving: Sequence[_Serving]) -> int | None:

@@ -33,17 +33,18 @@ class Combined(NamedTuple):
     undecided: Flags
 
 
-def combine(layout: Layout, old: Unpacked, new: Events) -> Combined:
+def combine(layout: Layout, old: Unpacked, new: Events, *, told_apart: bool = False) -> Combined:
     """Put the new events of each entity where they belong among its old ones.
 
-    Both have a segment for each entity, in the same order.
+    Both have a segment for each entity, in the same order.  `told_apart` says that no new event
+    has the identity of an old one, which is not looked at then.
     """
     starts = new.timeline.starts
     segments = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     before, tied = _positions(old.timeline, new.timeline, segments)
     undecided = np.zeros(len(starts) - 1, np.bool_)
     undecided[segments[tied]] = True
-    if old.identities is not None and new.identities is not None:
+    if not told_apart and old.identities is not None and new.identities is not None:
         undecided |= _recurring(old.identities, old.timeline.starts, new.identities, starts)
     weave = _Weave(before + np.arange(len(before)), len(before) + len(old.timeline.time))
     timeline = Timeline(

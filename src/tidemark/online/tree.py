@@ -49,23 +49,27 @@ def merge(
     new: Events,
     fetch: Fetch,
     retention: Retention | None = None,
+    *,
+    told_apart: bool = False,
 ) -> Merged:
     """Put new events into the rows and trees of entities, a segment of the timeline for each.
 
-    `keys` are those of the rows, `old` what is there now.
+    `keys` are those of the rows, `old` what is there now.  `told_apart` says that no new event has
+    the identity of one that is there.
     """
     told = np.flatnonzero(np.diff(new.timeline.starts) > 0)
     if len(told) < len(keys):  # nothing is new of the others
         mine = [keys[place] for place in told.tolist()]
         theirs = [old[place] for place in told.tolist()]
-        merged = merge(layout, mine, theirs, pick(new, told), fetch, retention)
+        some = pick(new, told)
+        merged = merge(layout, mine, theirs, some, fetch, retention, told_apart=told_apart)
         return merged._replace(undecided=told[merged.undecided])
     cutter = Cutter(layout)
     large = np.array([row is not None and is_directory(row) for row in old], np.bool_)
     plain = np.flatnonzero(~large)
     arrived = new if len(plain) == len(old) else pick(new, plain)
     rows = codec.unpack_rows(layout, [old[place] for place in plain.tolist()])
-    events, undecided = combine(layout, rows, arrived)
+    events, undecided = combine(layout, rows, arrived, told_apart=told_apart)
     if undecided.any():
         events = pick(events, np.flatnonzero(~undecided))
     if retention is not None:
@@ -76,7 +80,7 @@ def merge(
     failed: list[int] = plain[undecided].tolist()
     for place in np.flatnonzero(large).tolist():
         root = old[place] or b""
-        tree = _Tree(cutter, keys[place], root, fetch)
+        tree = _Tree(cutter, keys[place], root, fetch, told_apart)
         if not tree.insert(pick(new, np.array([place])), retention):
             failed.append(place)
             continue
@@ -127,8 +131,11 @@ class _Tree:
     one.  `puts` and `deletes` are what the change comes to.
     """
 
-    def __init__(self, cutter: Cutter, key: bytes, root: bytes, fetch: Fetch) -> None:
+    def __init__(
+        self, cutter: Cutter, key: bytes, root: bytes, fetch: Fetch, told_apart: bool
+    ) -> None:
         self._cutter, self._key, self._fetch = cutter, key, fetch
+        self._told_apart = told_apart
         self._top = directories.read(root)
         self._deep = directories.level_of(root) == 2
         count = len(self._top) if self._deep else 1
@@ -152,7 +159,7 @@ class _Tree:
         old = codec.unpack_rows(layout, [self._chunks[place] for place in places])
         begins = np.cumsum([0, *map(len, runs)])
         old = recut(old, old.timeline.starts[begins])
-        events, undecided = combine(layout, old, part(new, starts))
+        events, undecided = combine(layout, old, part(new, starts), told_apart=self._told_apart)
         if undecided.any():
             return False
         rows, children, begins = self._cutter.chunks(events)
