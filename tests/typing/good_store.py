@@ -22,6 +22,7 @@ from tidemark.model.records import DatasetRecord, Model, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin
 from tidemark.monitor.agreement import ValueTwin
+from tidemark.monitor.freshness import Freshness
 from tidemark.registry import Applied, Backfill, Plan, Snapshot
 from tidemark.serve import Reader, Status, Vector, Vectors
 from tidemark.serve.log import ServingLog
@@ -119,6 +120,7 @@ def served(store: tm.Store) -> None:
     assert_type(vectors.to_dicts(), list[dict[str, Any]])
     assert_type(store.reader([Spend.total]), Reader)
     assert_type(store.readers.snapshot(), Snapshot)
+    assert_type(store.freshness(), Freshness)
     assert_type(store.log, ServingLog)
     assert_type(store.log.recent_features(NOON), dict[str, datetime])
 
