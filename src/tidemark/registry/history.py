@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tidemark.errors import NotFound, StoreUnavailable
 from tidemark.model.diff import Change, diff
 from tidemark.model.window import parse_moment
-from tidemark.registry.protocol import Writer
+from tidemark.registry.protocol import Jobs, Writer
 from tidemark.registry.snapshots import Snapshot, check_chain, opened, sealed
 
 _ATTEMPTS = 1_000
@@ -53,6 +53,11 @@ class History:
                 remedy="store.registry.history() lists them.",
             )
         return opened(found)
+
+    @property
+    def jobs(self) -> Jobs:
+        """Who does which recurring work."""
+        return self._revisions
 
     @property
     def identity(self) -> str:

@@ -145,16 +145,35 @@ class Reader(Protocol):
         """All keys there ever were, in the order of their names."""
         ...
 
-    def jobs(self) -> Sequence[Job]:
-        """All jobs that were ever taken, in the order of their names."""
-        ...
-
     def close(self) -> None:
         """Give up connections."""
         ...
 
 
-class Writer(Reader, Protocol):
+class Jobs(Protocol):
+    """Hands out recurring work, so that it has one holder at a time."""
+
+    def jobs(self) -> Sequence[Job]:
+        """All jobs that were ever taken, in the order of their names."""
+        ...
+
+    def take_job(self, name: str, holder: str, *, now: int, lease: int) -> Job | None:
+        """Become the holder of a job until `lease`; None while somebody else's lease lasts.
+
+        Of many who ask at once one gets it.
+        """
+        ...
+
+    def put_off(self, name: str, holder: str, *, lease: int) -> bool:
+        """Make a lease last longer; False if the job is somebody else's by now."""
+        ...
+
+    def give_back(self, job: Job) -> bool:
+        """Keep how a job went and end its lease; False if it is somebody else's by now."""
+        ...
+
+
+class Writer(Reader, Jobs, Protocol):
     """Reads revisions and appends to them; makes and revokes keys; hands out jobs."""
 
     def append(self, revision: Revision) -> bool:
@@ -174,19 +193,4 @@ class Writer(Reader, Protocol):
 
     def revoke_key(self, name: str, *, at: int, by: str, reason: str) -> bool:
         """Revoke a key; False if there is none, or if it is revoked already."""
-        ...
-
-    def take_job(self, name: str, holder: str, *, now: int, lease: int) -> Job | None:
-        """Become the holder of a job until `lease`; None while somebody else's lease lasts.
-
-        Of many who ask at once one gets it.
-        """
-        ...
-
-    def put_off(self, name: str, holder: str, *, lease: int) -> bool:
-        """Make a lease last longer; False if the job is somebody else's by now."""
-        ...
-
-    def give_back(self, job: Job) -> bool:
-        """Keep how a job went and end its lease; False if it is somebody else's by now."""
         ...

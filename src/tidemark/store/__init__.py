@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tidemark.monitor.freshness import Freshness
     from tidemark.serve import Reader, Vector, Vectors
     from tidemark.serve.log import ServingLog
+    from tidemark.store.schedule import Schedule
 
 __all__ = ["Config", "Store", "connect"]
 
@@ -58,6 +59,7 @@ class Store:
         self._readers = reading.Readers(self.registry, self._online, self._project)
         self._pushing = Pushing(self._project, self._online, self._readers)
         self._observing = Observing(self._project, self.registry, self._readers)
+        self.events = self._pushing
         self.streams = Streams(self._project, self._online, self._readers, self._pushing)
 
     def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
@@ -229,7 +231,7 @@ class Store:
             self._project.log,
             project=self.config.namespace,
             now=time.time_ns() // 1_000,
-            next_runs={},
+            next_runs=self.schedule.next_runs(),
         )
 
     def reader(self, features: object) -> Reader:
@@ -243,6 +245,13 @@ class Store:
     def log(self) -> ServingLog:
         """What was served: `read`, `explain`; raises `NotFound` where no serving log is kept."""
         return self._observing.log
+
+    @property
+    def schedule(self) -> Schedule:
+        """The jobs that recur: `run` does them, `standing` says how each stands."""
+        from tidemark.store.schedule import Schedule
+
+        return Schedule(self)
 
     @property
     def readers(self) -> reading.Readers:

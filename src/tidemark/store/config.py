@@ -27,7 +27,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     `threads` leave the choice to the engine.  `retain` (a duration; empty: for ever) is how far
     back the online state can be asked about.  `log` is the folder of pushed and streamed events
     (empty: one that goes with the store), `future` how far ahead of the clock one of them may be.
-    `kafka` are settings of librdkafka, such as where the brokers are.  `serving_log` is the folder
+    Events older than `log_retention` may be deleted from the log (empty: none).  `kafka` are
+    settings of librdkafka, such as where the brokers are; `schedule` names jobs with their
+    cadences.  `serving_log` is the folder
     of what was served (empty: none is kept): over HTTP, and with `serving_log_in_process` by
     `Store.online` too; the share `serving_log_sample` of all keys, for `serving_log_retention`
     (empty: for ever).
@@ -41,8 +43,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     online: str = "lmdb://.tidemark/online"
     datasets: str = ".tidemark/datasets"
     log: str = ".tidemark/log"
+    log_retention: str = ""
     future: str = "5m"
     kafka: dict[str, str | int | bool] = {}
+    schedule: dict[str, str] = {}
     serving_log: str = ".tidemark/served"
     serving_log_in_process: bool = False
     serving_log_sample: float = 1.0

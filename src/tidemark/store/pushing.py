@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -53,6 +54,23 @@ class Pushing:
         """The rows of a source that could not be events, oldest first."""
         name = self._readers.snapshot().definitions.source(source).name
         return self._project.log.buried(name, after, most)
+
+    def compact(self, source: str | None = None) -> int:
+        """Turn old batches of the log into Parquet; gives how many events moved."""
+        snapshot = self._readers.snapshot().definitions
+        there = {each.name: each for each in snapshot.sources}
+        names = self._project.log.names() if source is None else [snapshot.source(source).name]
+        return sum(
+            self._project.log.compact(there[name]).rows for name in names if name in there
+        )
+
+    def retain(self) -> int:
+        """Delete the events that the setting `log_retention` lets go; gives how many went."""
+        kept = self._project.config.log_retention
+        if not kept:
+            return 0
+        since = time.time_ns() // 1_000 - parse_duration(kept)
+        return sum(self._project.log.retain(name, since) for name in self._project.log.names())
 
     @property
     def applier(self) -> Applier:

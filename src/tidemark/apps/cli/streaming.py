@@ -38,7 +38,7 @@ def stream(sources: tuple[str, ...], start: str | None, once: bool, batch: int) 
     often this is stopped, killed or run beside itself.
     """
     stop = threading.Event()
-    telling = _Telling()
+    telling = _Telling(quiet=wants_json() or not sys.stderr.isatty())
     with open_store() as store:
 
         def told_to_stop(_signal: int, _frame: object) -> None:
@@ -64,9 +64,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Telling:
-    """Says how far reading has come, now and then, on standard error."""
+    """Says how far reading has come, now and then, on standard error; if `quiet`, errors only."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
         self._next: dict[str, float] = {}
 
     def tell(self, consumed: Consumed, error: TidemarkError | None) -> None:
@@ -76,7 +77,7 @@ class _Telling:
         self._next[consumed.source] = now + TELLING_SECONDS
         if error is not None:
             click.echo(f"{consumed.source}: {error}", err=True)
-        elif sys.stderr.isatty() and not wants_json():
+        elif not self._quiet:
             click.echo(_line(consumed), err=True)
 
 

@@ -1,0 +1,81 @@
+"""The commands of recurring work: all of it, and the part that has no other command."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tidemark.apps.cli.shell import ERROR, Command, open_store, show, wants_json
+from tidemark.model.window import format_duration
+
+if TYPE_CHECKING:
+    from tidemark.store.schedule import Ran, Standing
+
+
+@click.command(cls=Command)
+@click.option("--once", is_flag=True, help="Do what is due now, and end.")
+@click.option("--list", "listing", is_flag=True, help="Show the jobs and how they stand.")
+def run(once: bool, listing: bool) -> None:
+    """Do the jobs of the schedule.
+
+    Each in its cadence, and by one process at a time, however many run this.  With --once
+    it ends with 1 if a job failed.
+    """
+    with open_store() as store:
+        if listing:
+            standing = store.schedule.standing()
+            facts = [asdict(each) | {"cadence": format_duration(each.cadence)} for each in standing]
+            show("\n".join(map(_row, standing)) or "There is no schedule.", facts)
+            return
+        stop = threading.Event()
+
+        def told_to_stop(_signal: int, _frame: object) -> None:
+            stop.set()
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, told_to_stop) for each in signals}
+        try:
+            # Jobs run in threads, where click knows nothing of the command's options.
+            told = None if wants_json() else _tell
+            ran = store.schedule.run(once=once, told=told, stop=stop)
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+    if wants_json():
+        show("", [_facts(each) for each in ran])
+    if once and any(each.error is not None for each in ran):
+        raise SystemExit(ERROR)
+
+
+@click.command(cls=Command)
+@click.argument("source", required=False)
+def compact(source: str | None) -> None:
+    """Turn old batches of the event log into Parquet.
+
+    Of SOURCE, or of all sources.
+    """
+    with open_store() as store:
+        rows = store.events.compact(source)
+    show(f"{rows:,} events moved into Parquet", {"events": rows})
+
+
+def _tell(ran: Ran) -> None:
+    failed = "failed: " if ran.error is not None else ""
+    click.echo(f"{ran.started:%H:%M:%SZ} {ran.job}: {failed}{ran.outcome} ({ran.seconds:.1f} s)")
+
+
+def _facts(ran: Ran) -> dict[str, Any]:
+    facts = {"job": ran.job, "started": ran.started, "seconds": ran.seconds}
+    return facts | {"outcome": ran.outcome, "failed": ran.error is not None}
+
+
+def _row(each: Standing) -> str:
+    last = "never done" if each.last is None else f"last {each.last:%Y-%m-%d %H:%M:%SZ}"
+    now = f", now at work: {each.holder}" if each.holder else ""
+    failed = f", {each.failures} failures in a row" if each.failures else ""
+    outcome = f": {each.outcome}" if each.outcome else ""
+    return f"{each.job} every {format_duration(each.cadence)}, {last}{failed}{outcome}{now}"

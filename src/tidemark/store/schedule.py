@@ -1,0 +1,248 @@
+"""Recurring work of a project: each job in its cadence, done by one process at a time.
+
+A process becomes the holder of a job in the registry for a minute, and puts the end off while it
+works; when it dies, another one takes the job over after that minute.  So `tidemark run` may run on
+several machines, and each job is also one call of the command line for whoever has a scheduler.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace as changed
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from tidemark.errors import NotFound, RequestInvalid, TidemarkError
+from tidemark.model.window import parse_duration
+from tidemark.online.values import instant
+from tidemark.registry.protocol import Job
+
+if TYPE_CHECKING:
+    from tidemark.store import Store
+
+    Told = Callable[["Ran"], object]
+
+KINDS = ("materialize", "catch_up", "compact", "retain", "freshness")
+LEASE_SECONDS = 60.0
+KEEPING_SECONDS = 15.0
+WATCHING_SECONDS = 1.0
+_FIRST_RETRY = 5_000_000
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a job went; `error` is None if it went well."""
+
+    job: str
+    started: datetime
+    seconds: float
+    outcome: str
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A job of the schedule: when it is due, and how it went the last time."""
+
+    job: str
+    cadence: int
+    due: datetime
+    holder: str
+    last: datetime | None
+    failures: int
+    outcome: str
+
+
+class Schedule:
+    """The jobs that `schedule` in tidemark.toml names, with their cadences.
+
+    `materialize` (all views; `materialize user_spend`: one), `catch_up` (what the event log has and
+    the online state not yet), `compact` (the event log), `retain` (deletes events that
+    `log_retention` lets go), `freshness` (fails where a promise is broken).
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._materializing = threading.Lock()
+        self.cadences: Mapping[str, int] = {
+            name: parse_duration(text) for name, text in store.config.schedule.items()
+        }
+        for name in self.cadences:
+            kind, _, view = name.partition(" ")
+            if kind not in KINDS or (view and kind != "materialize"):
+                raise NotFound.named("job", name, KINDS, where="`schedule` in tidemark.toml")
+
+    def run(
+        self,
+        *,
+        once: bool = False,
+        told: Told | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Ran]:
+        """Do what is due, until `stop` is set; with `once` only what is due now.
+
+        `told` hears of each job that was done.  An error of a job ends nothing: it is told, kept
+        beside the job, and the job is tried again, more and more slowly up to its cadence.
+        """
+        if not self.cadences:
+            raise RequestInvalid(
+                "There is no schedule.",
+                remedy='Name jobs in tidemark.toml: schedule = { materialize = "1h" }.',
+            )
+        stopping = stop or threading.Event()
+        ran: list[Ran] = []
+
+        def note(each: Ran) -> None:
+            ran.append(each)
+            if told is not None:
+                told(each)
+
+        if once:
+            for name in self.cadences:
+                self._if_due(name, note, stopping)
+            return ran
+        threads = [
+            threading.Thread(target=self._keep_doing, args=(name, note, stopping), daemon=True)
+            for name in self.cadences
+        ]
+        for thread in threads:
+            thread.start()
+        stopping.wait()
+        for thread in threads:
+            thread.join()
+        return ran
+
+    def standing(self) -> list[Standing]:
+        """Every job of the schedule as it stands, in the order of the schedule."""
+        known = {job.name: job for job in self._store.registry.jobs.jobs()}
+        now = _now()
+        found: list[Standing] = []
+        for name, cadence in self.cadences.items():
+            job = known.get(name, Job(name=name))
+            found.append(
+                Standing(
+                    name,
+                    cadence,
+                    instant(_due(job, cadence) or now),
+                    job.holder if job.lease > now else "",
+                    instant(job.started) if job.started else None,
+                    job.failures,
+                    job.outcome,
+                )
+            )
+        return found
+
+    def next_runs(self) -> dict[str, int]:
+        """When each view will be materialized next (microseconds), for those that will be."""
+        jobs = [name for name in self.cadences if name.startswith("materialize")]
+        if not jobs:
+            return {}
+        known = {job.name: job for job in self._store.registry.jobs.jobs()}
+        now = _now()
+        due: dict[str, int] = {}
+        for name in jobs:
+            at = max(now, _due(known.get(name, Job(name=name)), self.cadences[name]))
+            _, _, view = name.partition(" ")
+            views = [view] if view else self._views()
+            due |= {each: min(at, due.get(each, at)) for each in views}
+        return due
+
+    def _views(self) -> list[str]:
+        return sorted({view.name for view in self._store.registry.snapshot().definitions.views})
+
+    def _keep_doing(
+        self, name: str, note: Callable[[Ran], None], stopping: threading.Event
+    ) -> None:
+        while not stopping.is_set():
+            self._if_due(name, note, stopping)
+            stopping.wait(WATCHING_SECONDS)
+
+    def _if_due(self, name: str, note: Callable[[Ran], None], stopping: threading.Event) -> None:
+        """Do a job if it is due and nobody else does it."""
+        jobs, cadence = self._store.registry.jobs, self.cadences[name]
+        try:
+            known = {job.name: job for job in jobs.jobs()}
+            if _due(known.get(name, Job(name=name)), cadence) > _now():
+                return
+            now = _now()
+            job = jobs.take_job(name, self._holder, now=now, lease=now + _LEASE)
+            if job is None:
+                return
+            before = known.get(name, Job(name=name))
+            ran = self._do(name, job)
+            failures = 0 if ran.error is None else before.failures + 1
+            jobs.give_back(replace(job, finished=_now(), failures=failures, outcome=ran.outcome))
+        except TidemarkError as error:  # the registry is away: it is asked again
+            ran = Ran(name, instant(_now()), 0.0, _line(error), error)
+            stopping.wait(WATCHING_SECONDS)
+        note(ran)
+
+    def _do(self, name: str, job: Job) -> Ran:
+        began = time.perf_counter()
+        done = threading.Event()
+        keeper = threading.Thread(target=self._put_off, args=(name, done), daemon=True)
+        keeper.start()
+        ran = Ran(name, instant(job.started), 0.0, "")
+        try:
+            ran = changed(ran, outcome=self._work(name))
+        except Exception as error:  # noqa: BLE001 - it is told, and kept beside the job
+            ran = changed(ran, outcome=_line(error), error=error)
+        finally:
+            done.set()
+            keeper.join()
+        return changed(ran, seconds=time.perf_counter() - began)
+
+    def _put_off(self, name: str, done: threading.Event) -> None:
+        while not done.wait(KEEPING_SECONDS):
+            try:
+                self._store.registry.jobs.put_off(name, self._holder, lease=_now() + _LEASE)
+            except TidemarkError:
+                continue  # three more chances before the lease ends
+
+    def _work(self, name: str) -> str:
+        """Do a job; gives what came of it."""
+        kind, _, view = name.partition(" ")
+        if kind == "materialize":
+            with self._materializing:
+                written = self._store.materialize([view] if view else None)
+            return f"{written.entities:,} entities, {written.events:,} events"
+        if kind == "catch_up":
+            applied = sum(each.events for each in self._store.catch_up().values())
+            return f"{applied:,} events applied"
+        if kind == "compact":
+            return f"{self._store.events.compact():,} events moved into Parquet"
+        if kind == "retain":
+            return f"{self._store.events.retain():,} events deleted"
+        found = self._store.freshness()
+        if found.broken:
+            names = ", ".join(each.view for each in found.broken)
+            raise RequestInvalid(f"Promises of freshness are broken: {names}.")
+        return f"{len(found.views)} views looked at"
+
+
+_LEASE = int(LEASE_SECONDS * 1_000_000)
+
+
+def _due(job: Job, cadence: int) -> int:
+    """When a job is to be done next (microseconds); 0 if it never was done."""
+    if not job.started:
+        return 0
+    if job.failures:
+        return job.finished + min(cadence, _FIRST_RETRY << min(job.failures - 1, 20))
+    return job.started + cadence
+
+
+def _line(error: Exception) -> str:
+    text = error.what if isinstance(error, TidemarkError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,160 @@
+"""Recurring work: each job in its cadence, by one process at a time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import tidemark as tm
+from tidemark.apps.cli import main
+from tidemark.errors import NotFound, RequestInvalid
+from tidemark.registry.protocol import Job
+
+FILE = """
+from datetime import datetime
+import tidemark as tm
+
+
+class User(tm.Entity):
+    user_id: tm.Key[str]
+
+
+class Watch(tm.Source, time="at"):
+    user_id: tm.Col[str]
+    at: tm.Col[datetime]
+
+
+class Habits(tm.FeatureView, entity=User, source=Watch, freshness="5m"):
+    watched = tm.count(over="30d")
+"""
+
+
+def project(folder: Path, schedule: str) -> Path:
+    text = f'definitions = "features.py"\nschedule = {{ {schedule} }}\n'
+    (folder / "tidemark.toml").write_text(text)
+    (folder / "features.py").write_text(FILE)
+    with tm.connect(folder) as store:
+        store.apply(store.plan())
+    return folder
+
+
+def test_what_is_due_is_done_once(tmp_path: Path) -> None:
+    """And not again before its cadence has passed."""
+    with tm.connect(project(tmp_path, 'materialize = "1h", freshness = "1m"')) as store:
+        ran = store.schedule.run(once=True)
+        assert [(each.job, each.error) for each in ran] == [
+            ("materialize", None),
+            ("freshness", None),
+        ]
+        assert ran[0].outcome == "0 entities, 0 events"
+        assert store.schedule.run(once=True) == []
+
+
+def test_a_schedule_keeps_going_until_it_is_stopped(tmp_path: Path) -> None:
+    """Each job in a thread of its own."""
+    stop = threading.Event()
+    done: list[str] = []
+    with tm.connect(project(tmp_path, 'materialize = "1h", catch_up = "1s"')) as store:
+
+        def told(ran: object) -> None:
+            done.append(ran.job)  # type: ignore[attr-defined]
+            if done.count("catch_up") == 2 and "materialize" in done:
+                stop.set()
+
+        thread = threading.Thread(target=store.schedule.run, kwargs={"told": told, "stop": stop})
+        thread.start()
+        thread.join(30)
+        assert stop.is_set()
+    assert done.count("materialize") == 1
+
+
+def test_a_job_that_fails_is_tried_again_more_and_more_slowly(tmp_path: Path) -> None:
+    """What went wrong is kept beside it; nothing is materialized, so the promise is broken."""
+    with tm.connect(project(tmp_path, 'freshness = "1h"')) as store:
+        (ran,) = store.schedule.run(once=True)
+        assert isinstance(ran.error, RequestInvalid)
+        (standing,) = store.schedule.standing()
+        assert standing.failures == 1
+        assert "habits" in standing.outcome
+        assert 4 <= (standing.due - datetime.now(UTC)).total_seconds() <= 5.5
+
+
+def test_what_somebody_else_does_is_left_to_them(tmp_path: Path) -> None:
+    """Until their lease ends; then it is taken over."""
+    with tm.connect(project(tmp_path, 'compact = "1s"')) as store:
+        now = time.time_ns() // 1_000
+        theirs = store.registry.jobs.take_job("compact", "them", now=0, lease=now + 3_600_000_000)
+        assert isinstance(theirs, Job)
+        (standing,) = store.schedule.standing()
+        assert standing.holder == "them"
+        assert store.schedule.run(once=True) == []
+        store.registry.jobs.put_off("compact", "them", lease=now)
+        assert [each.job for each in store.schedule.run(once=True)] == ["compact"]
+
+
+def test_freshness_knows_when_a_view_will_be_materialized(tmp_path: Path) -> None:
+    """A promise that breaks before the next run is at risk."""
+    with tm.connect(project(tmp_path, 'materialize = "1h"')) as store:
+        store.schedule.run(once=True)
+        (view,) = store.freshness().views
+        assert view.verdict == "at risk"
+        assert view.next_run is not None
+        assert view.breaks_at is not None
+        assert view.breaks_at < view.next_run
+    with tm.connect(project(tmp_path, '"materialize habits" = "1m"')) as store:
+        store.schedule.run(once=True)
+        (view,) = store.freshness().views
+        assert view.verdict == "kept"
+
+
+def test_an_unknown_job_is_named(tmp_path: Path) -> None:
+    """With what there is."""
+    with (
+        tm.connect(project(tmp_path, 'materialise = "1h"')) as store,
+        pytest.raises(NotFound, match="materialize"),
+    ):
+        store.schedule.run(once=True)
+
+
+def test_without_a_schedule_the_setting_is_shown(tmp_path: Path) -> None:
+    """As it is written."""
+    with (
+        tm.connect(project(tmp_path, "")) as store,
+        pytest.raises(RequestInvalid, match="There is no schedule"),
+    ):
+        store.schedule.run()
+
+
+def test_the_command_does_what_is_due(tmp_path: Path) -> None:
+    """As text, as JSON, and with an exit code."""
+    arguments = ["run", "--project", str(project(tmp_path, 'freshness = "1h", compact = "1h"'))]
+    result = CliRunner().invoke(main, [*arguments, "--once", "--json"])
+    assert result.exit_code == 1
+    assert [(each["job"], each["failed"]) for each in json.loads(result.output)] == [
+        ("freshness", True),
+        ("compact", False),
+    ]
+    listed = CliRunner().invoke(main, [*arguments, "--list"])
+    assert "freshness every 1h" in listed.output
+    assert "1 failures in a row" in listed.output
+
+
+def test_the_command_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    """After the job that is under way."""
+    project(tmp_path, 'compact = "1h"')
+    command = [sys.executable, "-m", "tidemark", "run", "--project", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "compact: 0 events moved" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
