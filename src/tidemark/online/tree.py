@@ -143,7 +143,8 @@ class _Tree:
         if not self._deep:
             self._groups = [self._top]
         self._chunks: dict[Place, bytes] = {}
-        self._gone: list[int] = []
+        self._gone: dict[int, tuple[int, int]] = {}
+        self._alive: set[int] = set()
         self.puts: list[Item] = []
         self.deletes: list[bytes] = []
 
@@ -167,11 +168,27 @@ class _Tree:
         bounds = zip(runs, begins[:-1].tolist(), begins[1:].tolist(), strict=True)
         cuts = [(run, children.part(first, stop)) for run, first, stop in bounds]
         self._splice(cuts, retention)
+        # What is written again as it was is neither written nor deleted.
+        before = {child_key(self._key, each) for each in self._gone}
+        gone = [child_key(self._key, each) for each in self._gone if self._deletable(each)]
         written = {key for key, _ in self.puts}
-        gone = dict.fromkeys(child_key(self._key, each) for each in self._gone)
-        self.puts = [item for item in self.puts if item[0] not in gone]
+        self.puts = [item for item in self.puts if item[0] not in before]
         self.deletes = [key for key in gone if key not in written]
         return True
+
+    def _deletable(self, child: int) -> bool:
+        """Whether a child that was replaced is nowhere else in the tree.
+
+        Only one whose events all have the same time can be there twice, with the same bytes.
+        """
+        first, last = self._gone[child]
+        if child in self._alive or first != last:
+            return child not in self._alive
+        known = self._top.known
+        return not any(
+            each is None and known.first[group] <= first <= known.last[group]
+            for group, each in enumerate(self._groups)
+        )
 
     def _located(self, new: Unpacked) -> list[Place]:
         """The chunk that each new event falls into: the last one that begins no later."""
@@ -250,6 +267,7 @@ class _Tree:
             ]
         )
         if events > self._cutter.sizes.split:
+            self._alive.update(children.ids.tolist())
             self.puts += self._cutter.root(self._key, children)
         else:
             self._write_row(children)
@@ -271,6 +289,10 @@ class _Tree:
                 self.puts += under(self._key, fresh.ids, rows)
             edits.append((first, stop, fresh))
         top = joined(_edited(self._top, edits))
+        self._alive.update(top.ids.tolist())
+        for group, children in enumerate(self._groups):
+            for each in changed.get(group, [children] if children else []):
+                self._alive.update(each.ids.tolist())
         self.puts.append((self._key, directories.pack(2, top)))
 
     def _group_runs(self, changed: dict[int, list[Children]]) -> list[tuple[int, int]]:
@@ -328,15 +350,11 @@ class _Tree:
                 return
 
     def _forget(self, children: Children, places: Iterable[int]) -> None:
-        """Delete children of a directory.
-
-        One whose events all have the same time may be there twice, with the same bytes: it stays
-        until the next materialization.
-        """
+        """Note that children of a directory are replaced."""
         known = children.known
-        self._gone += [
-            int(children.ids[place]) for place in places if known.first[place] != known.last[place]
-        ]
+        for place in places:
+            bounds = int(known.first[place]), int(known.last[place])
+            self._gone[int(children.ids[place])] = bounds
 
     def _group(self, group: int) -> Children:
         self._read([group])

@@ -124,13 +124,12 @@ class RowReader:
             return Stored(count, keys, moment, _NO_WORDS, [Rows(program.whole, none, None, None)])
         asked = _asked(program, program.key_bytes(keys), count)
         for _ in range(_ATTEMPTS):
-            places = [self._places(program, each) for each in asked]
-            found = self._try(program, [place for each in places for place in each])
+            # What others learn meanwhile must not mix with what this attempt goes by.
+            current = [self._current.get(record, _UNKNOWN) for record in program.records]
+            places = [_places(program, current, each) for each in asked]
+            found = self._try(program, current, [place for each in places for place in each])
             if found is not None:
-                states = [
-                    self._current[program.records[view.record]].states[view.state]
-                    for view in program.views
-                ]
+                states = [current[view.record].states[view.state] for view in program.views]
                 moment = _moment(program, states, at)
                 try:
                     words, parts = self._parts(asked, places, found, moment)
@@ -139,32 +138,25 @@ class RowReader:
                 return Stored(count, keys, moment, words, parts, states)
         raise _restless(self.online)
 
-    def _places(self, program: Program, asked: _Asked) -> list[bytes]:
-        """The keys of the rows of a part, as far as the states are known here."""
-        places: list[bytes] = []
-        for number, names in zip(asked.part.views, asked.names, strict=True):
-            view = program.views[number]
-            known = self._current.get(program.records[view.record], _UNKNOWN)
-            prefix = known.prefixes.get(view.state, b"")
-            places += [prefix + name for name in names]
-        return places
+    def _try(
+        self, program: Program, current: list[_Current], places: list[bytes]
+    ) -> list[bytes | None] | None:
+        """The rows at these places; None if those of other generations are current by now.
 
-    def _try(self, program: Program, places: list[bytes]) -> list[bytes | None] | None:
-        """The rows at these places; None if those of other generations are current by now."""
-        known = [self._current.get(record, _UNKNOWN) for record in program.records]
+        Brings `current` up to the moment of the rows.
+        """
         found = self.online.get_many(program.records + places)
         changed = False
-        for place, (current, stored) in enumerate(zip(known, found, strict=False)):
-            if current.stored != stored:
-                before = current
-                current = self._read(program.owners[place], stored)  # noqa: PLW2901
-                self._current[program.records[place]] = current
-                changed |= before.prefixes != current.prefixes
-            if tuple(current.states) != program.states[place]:
+        for place, (known, stored) in enumerate(zip(current, found, strict=False)):
+            if known.stored != stored:
+                read = self._read(program.owners[place], stored)
+                self._current[program.records[place]] = current[place] = read
+                changed |= known.prefixes != read.prefixes
+            if tuple(current[place].states) != program.states[place]:
                 raise OtherStates
         if program.absent:
             raise _absent(program.absent)
-        return None if changed else found[len(known) :]
+        return None if changed else found[len(current) :]
 
     def _parts(
         self,
@@ -219,6 +211,16 @@ def _moment(program: Program, states: Sequence[State], at: int | None) -> int:
         if at < state.floor:
             raise _forgotten(view, at, state.floor)
     return at
+
+
+def _places(program: Program, current: Sequence[_Current], asked: _Asked) -> list[bytes]:
+    """The keys of the rows of a part, by the states that are known."""
+    places: list[bytes] = []
+    for number, names in zip(asked.part.views, asked.names, strict=True):
+        view = program.views[number]
+        prefix = current[view.record].prefixes.get(view.state, b"")
+        places += [prefix + name for name in names]
+    return places
 
 
 def _asked(program: Program, of_entity: Sequence[Sequence[bytes]], count: int) -> list[_Asked]:
