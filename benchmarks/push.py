@@ -1,0 +1,130 @@
+"""Events from JSON bytes to durable and visible: batches of several sizes, and one at a time.
+
+python -m benchmarks.push [--batch 10000] [--events 100000] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+import tidemark as tm
+
+USERS, SHOPS = 20_000, 500
+STEPS = [(10_000, 1), (100, 1), (1, 1), (1, 32)]
+"""Events in a push, and the threads that push."""
+
+
+class User(tm.Entity):
+    """A person with an account."""
+
+    user_id: tm.Key[str]
+
+
+class Shop(tm.Entity):
+    """Where people buy."""
+
+    shop: tm.Key[str]
+
+
+class Purchase(tm.Source, time="at", unique=("order_id",)):
+    """What was bought."""
+
+    order_id: tm.Col[str]
+    user_id: tm.Col[str]
+    shop: tm.Col[str]
+    amount: tm.Col[float]
+    status: tm.Col[str]
+    at: tm.Col[datetime]
+
+
+class Spend(tm.FeatureView, entity=User, source=Purchase):
+    """Of a user."""
+
+    settled = Purchase.status == "settled"
+    purchases = tm.count(where=settled, over="7d")
+    spend = tm.sum(Purchase.amount, where=settled, over="30d")
+    last_shop = tm.last(Purchase.shop)
+
+
+class Sales(tm.FeatureView, entity=Shop, source=Purchase):
+    """Of a shop."""
+
+    sales = tm.count(over="1h")
+    revenue = tm.sum(Purchase.amount, over="1d")
+
+
+def bodies(count: int, size: int, chance: random.Random) -> list[bytes]:
+    """Batches of events as lines of JSON."""
+    now = datetime.now(UTC)
+    made: list[bytes] = []
+    for _ in range(count):
+        events = [
+            {
+                "order_id": f"o{chance.getrandbits(60)}",
+                "user_id": f"u{chance.randrange(USERS)}",
+                "shop": f"s{chance.randrange(SHOPS)}",
+                "amount": round(chance.uniform(1, 100), 2),
+                "status": chance.choice(["settled", "open"]),
+                "at": (now - timedelta(milliseconds=chance.randrange(60_000))).isoformat(),
+            }
+            for _ in range(size)
+        ]
+        made.append(b"\n".join(map(msgspec.json.encode, events)))
+    return made
+
+
+def measure(store: tm.Store, todo: list[bytes], batch: int, threads: int) -> tuple[float, float]:
+    """Events a second by the clock, and by the processor's time."""
+    began, worked = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda body: store.push(Purchase, body), todo):
+            pass
+    pushed = batch * len(todo)
+    return pushed / (time.perf_counter() - began), pushed / (time.process_time() - worked)
+
+
+def main() -> None:
+    """Measure, and say where the time went if that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--lines", type=int, default=40)
+    parser.add_argument("--batch", type=int, action="append", default=[])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--online", default="lmdb://.tidemark/online")
+    parser.add_argument("--profile", action="store_true")
+    asked = parser.parse_args()
+    for batch, threads in [(each, asked.threads) for each in asked.batch] or STEPS:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = f'name = "push"\nonline = "{asked.online}"\nthreads = 1\n'
+            (Path(folder) / "tidemark.toml").write_text(settings, "utf-8")
+            with tm.connect(folder) as store:
+                store.apply(store.plan([Spend, Sales]))
+                store.materialize()
+                chance = random.Random(batch)
+                store.push(Purchase, bodies(1, batch, chance)[0])
+                todo = bodies(
+                    max(3, asked.events // batch if batch > 1 else 500 * threads), batch, chance
+                )
+                with cProfile.Profile() if asked.profile else nullcontext() as profile:
+                    rate, worked = measure(store, todo, batch, threads)
+                if profile is not None:
+                    pstats.Stats(profile).sort_stats("tottime").print_stats(asked.lines)
+        print(
+            f"batches of {batch:>6,}, {threads:>2} threads: {rate:>9,.0f} events/s, "
+            f"{worked:>9,.0f} a second of processor"
+        )
+
+
+if __name__ == "__main__":
+    main()
