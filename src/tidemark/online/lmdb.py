@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
 import lmdb
@@ -59,13 +59,7 @@ class LmdbStore:
         """The values of the keys, read in one transaction."""
         if self._environment is None and not (self.path / _DATA).exists():
             return [None] * len(keys)
-        return self._opened().read(keys, list, in_place=False)
-
-    def read(self, keys: Sequence[bytes], use: Callable[[list[bytes | memoryview | None]], T]) -> T:
-        """What `use` makes of the values, which it sees where they lie in the file."""
-        if self._environment is None and not (self.path / _DATA).exists():
-            return use([None] * len(keys))
-        return self._opened().read(keys, use, in_place=True)
+        return self._opened().read(keys)
 
     def put_many(
         self,
@@ -199,8 +193,8 @@ class _Environment:
                 del self._open[self.pid, self.path]
                 self.env.close()
 
-    def read(self, keys: Sequence[bytes], use: Callable[[list[Any]], T], *, in_place: bool) -> T:
-        """What `use` makes of the values, after taking over the map that another process has grown.
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the keys, after taking over the map that another process has grown.
 
         Threads read one after the other: a map cannot move under a transaction, and threads that
         pass the interpreter's lock around at every get are slower together than in turn.
@@ -209,9 +203,7 @@ class _Environment:
             with self._reading:
                 while True:
                     try:
-                        begin: Callable[..., lmdb.Transaction] = self.env.begin
-                        with begin(buffers=in_place) as transaction:
-                            return use(_found(transaction, keys))
+                        return _read(self.env, keys)
                     except lmdb.MapResizedError:
                         self.env.set_mapsize(0)
         except lmdb.Error as error:
@@ -231,8 +223,13 @@ class _Environment:
                     self.env.set_mapsize(size)
 
 
-def _found(transaction: lmdb.Transaction, keys: Sequence[bytes]) -> list[Any]:
-    get: Callable[[bytes], Any] = transaction.get
+def _read(env: lmdb.Environment, keys: Sequence[bytes]) -> list[bytes | None]:
+    with env.begin() as transaction:
+        return _found(transaction, keys)
+
+
+def _found(transaction: lmdb.Transaction, keys: Sequence[bytes]) -> list[bytes | None]:
+    get: Callable[[bytes], bytes | None] = transaction.get  # type: ignore[assignment]
     return [
         get(key) if len(key) < _LONGEST_KEY else _of_named(key, get(_short(key))) for key in keys
     ]
@@ -266,9 +263,9 @@ def _named(key: bytes, value: bytes | memoryview) -> bytes:
     return len(key).to_bytes(8, "little") + key + value
 
 
-def _of_named(key: bytes, stored: bytes | memoryview | None) -> bytes | memoryview | None:
+def _of_named(key: bytes, stored: bytes | None) -> bytes | None:
     head = len(key).to_bytes(8, "little") + key
-    return stored[len(head) :] if stored is not None and stored[: len(head)] == head else None
+    return stored[len(head) :] if stored is not None and stored.startswith(head) else None
 
 
 def _writable(file: Path) -> bool:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar, cast
 
 from tidemark.errors import StoreUnavailable
 from tidemark.online.protocol import conflict
-
-T = TypeVar("T")
 
 
 class MemoryStore:
@@ -28,10 +25,6 @@ class MemoryStore:
         """The values of the keys, all of one moment."""
         with self._guard:
             return [self._rows.get(key) for key in keys]
-
-    def read(self, keys: Sequence[bytes], use: Callable[[list[bytes | memoryview | None]], T]) -> T:
-        """What `use` makes of the values."""
-        return use(cast("list[bytes | memoryview | None]", self.get_many(keys)))
 
     def put_many(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from tidemark.errors import NotFound, StoreConflict
 from tidemark.online.address import redacted
@@ -15,8 +15,6 @@ _REDIS = (
     "rediss",
     *(f"{s}+{k}" for s in ("redis", "rediss") for k in ("sentinel", "cluster")),
 )
-
-T = TypeVar("T")
 
 
 class OnlineStore(Protocol):
@@ -37,14 +35,6 @@ class OnlineStore(Protocol):
 
         Where the store is spread over nodes, only the keys of one slot are of one moment, and the
         slot of the first key is read after all others: what decides about others comes first.
-        """
-        ...
-
-    def read(self, keys: Sequence[bytes], use: Callable[[list[bytes | memoryview | None]], T]) -> T:
-        """What `use` makes of the values that `get_many` would give, without copying them first.
-
-        A value is there until `use` returns, which others wait for: it takes what it needs, and
-        leaves the store alone.
         """
         ...
 

@@ -10,9 +10,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar, cast
 
 from tidemark.errors import MissingExtra, StoreUnavailable
 from tidemark.online.address import Address
@@ -25,8 +24,6 @@ try:
     from tidemark.online.redis_servers import Batch, Changed, server_at
 except ImportError as error:
     raise MissingExtra("redis", "An online store in Redis") from error
-
-T = TypeVar("T")
 
 _BATCH = 4 << 20
 """Bytes written in one step: a few milliseconds in which Redis answers nobody else."""
@@ -87,10 +84,6 @@ class RedisStore:
             return self._server.read(keys)
         except _FAILURES as failure:
             raise self._unavailable(failure) from failure
-
-    def read(self, keys: Sequence[bytes], use: Callable[[list[bytes | memoryview | None]], T]) -> T:
-        """What `use` makes of the values."""
-        return use(cast("list[bytes | memoryview | None]", self.get_many(keys)))
 
     def put_many(
         self,

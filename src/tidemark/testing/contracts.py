@@ -12,10 +12,6 @@ from tidemark.errors import StoreConflict, StoreUnavailable
 from tidemark.online.protocol import OnlineStore
 
 
-def _fail(_: object) -> None:
-    raise OSError("the reader's own")
-
-
 class OnlineStoreContract:
     """What every online store does; subclass it and give a fixture `store` with an empty one."""
 
@@ -55,21 +51,6 @@ class OnlineStoreContract:
         whole = memoryview(b"onetwo")
         store.put_many(iter([(b"z", whole[3:]), (b"a", whole[:3])]))
         assert store.get_many([b"a", b"z"]) == [b"one", b"two"]
-
-    def test_values_can_be_used_where_they_are(self, store: OnlineStore) -> None:
-        """Of short keys and long ones, before the first write and after; errors pass through."""
-        keys = [b"a", b"k" * 5_000, b"never", b"a"]
-
-        def joined(values: list[bytes | memoryview | None]) -> bytes:
-            return b"|".join(b"nothing" if value is None else value for value in values)
-
-        assert store.read(keys, joined) == b"nothing|nothing|nothing|nothing"
-        store.put_many([(b"a", b"1"), (b"k" * 5_000, b"22")])
-        assert store.read(keys, joined) == b"1|22|nothing|1"
-        assert store.read([], joined) == b""
-        with pytest.raises(OSError, match="the reader's own"):
-            store.read(keys, _fail)
-        assert store.get_many(keys) == [b"1", b"22", None, b"1"]
 
     def test_a_batch_that_fails_writes_nothing(self, store: OnlineStore) -> None:
         """The items of one call are written together or not at all."""
