@@ -24,9 +24,11 @@ from tidemark.model.twins import Twin
 from tidemark.monitor.agreement import ValueTwin
 from tidemark.monitor.freshness import Freshness
 from tidemark.registry import Applied, Backfill, Plan, Snapshot
+from tidemark.registry.protocol import Jobs
 from tidemark.serve import Reader, Status, Vector, Vectors
 from tidemark.serve.log import ServingLog
 from tidemark.store.describe import Description
+from tidemark.store.schedule import Schedule, Standing
 from tidemark.store.verification import Verification
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -121,6 +123,8 @@ def served(store: tm.Store) -> None:
     assert_type(store.reader([Spend.total]), Reader)
     assert_type(store.readers.snapshot(), Snapshot)
     assert_type(store.freshness(), Freshness)
+    assert_type(store.schedule, Schedule)
+    assert_type(store.schedule.standing(), list[Standing])
     assert_type(store.log, ServingLog)
     assert_type(store.log.recent_features(NOON), dict[str, datetime])
 
@@ -186,6 +190,7 @@ def remembered(store: tm.Store, definitions: Definitions) -> None:
     assert_type(registry.diff(1, NOON), tuple[Change, ...])
     assert_type(registry.verify(), int)
     assert_type(registry.identity, str)
+    assert_type(registry.jobs, Jobs)
     assert_type(registry.revert("r2"), Plan)
     plan = registry.plan(definitions, restated=["purchase"])
     assert_type(registry.apply(plan, reason="as it was", author="ada"), Applied)
