@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
+_TABLE = 4
+"""How many times more possible values than values are worth a table rather than sorting."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 _of_heap = msgspec.msgpack.Decoder(list[list[Any] | None]).decode
@@ -133,13 +136,22 @@ def recode(column: CodeColumn, starts: Words) -> Codes:
     """The codes of a column's segments."""
     segments = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     distinct = 1 if column.dictionary is None else max(len(column.dictionary), 1)
-    pairs, inverse = np.unique(
-        segments[column.valid] * distinct + column.words[column.valid], return_inverse=True
+    pairs, places = _distinct(
+        segments[column.valid] * distinct + column.words[column.valid], distinct * (len(starts) - 1)
     )
     own_starts = np.searchsorted(pairs, np.arange(len(starts)) * distinct)
     ranks = np.zeros(len(segments), np.int64)
-    ranks[column.valid] = inverse - own_starts[segments[column.valid]]
+    ranks[column.valid] = places - own_starts[segments[column.valid]]
     return Codes(ranks, pairs % distinct, own_starts)
+
+
+def _distinct(values: Words, bound: int) -> tuple[Words, Words]:
+    """The distinct values in order, all of [0, bound), and the place of each value among them."""
+    if bound > _TABLE * len(values):
+        return np.unique(values, return_inverse=True)
+    there = np.zeros(bound, np.bool_)
+    there[values] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
 
 
 def heaps(
