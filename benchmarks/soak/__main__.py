@@ -30,6 +30,9 @@ ALLOWED_GROWTH = 8.0
 
 FORBIDDEN = ("wrong", "unforeseen", "silent")
 
+LONG = 5
+"""Minutes from which a slope means anything."""
+
 UNEXCUSED = 0.001
 """The share of errors without a reason that a busy machine may cause."""
 
@@ -91,14 +94,15 @@ class Run:
     def told(self) -> str:
         """What is printed of it."""
         slope, _ = linear_regression(*zip(*self.settled, strict=True))
+        minutes = (self.settled[-1][0] - self.settled[0][0]) / 60
+        trend = f", slope {slope * 3_600:+.1f} MB/h" if minutes > LONG else ""
         outcomes = ", ".join(f"{count:,} {kind}" for kind, count in self.load.outcomes.items())
         return (
             f"{self.target.name}: {outcomes}; {self.load.compared:,} values compared\n"
             f"  {self.killed} workers killed, replaced within {self.alone:.1f} s; "
             f"{len(self.delays)} revisions, each served within "
             f"{max(self.delays, default=0):.1f} s; memory of the worker that was spared "
-            f"{median(size for _, size in self.settled):.0f} MB, {self.growth:+.1f} MB, "
-            f"slope {slope * 3_600:+.1f} MB/h"
+            f"{median(size for _, size in self.settled):.0f} MB, {self.growth:+.1f} MB{trend}"
         )
 
 
