@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough lint format bench docs clean
+.PHONY: help demo test thorough lint format bench docs torture clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(READY) ## Run every test
 
 thorough: $(READY) ## Run every test, with many more random examples and the minute of load
 	@THOROUGH=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough $(ARGS)
+
+torture: $(READY) ## Kill hundreds of processes that push, and look what is left
+	@TIDEMARK_TORTURE=300 $(BIN)/python -m pytest tests/property/test_push_killed.py $(ARGS)
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check --quiet .

@@ -54,7 +54,7 @@ AT_ONCE = 20_000
 ANY_MOMENT = -(2**63)
 """The floor of a state that keeps everything."""
 
-_ATTEMPTS = 1_000
+_ATTEMPTS = 300
 """How often a batch is made again because somebody else has moved the state."""
 
 Pair = tuple[bytes, bytes]
@@ -178,6 +178,13 @@ class Applier:
             state = self._apply(engine, reading, prefix, state, batch, changes)
             self._online.put_many(changes.puts, deletes=changes.deletes)
         return state
+
+    def check_log(self, definitions: Definitions, name: str) -> None:
+        """Raise `StaleSource` if states hold more than the log: new events would not be applied."""
+        reached = _reached(self._serving(definitions, name))
+        last = self._log.last(name)
+        if reached is not None and reached > last:
+            raise _beyond(name, reached, last)
 
     def oldest(self, definitions: Definitions, name: str) -> int:
         """The time (microseconds) before which no state of a source keeps events."""

@@ -144,6 +144,8 @@ class Pusher:
                 f"{name} has no time, so its rows are facts and not events.",
                 remedy="Push events of a source with a time; facts are read from its history.",
             )
+        if name not in self._queues:
+            self._applier.check_log(definitions, name)
         now = time.time_ns() // 1_000
         oldest = self._applier.oldest(definitions, name)
         checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tidemark.errors import StoreUnavailable
+from tidemark.errors import StoreConflict
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories
 from tidemark.online.codec import Events, Unpacked
@@ -378,7 +378,7 @@ class _Tree:
     def _got(self, keys: Sequence[bytes]) -> list[bytes]:
         found = [row for row in self._fetch(keys) if row is not None] if keys else []
         if len(found) != len(keys):
-            raise StoreUnavailable(
+            raise StoreConflict(
                 "A part of a large row is gone: something else writes to the online state.",
                 remedy="Try again; if it stays, materialize: store.materialize().",
             )
