@@ -163,8 +163,7 @@ def test_a_tree_answers_what_one_row_answers(seed: int) -> None:
         hand = Hand(trees)
         folded = hand.read(t, each, [(0, 0), (1, 0)])
         joined = [hand.joined(h, folded.needed) for h in range(2)]
-        answers = answer_rows(joined, t, program)
-        folded.put(answers)
+        answers = answer_rows(joined, t, program, folded)
         assert plain(answers, program, layouts, names, joined) == wanted
 
 
@@ -203,8 +202,7 @@ def test_few_nodes_are_opened_however_many_events_a_window_holds() -> None:
         folded = hand.read(t, each, [(0, 0)])
         assert len(hand.nodes) <= 1 + 2 * len(edges)
         assert not folded.needed.any()
-        answers = answer_rows([None], t, program)
-        folded.put(answers)
+        answers = answer_rows([None], t, program, folded)
         wanted = answer_rows(list(whole), t, program)
         found = [plain(each, program, [layout], names, [None]) for each in (answers, wanted)]
         assert found[0] == found[1]

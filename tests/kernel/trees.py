@@ -13,7 +13,7 @@ import numpy as np
 from tidemark.kernel import Layout, Timeline
 from tidemark.kernel.partials import Cells, Summaries, combine, summarize
 from tidemark.kernel.rows import Answers, Program, evaluate_rows
-from tidemark.kernel.tree import TreeProgram, fold
+from tidemark.kernel.tree import Folded, TreeProgram, fold
 from tidemark.online.codec import Unpacked, pack
 
 VALUE, NULL = 1, 2
@@ -161,13 +161,20 @@ class Hand:
         return history.rows(tree.layout, [0, len(history.time)])[0]
 
 
-def answer_rows(rows: list[bytes | None], t: int, program: Program) -> Answers:
-    """The answers from one row for each view of one entity."""
+def answer_rows(
+    rows: list[bytes | None], t: int, program: Program, folded: Folded | None = None
+) -> Answers:
+    """The answers from one row for each view of one entity, on their own or beside its tree."""
     at, buffer = [], b""
     for row in rows:
         at.append([len(buffer) // 8 if row is not None else -1])
         buffer += row or b""
-    return evaluate_rows(np.frombuffer(buffer, np.int64), np.array(at, np.int64), t, program)
+    places = np.array(at, np.int64)
+    marked = places if folded is None else folded.beside(places)
+    answers = evaluate_rows(np.frombuffer(buffer, np.int64), marked, t, program)
+    if folded is not None:
+        folded.put(answers)
+    return answers
 
 
 def plain(

@@ -33,12 +33,12 @@ KINDS = {"none": NONE, "int": INT, "float": FLOAT, "decimal": DECIMAL, "code": C
 FUNCTIONS = (
     *("count",),  # answered by the steps themselves
     *("sum", "mean", "variance", "stddev", "any", "all"),  # sums.py
-    *("first", "last", "latest", "first_n", "last_n"),  # positions.py
     *("min", "max"),  # extremes.py
+    *("first", "last", "latest", "first_n", "last_n"),  # positions.py
     *("count_distinct", "quantile", "approx_quantile", "mode", "top_n"),  # ranks.py
     *("approx_count_distinct",),  # distinct.py
 )
-(COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, FIRST, LAST, LATEST, FIRST_N, LAST_N, MIN, MAX,
+(COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, MIN, MAX, FIRST, LAST, LATEST, FIRST_N, LAST_N,
  COUNT_DISTINCT, QUANTILE, APPROX_QUANTILE, MODE, TOP_N,
  APPROX_COUNT_DISTINCT) = range(20)  # fmt: skip
 

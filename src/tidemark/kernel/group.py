@@ -10,6 +10,7 @@ from tidemark.kernel.compiled import nested
 from tidemark.kernel.distinct import sweep_distinct
 from tidemark.kernel.encoding import (
     ALL,
+    CODE,
     COUNT,
     FUNCTION,
     LAST_N,
@@ -62,20 +63,28 @@ def sweep_group(
     start, stop = stop, after(group, stop, ALL)
     if start < stop:
         sweep_sums(events, kind, scale, window, steps, group[start:stop], out, at)
-    start, stop = stop, after(group, stop, LAST_N)
-    if start < stop:
-        sweep_positions(events, steps, group[start:stop], out, at, origin)
     start, stop = stop, after(group, stop, MAX)
     if start < stop:
         if steps.range or len(steps.table) == 1:
             sweep_extremes(events, kind, steps, group[start:stop], out, at)
         else:
             sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
+    start, stop = stop, after(group, stop, LAST_N)
+    if start < stop:
+        sweep_positions(events, steps, group[start:stop], out, at, origin)
     start, stop = stop, after(group, stop, TOP_N)
     if start < stop:
         sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
     if stop < len(group):
         sweep_distinct(events, kind, steps, group[stop:], out, at, zeros)
+
+
+@nested
+def that_add_up(group: Words, kind: int, rows: int) -> int:
+    """How many aggregates follow from summaries of events: they are the first of the group."""
+    if rows > 0:
+        return 0
+    return after(group, 0, ALL if kind == CODE else MAX)
 
 
 @nested

@@ -50,7 +50,7 @@ from tidemark.kernel.encoding import (
     Out,
     memory_size,
 )
-from tidemark.kernel.group import sweep_group
+from tidemark.kernel.group import sweep_group, that_add_up
 from tidemark.kernel.program import (
     HIGH,
     KIND,
@@ -113,6 +113,7 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
     """Compute the outputs of a program at moment `t` from rows that lie in one buffer.
 
     `row_at[v, k]` is where in `words` the row of view v and entity k begins, or -1 if it has none.
+    Of a row that goes with a tree, it is what `tree.Folded.beside` gives.
     """
     entities = row_at.shape[1]
     shape = program.outputs, entities
@@ -168,10 +169,18 @@ def _most_events(words: Words, row_at: NDArray[np.int64]) -> int:
     most = 0
     for v in range(row_at.shape[0]):
         for k in range(row_at.shape[1]):
-            if row_at[v, k] >= 0:
-                at: int = row_at[v, k]
+            at, _ = _place(row_at[v, k])
+            if at >= 0:
                 most = max(most, words[at + 1])
     return most
+
+
+@nested
+def _place(row_at: int) -> tuple[int, bool]:
+    """Where a row is (-1: nowhere), and whether it goes with a tree."""
+    if row_at >= -1:
+        return row_at, False
+    return -1 if row_at == I64_MIN else -2 - row_at, True
 
 
 @entry(
@@ -213,10 +222,16 @@ def _call(
         for g in range(len(groups)):
             group = groups[g]
             view = group[VIEW]
-            events = read_events(words, flags, row_at[view, k], group)
+            at, beside = _place(row_at[view, k])
+            events = read_events(words, flags, at, group)
             if g == 0 or groups[g - 1, VIEW] != view:
                 end = step_of(t, group) - group[BEFORE]
                 out_known[view, k] = _newest_visible(events, t, end)
+            table = aggregates[group[START] : group[STOP]]
+            if beside:
+                table = table[that_add_up(table, group[KIND], group[ROWS]) :]
+                if len(table) == 0:
+                    continue
             period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
             events = _within(events, *bounds_at(t, period, group, 0))
             size = len(events.time)
@@ -224,7 +239,6 @@ def _call(
             if group[RANKS_NEEDED]:
                 kind, scale = group[KIND], group[SCALE]
                 rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
-            table = aggregates[group[START] : group[STOP]]
             # Where nothing is young enough, a second look says whether something is too old.
             for look in range(2):
                 age = group[MAX_AGE] if look == 0 else 0

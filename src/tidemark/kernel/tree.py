@@ -23,6 +23,7 @@ from tidemark.kernel.encoding import (
     FIRST_N,
     FUNCTION,
     I64_MAX,
+    I64_MIN,
     LAST,
     LAST_N,
     LATEST,
@@ -81,6 +82,7 @@ class TreeProgram:
     program: Program
     windows: NDArray[np.int64]
     starts: Words
+    seconds: int
 
     @classmethod
     def of(cls, program: Program, layouts: Sequence[Layout]) -> TreeProgram:
@@ -102,7 +104,8 @@ class TreeProgram:
             tables.append(np.array([table[0].tolist(), *nested], np.int64))
         sizes = [len(table) for table in tables]
         starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-        return cls(program, np.concatenate(tables), starts)
+        seconds = max(program.second, default=-1) + 1
+        return cls(program, np.concatenate(tables), starts, seconds)
 
 
 def _all_rows(number: int, view: FeatureView) -> Words:
@@ -131,7 +134,7 @@ def _describe(row: Words, program: Program, cells: Cells, columns: int) -> None:
             row[ADDS] = 1
             row[WANTED] |= needs_of(function)
         elif function in (FIRST, FIRST_N):
-            newest, oldest = 1, n if function == FIRST_N else 1
+            oldest = n if function == FIRST_N else 1
         elif function in (LAST, LATEST, LAST_N):
             newest = n if function == LAST_N else 1
         else:
@@ -164,6 +167,17 @@ class Folded:
     _trees: NDArray[np.int64]
     _tree_program: TreeProgram
     _results: tuple[NDArray[Any], ...]
+
+    def beside(self, row_at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where rows are (-1: nowhere), marked where `evaluate_rows` leaves out what `put` writes.
+
+        Those of the trees have the needed events.
+        """
+        marked = row_at.copy()
+        _, view, entity = self._trees.T
+        places = row_at[view, entity]
+        marked[view, entity] = np.where(places < 0, I64_MIN, -2 - places)
+        return marked
 
     def put(self, answers: Answers) -> None:
         """Complete the answers that `evaluate_rows` gave for the rows of needed events."""
@@ -198,17 +212,15 @@ def fold(
     """
     program = tree_program.program
     outputs, count = program.outputs, len(trees)
-    seconds = max(program.second, default=-1) + 1
     results = (
         np.empty((outputs, count), np.int64),
-        np.empty((seconds, count), np.int64),
+        np.empty((tree_program.seconds, count), np.int64),
         np.empty((outputs, count), np.uint8),
         np.empty((count, outputs), np.int64),
         np.empty(count, np.int64),
     )
     needed = np.zeros(len(nodes), np.uint8)
     misses = np.empty((len(opened), 2), np.int64)
-    most = int(words[nodes[:, 0] + 1].max()) if len(nodes) else 0
     missed = cast("Any", fold_trees)(
         words,
         words.view(np.uint8),
@@ -223,6 +235,6 @@ def fold(
         *results,
         needed,
         misses,
-        thread_memory(12 * MAX_LIMBS + STACK + most + 2),
+        thread_memory(12 * MAX_LIMBS + STACK + len(words) + 2),  # no chunk has more events
     )
     return Folded(misses[:missed], needed, trees, tree_program, results)

@@ -28,16 +28,14 @@ from tidemark.kernel.compiled import (
 )
 from tidemark.kernel.encoding import (
     ALL,
-    CODE,
     COUNT,
     FUNCTION,
     I64_MIN,
-    LAST_N,
     LOW,
-    MAX,
     MIN,
     NOTHING,
     ROW,
+    ROWS,
     SECOND,
     START,
     STOP,
@@ -72,7 +70,7 @@ from tidemark.kernel.forest import (
     summary_of,
     touches,
 )
-from tidemark.kernel.group import after
+from tidemark.kernel.group import after, that_add_up
 from tidemark.kernel.partials import EXTREMES, NEWEST, SQUARES, SUMS, merge, widen
 from tidemark.kernel.program import KIND, SCALE
 from tidemark.kernel.rows import HEADER, read_events
@@ -146,7 +144,7 @@ def add_summaries(
     children: int = words[at + 1]
     first = at + HEADER
     last, settled = first + LAST_TIME * children, first + SETTLED * children
-    summary = first + (CELLS + window[CELL]) * children
+    summary: int = first + (CELLS + window[CELL]) * children
     while (
         child < stop
         and words[first + child] >= low
@@ -228,9 +226,7 @@ def write_sums(
         finish(sums.total, count, kind, scale, group, out, at, digits.view(np.uint64))
         for f in range(counts, added):
             time[table[f, ROW]] = sums.tally[1]
-    if kind == CODE:
-        return
-    for f in range(after(table, added, LAST_N), after(table, added, MAX)):
+    for f in range(added, that_add_up(table, kind, 0)):
         row, sign = table[f, ROW], -1 if table[f, FUNCTION] == MIN else 1
         key = sums.extremes[0 if sign < 0 else 1]
         out.words[row, at] = extreme(key, kind, sign) if count > 0 else 0
@@ -391,6 +387,9 @@ def fold_tree(
         if window[OLDEST_ROWS] > 0:
             most = window[OLDEST_ROWS]
             find_rows(forest, root, window, t, low, high, most, 1, True, memory)
+            newest = find_rows(forest, root, window, t, low, high, 1, -1, False, memory)
+            for f in range(window[START], window[STOP]):
+                time[aggregates[f, ROW]] = newest
         if window[NEWEST_ROWS] > 0:
             most = window[NEWEST_ROWS]
             find_rows(forest, root, window, t, low, high, most, -1, True, memory)
@@ -435,13 +434,13 @@ def put_trees(
         view, k = trees[h, TREE_VIEW], trees[h, TREE_ENTITY]
         out_known[view, k] = known[h]
         for w in range(starts[view] + 1, starts[view + 1]):
-            if windows[w, ADDS] == 0:
-                continue
             table = aggregates[windows[w, START] : windows[w, STOP]]
+            added = that_add_up(table, windows[w, KIND], windows[w, ROWS])
             for f in range(len(table)):
-                function, row = table[f, FUNCTION], table[f, ROW]
-                extremes = function == MIN or function == MAX
-                if function > ALL and (not extremes or windows[w, KIND] == CODE):
+                row = table[f, ROW]
+                if windows[w, OLDEST_ROWS] > 0:
+                    out_time[row, k] = time[h, row]
+                if f >= added:
                     continue
                 out_words[row, k], out_state[row, k] = words[row, h], state[row, h]
                 out_time[row, k] = time[h, row]

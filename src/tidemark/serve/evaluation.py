@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemark.kernel.layout import Layout
+from tidemark.kernel.layout import Layout, LayoutFeature
 from tidemark.kernel.rows import Answers, Program, evaluate_rows
 from tidemark.model.graph import FeatureView
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 Words = NDArray[np.int64]
 
+_AS_THEY_ARE = {"count", "first", "last", "latest", "first_n", "last_n"}
+"""Functions that do not compare values."""
+
 
 class Part:
     """Features that are computed together, for the same entities.
 
     `places` are those of the features in the program, `views` those of their views.  For each of
-    these, `columns` are the columns of its layout that are read.
+    these, `columns` are the columns of its layout that are read, and whether the order of values
+    counts.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Part:
         )
         mine = [features[place] for place in places]
         self.columns = tuple(
-            {layout.feature(name).column for view, layout, name in mine if view == wanted}
+            _columns([layout.feature(name) for view, layout, name in mine if view == wanted])
             for wanted in self.kernel.views
         )
 
@@ -51,6 +55,16 @@ class Part:
         from tidemark.kernel.tree import TreeProgram
 
         return TreeProgram.of(self.kernel, self.layouts)
+
+
+def _columns(features: Sequence[LayoutFeature]) -> dict[int, bool]:
+    """The columns that features read, and whether some need more than the values of events."""
+    found: dict[int, bool] = {}
+    for each in features:
+        if each.column >= 0:
+            ranked = each.aggregate.function not in _AS_THEY_ARE
+            found[each.column] = found.get(each.column, False) or ranked
+    return found
 
 
 class Rows(NamedTuple):
@@ -77,7 +91,8 @@ class Found:
         self._of: dict[int, tuple[Answers, int, Words | None]] = {}
         answers: list[Answers] = []
         for each in parts:
-            answer = evaluate_rows(words, each.at, at, each.part.kernel)
+            rows = each.at if each.folded is None else each.folded.beside(each.at)
+            answer = evaluate_rows(words, rows, at, each.part.kernel)
             if each.folded is not None:
                 each.folded.put(answer)
             answers.append(answer)
