@@ -75,7 +75,7 @@ def test_rows_that_are_joined_hold_the_values_that_are_read(seed: int) -> None:
     events = [event(random, random.randrange(chunks), n + 1, 30) for n in range(60)]
     events += [event(random, n, 100 + n, 30) for n in range(chunks)]
     rows = codec.pack(LAYOUT, as_events(events, chunks, identified=random.random() < 0.5))
-    columns = {column for column in range(-1, 6) if random.random() < 0.5}
+    columns = {column: random.random() < 0.5 for column in range(6) if random.random() < 0.5}
     sizes = [len(row) // 8 for row in rows]
     starts = [sum(sizes[:place]) for place in range(chunks)]
     words = np.frombuffer(b"".join(rows), np.int64)
@@ -85,6 +85,6 @@ def test_rows_that_are_joined_hold_the_values_that_are_read(seed: int) -> None:
         assert getattr(joined, name) == [each for part in parts for each in getattr(part, name)]
     for place in range(2):
         assert joined.filters[place] == [each for part in parts for each in part.filters[place]]
-    for column in columns - {-1}:
+    for column in columns:
         wanted = [each for part in parts for each in part.columns[column]]
         assert joined.columns[column] == wanted

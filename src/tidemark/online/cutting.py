@@ -39,8 +39,8 @@ class Sizes:
     """
 
     split: int = 1024
-    chunk: int = 512
-    fanout: int = 64
+    chunk: int = 256
+    fanout: int = 128
 
     @property
     def deep(self) -> int:

@@ -25,7 +25,9 @@ _TABLE = 4
 """How many times more possible values than values are worth a table rather than sorting."""
 
 _encode = msgspec.msgpack.Encoder().encode
+NIL = _encode(None)
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _of_heap = msgspec.msgpack.Decoder(list[list[Any] | None]).decode
 
 
@@ -76,7 +78,7 @@ def joined(dictionaries: Sequence[Dictionary], type_: Type) -> tuple[Dictionary,
     Values that count as equal (0.0 and -0.0 in a vector) become one, that of the smaller bytes.
     """
     flat = [item for each in dictionaries for item in each.items]
-    items, places = _sorted(flat, _decode(_array_head(len(flat)) + b"".join(flat)), type_)
+    items, places = _sorted(flat, _decode(array_head(len(flat)) + b"".join(flat)), type_)
     return Dictionary(items), np.array([places[item] for item in flat], np.int64)
 
 
@@ -163,7 +165,7 @@ def heaps(
     """The heaps of all rows, one after the other, and the length of each, in bytes."""
     if not any(codes):
         return np.zeros(0, np.uint8), np.zeros(rows, np.int64)
-    pieces = [_array_head(len(codes)), _encode(None)]
+    pieces = [array_head(len(codes)), NIL]
     counts = np.ones(rows, np.int64)
     for code in codes:
         counts += 1 if code is None else 1 + np.diff(code.starts)
@@ -180,7 +182,7 @@ def heaps(
         sizes = np.diff(code.starts)
         distinct, which = np.unique(sizes, return_inverse=True)
         order[at] = len(pieces) + which
-        pieces += [_array_head(size) for size in distinct.tolist()]
+        pieces += [array_head(size) for size in distinct.tolist()]
         at += 1
         order[spread(at, sizes)] = len(pieces) + code.used
         pieces += encoded(dictionary, type_).items
@@ -193,12 +195,13 @@ def heaps(
     return blob[spread(offsets[order], sizes)], total[ends] - total[ends - counts]
 
 
-def one_heap(dictionaries: Sequence[Dictionary | None]) -> bytes:
-    """The heap of one row; None is a column that has no codes."""
-    pieces = [_array_head(len(dictionaries))]
-    for each in dictionaries:
-        pieces += [_encode(None)] if each is None else [_array_head(len(each)), *each.items]
-    return b"".join(pieces)
+def array_of(heap: bytes, place: int) -> tuple[int, bytes]:
+    """How many values the dictionary of a column has, and their bytes."""
+    array = bytes(_split(heap)[place])
+    if array[0] < 0xDC:
+        return array[0] & 15, array[1:]
+    after = 3 if array[0] == 0xDC else 5
+    return int.from_bytes(array[1:after], "big"), array[after:]
 
 
 def read_heaps(
@@ -237,8 +240,8 @@ def _dictionary(values: list[Any], type_: Type) -> tuple[Dictionary, Words]:
     return Dictionary(items), np.fromiter(places, np.int64, len(values))
 
 
-def _array_head(size: int) -> bytes:
-    """The msgpack head of an array."""
+def array_head(size: int) -> bytes:
+    """How msgpack begins an array."""
     if size < 16:
         return bytes([0x90 | size])
     return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tidemark.kernel.layout import Layout
 from tidemark.online.codec import HAS_KNOWN, HAS_UNTIL, HEADER, NEVER, PREAMBLE
-from tidemark.online.dictionaries import Dictionary, one_heap, read_heaps
+from tidemark.online.dictionaries import NIL, array_head, array_of, read_heaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 _MAGIC = int.from_bytes(PREAMBLE, "little")
 
 
-def join(layout: Layout, words: Words, starts: Sequence[int], columns: Collection[int]) -> bytes:
+def join(layout: Layout, words: Words, starts: Sequence[int], columns: Mapping[int, bool]) -> bytes:
     """The row of the events of several rows, which begin at `starts`, one after the other.
 
-    Only these columns of the layout have values in it; what else a row may hold is left out.
+    Only these columns of the layout have values in it, and what else a row may hold is left out.
+    Where it says True, codes are ranks of distinct values; else only what they stand for counts.
     """
     joint = _Joint(layout, words, starts)
-    for place in sorted(set(columns) - {-1}):
-        joint.copy_column(place)
+    for place, ranked in columns.items():
+        joint.copy_column(place, ranked=ranked)
     for place in range(len(layout.filters)):
         joint.copy_flags(len(layout.columns) + place)
     return joint.row()
@@ -51,7 +52,8 @@ class _Joint:
         self._flags_at = 8 * (self._at + n * sum(widths))
         self._padded = (n + 7) // 8 * 8
         self._heap_at = self._flags_at + self._padded * self._flags
-        self._heaps: list[Dictionary | None] = [None] * len(widths)
+        self._heaps: list[bytes] = []
+        self._dictionaries: dict[int, bytes] = {}
         self._out = np.zeros(self._heap_at // 8, np.int64)
         kinds = any(known) * HAS_KNOWN | any(until) * HAS_UNTIL
         self._out[:5] = _MAGIC | kinds << 48, n, sum(widths), self._flags, self._heap_at
@@ -76,12 +78,13 @@ class _Joint:
             for at, size, k, u in zip(self._from, self._sizes, known, until, strict=True)
         ]
 
-    def copy_column(self, place: int) -> None:
+    def copy_column(self, place: int, *, ranked: bool) -> None:
         """Take over the values of a column of the layout, and which there are."""
         first = self._first[place]
         self.copy_flags(place)
         if self._layout.columns[place].form == "code":
-            self._put(self._at + first * self._n, [self._coded(place)])
+            codes = self._ranked(place) if ranked else self._shifted(place)
+            self._put(self._at + first * self._n, [codes])
             return
         for word in range(first, first + 1 + self._wide[place]):
             self._put(self._at + word * self._n, self._pieces(word))
@@ -94,7 +97,10 @@ class _Joint:
 
     def row(self) -> bytes:
         """The row, with the dictionaries of its columns of codes."""
-        heap = one_heap(self._heaps) if any(each is not None for each in self._heaps) else b""
+        held, heap = self._dictionaries, b""
+        if held:
+            count = len(self._layout.columns)
+            heap = array_head(count) + b"".join(held.get(place, NIL) for place in range(count))
         self._out[5] = len(heap)
         return self._out.tobytes() + heap + bytes(-len(heap) % 8)
 
@@ -114,18 +120,34 @@ class _Joint:
         at = start * 8 + int(self._words[start + 4]) - padded * (count - place)
         return self._bytes[at : at + n]
 
-    def _coded(self, place: int) -> Words:
+    def _ranked(self, place: int) -> Words:
         """The codes of a column over one dictionary for all rows."""
         types = [each.type if i == place else None for i, each in enumerate(self._layout.columns)]
-        heaps: list[bytes | None] = []
-        for start in self._starts:
-            first = start * 8 + int(self._words[start + 4])
-            heaps.append(self._bytes[first : first + int(self._words[start + 5])].tobytes())
-        held = read_heaps(types, heaps)[place]
+        held = read_heaps(types, self._read_heaps())[place]
         assert held is not None  # noqa: S101 - its type was given
-        self._heaps[place], begins, places = held
+        dictionary, begins, places = held
+        self._dictionaries[place] = array_head(len(dictionary)) + b"".join(dictionary.items)
         valid = np.concatenate([self._flags_of(start, place) for start in self._starts]) != 0
         codes = np.concatenate(self._pieces(self._first[place])) + np.repeat(begins, self._sizes)
         out = np.zeros(self._n, np.int64)
         out[valid] = places[codes[valid]]
         return out
+
+    def _shifted(self, place: int) -> Words:
+        """The codes of a column over the dictionaries of all rows, one after the other."""
+        held = [array_of(heap, place) for heap in self._read_heaps()]
+        sizes = np.array([size for size, _ in held])
+        items = b"".join(each for _, each in held)
+        self._dictionaries[place] = array_head(int(sizes.sum())) + items
+        shifts = np.repeat(np.cumsum(sizes) - sizes, self._sizes)
+        codes: Words = np.concatenate(self._pieces(self._first[place])) + shifts
+        return codes
+
+    def _read_heaps(self) -> list[bytes]:
+        """The heaps of the rows."""
+        if not self._heaps:
+            for start in self._starts:
+                first = start * 8 + int(self._words[start + 4])
+                heap = self._bytes[first : first + int(self._words[start + 5])]
+                self._heaps.append(heap.tobytes())
+        return self._heaps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,11 +58,11 @@ class Forest:
             self._open(folded.misses.tolist(), fetch)
 
     def rows(
-        self, layouts: Sequence[Layout], columns: Sequence[Collection[int]], needed: NDArray[Any]
+        self, layouts: Sequence[Layout], columns: Sequence[Mapping[int, bool]], needed: NDArray[Any]
     ) -> Iterator[tuple[int, int, int]]:
         """For each tree its view, its entity, and where one row of its needed chunks is, or -1.
 
-        That row has the values of some columns only, given for each view.
+        That row has the values of some columns only, given for each view; see `join`.
         """
         starts: list[list[int]] = [[] for _ in self._roots]
         for node in sorted(np.flatnonzero(needed).tolist(), key=self._paths.__getitem__):
