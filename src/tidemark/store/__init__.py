@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tidemark.ingest.apply import CaughtUp
     from tidemark.ingest.materialize import Materialized
     from tidemark.ingest.push import OnError, Pushed
+    from tidemark.monitor.audit import Audit
     from tidemark.monitor.freshness import Freshness
     from tidemark.serve import Reader, Vector, Vectors
     from tidemark.serve.log import ServingLog
@@ -240,6 +241,28 @@ class Store:
         For servers; `online` and `online_many` are its two questions.
         """
         return self._readers.reader(features)
+
+    def audit(
+        self,
+        *,
+        since: str | datetime | None = "24h",
+        until: str | datetime | None = None,
+        service: str | None = None,
+        sample: float = 1.0,
+        probe: int = 0,
+    ) -> Audit:
+        """Compute again what was served, as training computes it, and compare value by value.
+
+        `since` and `until` are moments or how long ago; `sample` is a share of the requests.
+        Without a serving log, `probe` entities of each view are read online now instead.
+        """
+        return self._observing.audit(
+            since=since, until=until, service=service, sample=sample, probe=probe
+        )
+
+    def audits(self) -> list[dict[str, Any]]:
+        """The audits that were made, oldest first."""
+        return self._observing.audits()
 
     @property
     def log(self) -> ServingLog:

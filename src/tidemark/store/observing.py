@@ -1,23 +1,33 @@
-"""What the store knows of what it served."""
+"""What the store knows of what it served: the serving log, and the audits of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.window import parse_duration
 
 if TYPE_CHECKING:
+    from tidemark.monitor.audit import Audit
     from tidemark.serve.log import ServingLog
+    from tidemark.serve.log.masking import Mask
     from tidemark.store.project import Project
     from tidemark.store.reading import Readers
     from tidemark.store.registry import ProjectRegistry
 
 
+_AUDITS = Path(".tidemark", "audits.jsonl")
+"""Where audits are kept, a line each, where there is no serving log to keep them beside."""
+
+
 class Observing:
-    """The serving log of a store; nothing is opened before it is needed."""
+    """The serving log of a store, and its audits; nothing is opened before it is needed."""
 
     def __init__(self, project: Project, registry: ProjectRegistry, readers: Readers) -> None:
         self._project, self._registry, self._readers = project, registry, readers
@@ -60,6 +70,88 @@ class Observing:
                 definitions=lambda revision: self._registry.snapshot(revision).definitions,
             )
         return self._log
+
+    def audit(
+        self,
+        *,
+        since: datetime | str | None,
+        until: datetime | str | None,
+        service: str | None,
+        sample: float,
+        probe: int,
+    ) -> Audit:
+        """Compute again what was served and compare; see `Store.audit`."""
+        from tidemark.monitor.audit import audit
+        from tidemark.serve.log import span
+
+        definitions = self._readers.snapshot().definitions
+        left_out: dict[str, str] = {}
+        with self._project.engine() as engine:
+            if probe:
+                from tidemark.monitor import probe as probing
+
+                mask = self._mask()
+                blocks, left_out = probing.probe(
+                    engine,
+                    definitions,
+                    self._readers.reader,
+                    mask,
+                    probe,
+                    self._read_by(service),
+                )
+            else:
+                mask = self.log.mask
+                self.log.flush()
+                blocks = self.log.blocks(service=service, since=since, until=until)
+            found = audit(
+                engine,
+                definitions,
+                lambda outputs: self._project.functions(definitions, outputs),
+                blocks,
+                mask,
+                span=span(since, until),
+                service=service,
+                sample=sample,
+                left_out=left_out,
+            )
+        self._keep(found)
+        return found
+
+    def audits(self) -> list[dict[str, Any]]:
+        """The audits that were made, oldest first, as `Audit.to_dict` tells them."""
+        with suppress(FileNotFoundError):
+            lines = self._history.read_bytes().splitlines()
+            return [msgspec.json.decode(line) for line in lines if line.strip()]
+        return []
+
+    @property
+    def _history(self) -> Path:
+        config = self._project.config
+        folder = Path(config.serving_log) if config.serving_log else _AUDITS.parent
+        return config.root / folder / _AUDITS.name
+
+    def _keep(self, found: Audit) -> None:
+        if self._project.config.online.startswith((":memory:", "memory:")):
+            return
+        line = msgspec.json.encode(found.to_dict(), enc_hook=str) + b"\n"
+        with suppress(OSError):  # an audit of a project that one may only read is one all the same
+            self._history.parent.mkdir(parents=True, exist_ok=True)
+            with self._history.open("ab") as out:
+                out.write(line)
+
+    def _mask(self) -> Mask:
+        from tidemark.serve.log.masking import Mask
+
+        return self.log.mask if self.kept else Mask(self._project.config.root / _AUDITS.parent)
+
+    def _read_by(self, service: str | None) -> frozenset[str] | None:
+        """The features that a service reads, those behind on-demand features among them."""
+        if service is None:
+            return None
+        definitions = self._readers.snapshot().definitions
+        outputs = definitions.service(service).outputs
+        needed = definitions.needed(each.reference for each in outputs)
+        return frozenset(str(each) for each in needed if each.kind == "feature")
 
     def close(self) -> None:
         """Write what waits to be."""

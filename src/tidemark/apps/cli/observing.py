@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tidemark.apps.cli.shell import Command, open_store, show
+from tidemark.apps.cli.shell import DIFFERENCES, Command, open_store, show
 
 
 @click.command(cls=Command)
@@ -48,4 +49,39 @@ def served(service: str | None, since: str | None, until: str | None, out: str |
     )
 
 
-COMMANDS = (explain, served)
+@click.command(cls=Command)
+@click.option(
+    "--since", default="24h", show_default=True, metavar="WHEN", help="A moment, or how long ago."
+)
+@click.option("--until", metavar="WHEN", help="A moment, or how long ago; now if left out.")
+@click.option("--service", metavar="NAME", help="Only what one service served.")
+@click.option("--sample", default=1.0, show_default=True, help="The share of requests to compare.")
+@click.option("--probe", default=0, metavar="N", help="Read N entities of each view now instead.")
+@click.option("--history", is_flag=True, help="List the audits that were made.")
+def audit(
+    since: str, until: str | None, service: str | None, sample: float, probe: int, history: bool
+) -> None:
+    """Compute again what was served, and compare.
+
+    Every value of the serving log is computed by the path of training, as of the moment of its
+    request.  Exits with 14 if one differs; what differs is told with its cause.
+    """
+    with open_store() as store:
+        if history:
+            made = store.audits()
+            show("\n".join(map(_line, made)) or "There was no audit.", {"audits": made})
+            return
+        found = store.audit(since=since, until=until, service=service, sample=sample, probe=probe)
+    show(str(found), found.to_dict())
+    if found.differing:
+        raise SystemExit(DIFFERENCES)
+
+
+def _line(made: dict[str, Any]) -> str:
+    causes = ", ".join(f"{cause} {count:,}" for cause, count in made["causes"].items())
+    of = f"  {made['service']}" if made["service"] else ""
+    told = f"{made['at']}  {made['compared']:>12,} values  {made['differing']:>8,} differ{of}"
+    return f"{told}  ({causes})" if causes else told
+
+
+COMMANDS = (explain, served, audit)

@@ -17,6 +17,7 @@ ERROR = 1
 CHANGES = 10
 CONFIRMATION_MISSING = 11
 REFUSED = 12
+DIFFERENCES = 14
 
 
 class _Told(click.Command):

@@ -1,0 +1,357 @@
+"""The audit: what was served is computed again and compared, and what differs is given its cause.
+
+Faults are planted in the online state: it is written by a store that is wrong about one thing, and
+read by one that is right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from pyarrow import parquet
+from tests.spec.served import ASKED, make_project
+
+import tidemark as tm
+from tidemark.apps.cli import main
+from tidemark.monitor.audit import differing
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+USERS = ["ada", "bob", "eve"]
+NAN = float("nan")
+
+FEATURES = '''
+from datetime import datetime
+
+import tidemark as tm
+
+
+class User(tm.Entity):
+    """A person."""
+
+    user_id: tm.Key[str]
+
+
+class Payment(
+    tm.Source,
+    history=tm.parquet("payments.parquet"),
+    time="at",
+    {zone}unique=("payment_id",),{seen}
+):
+    """A payment."""
+
+    payment_id: tm.Col[str]
+    user_id: tm.Col[str]
+    amount: tm.Col[float]
+    settled: tm.Col[bool]
+    at: tm.Col[datetime]
+    {column}
+
+
+class Paying(tm.FeatureView, entity=User, source=Payment{bound}):
+    """What a user paid."""
+
+    payments = tm.count(over="12h")
+    paid = tm.sum(Payment.amount, where={where}, over="12h")
+    last = tm.last(Payment.amount)
+
+
+class Request(tm.Request):
+    """What the caller knows."""
+
+    amount: tm.Col[float]
+
+
+@tm.on_demand(amount=Request.amount, paid=Paying.paid)
+def share(amount: float, paid: float | None) -> float | None:
+    """This payment against half a day."""
+    return amount / paid if paid else None
+
+
+class Risk(tm.FeatureService):
+    """Inputs of a model."""
+
+    payments = Paying.payments
+    paid = Paying.paid
+    last = Paying.last
+    share = share
+'''
+
+RIGHT = {
+    "zone": 'timezone="UTC", ',
+    "seen": "",
+    "column": "",
+    "bound": "",
+    "where": "Payment.settled",
+}
+
+
+def features(**other: str) -> str:
+    return FEATURES.format(**(RIGHT | other))
+
+
+def payments() -> list[dict]:
+    """Three users, a payment in every hour of two days, at the full hour, some not settled."""
+    rng = np.random.default_rng(7)
+    return [
+        {
+            "payment_id": f"{user}-{hour}",
+            "user_id": user,
+            "amount": float(rng.integers(1, 10_000)) / 64,
+            "settled": bool(rng.integers(0, 4)),
+            "at": START + hour * HOUR,
+        }
+        for user in USERS
+        for hour in range(48)
+    ]
+
+
+def write(folder: Path, rows: list[dict], *, zoned: bool = True) -> None:
+    table = pa.Table.from_pylist(rows)
+    at = table.schema.get_field_index("at")
+    kind = pa.timestamp("us", "UTC" if zoned else None)
+    parquet.write_table(
+        table.set_column(at, "at", table["at"].cast(kind)), folder / "payments.parquet"
+    )
+
+
+class Shop:
+    """A project whose features and history a test replaces."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        settings = f'name = "audit"\ndefinitions = "paying_{folder.name}.py"\n'
+        (folder / "tidemark.toml").write_text(settings, "utf-8")
+
+    def define(self, text: str) -> None:
+        (self.folder / f"paying_{self.folder.name}.py").write_text(text, "utf-8")
+
+    def apply(self, *, materialize: bool = True, **options: str) -> None:
+        sys.modules.pop(f"paying_{self.folder.name}", None)
+        with tm.connect(self.folder) as store:
+            store.apply(store.plan())
+            if materialize:
+                store.materialize(**options)
+
+    def serve(self, *hours: float, at_offset: timedelta = timedelta()) -> None:
+        with tm.connect(self.folder) as store:
+            for hour in hours:
+                store.online_many(
+                    "risk",
+                    {"user_id": USERS},
+                    request={"amount": [1.0, 2.0, 3.0]},
+                    at=START + hour * HOUR + at_offset,
+                )
+
+    def audit(self, **options):
+        with tm.connect(self.folder) as store:
+            return store.audit(**options)
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG_IN_PROCESS", "true")
+    folder = tmp_path / f"shop_{abs(hash(tmp_path)) % 10**8}"
+    folder.mkdir()
+    made = Shop(folder)
+    made.define(features())
+    write(folder, payments())
+    return made
+
+
+def served_by_another(shop: Shop, rows: list[dict]) -> None:
+    """Write the online state from another history, then put the right one back, as old as it is."""
+    write(shop.folder, rows)
+    shop.apply()
+    write(shop.folder, payments())
+    old = (START - HOUR).timestamp()
+    os.utime(shop.folder / "payments.parquet", (old, old))
+
+
+def causes(audit) -> dict[str, set[str]]:
+    return {each.feature: set(each.causes) for each in audit.features if each.differing}
+
+
+def test_what_was_served_is_what_training_computes(shop):
+    """On window bounds and a microsecond beside them, on-demand features among them: 0 differ."""
+    shop.apply()
+    for micro in (-1, 0, 1):
+        shop.serve(5, 12, 13, 24.5, 47, at_offset=timedelta(microseconds=micro))
+    found = shop.audit()
+    assert (found.compared, found.differing) == (3 * 5 * 3 * 4, 0)
+    assert str(found).startswith("180 values of 15 requests, 0 differ")
+    assert found.causes == {}
+    assert [each.feature for each in found.features] == [
+        "paying:last@1", "paying:paid@1", "paying:payments@1", "share@1",
+    ]  # fmt: skip
+
+
+def test_a_lost_event_is_found_and_named(shop):
+    """An event that the online state never counted."""
+    rows = [each for each in payments() if each["payment_id"] != "bob-20"]
+    served_by_another(shop, rows)
+    shop.serve(5, 19, 24, 30)
+    found = shop.audit()
+    assert causes(found)["paying:payments@1"] == {"lost event"}
+    assert all(kinds == {"lost event"} for kinds in causes(found).values())
+    first = next(each for each in found.first if each.feature == "paying:payments@1")
+    assert first.keys == {"user_id": "bob"}
+    assert (first.served, first.offline) == (11, 12)
+    assert "payment_id='bob-20'" in first.detail
+
+
+def test_a_duplicated_event_is_found_and_named(shop):
+    """An event that the online state counted twice."""
+    twice = next(each for each in payments() if each["payment_id"] == "eve-20")
+    rows = [*payments(), twice | {"payment_id": "eve-20 again"}]
+    served_by_another(shop, rows)
+    shop.serve(5, 19, 24, 30)
+    found = shop.audit()
+    assert all(kinds == {"duplicated event"} for kinds in causes(found).values())
+    first = next(each for each in found.first if each.feature == "paying:payments@1")
+    assert "counted twice: the event payment_id='eve-20'" in first.detail
+
+
+def test_a_shifted_zone_is_found_and_measured(shop):
+    """Times that were read as those of another zone: every event is hours away."""
+    rows = [each | {"at": each["at"] + 5 * HOUR} for each in payments()]
+    served_by_another(shop, rows)
+    shop.serve(4, 6, 14, 20, 30)
+    found = shop.audit()
+    assert found.differing > 10
+    assert all(kinds == {"shifted zone"} for kinds in causes(found).values())
+    assert "5 h later" in found.first[0].detail
+
+
+def test_an_off_by_one_bound_is_found(shop):
+    """Events at the very bound that counted as if the bound were the other one."""
+    rows = [each | {"at": each["at"] + timedelta(microseconds=1)} for each in payments()]
+    served_by_another(shop, rows)
+    shop.serve(5, 14, 24, 30)
+    found = shop.audit()
+    assert found.differing > 0
+    assert all(kinds == {"off-by-one bound"} for kinds in causes(found).values())
+    assert "bound='before'" in found.first[0].detail
+
+
+def test_a_changed_filter_is_found_by_its_fingerprint(shop):
+    """A draft whose filter changed after it had served."""
+    with tm.connect(shop.folder) as store:
+        store.apply(store.plan(), draft=True)
+        store.materialize()
+    shop.serve(14, 24)
+    shop.define(features(where="Payment.amount > 50"))
+    sys.modules.pop(f"paying_{shop.folder.name}", None)
+    with tm.connect(shop.folder) as store:
+        store.apply(store.plan(), draft=True)
+    found = shop.audit()
+    assert causes(found)["paying:paid@1"] == {"changed definition"}
+    assert causes(found)["share@1"] == {"changed definition"}
+    assert set(causes(found)) == {"paying:paid@1", "share@1"}
+
+
+def test_a_filter_that_the_state_did_not_apply_is_found(shop):
+    """Served without the filter that the view has."""
+    served_by_another(shop, [each | {"settled": True} for each in payments()])
+    shop.serve(5, 14, 24, 30)
+    found = shop.audit()
+    assert causes(found)["paying:paid@1"] == {"changed definition"}
+    assert "without its filter" in found.first[0].detail
+
+
+def test_what_the_state_had_not_taken_in_is_lag(shop):
+    """Events known by the moment of the request, newer than the state."""
+    shop.apply(until="2026-03-02T06:30:00Z")
+    shop.serve(28, 34)
+    found = shop.audit()
+    assert all(kinds == {"lag"} for kinds in causes(found).values())
+    assert {each.feature for each in found.features if each.differing} >= {"paying:payments@1"}
+    first = next(each for each in found.first if each.feature == "paying:payments@1")
+    assert "4 events that were known by then" in first.detail
+
+
+def test_history_that_was_rewritten_is_told(shop):
+    """An amount that is another one today."""
+    shop.apply()
+    shop.serve(24)
+    rows = [each | {"amount": each["amount"] * 2} for each in payments()]
+    write(shop.folder, rows)
+    found = shop.audit()
+    assert causes(found)["paying:last@1"] == {"restated history"}
+    assert "payments.parquet was written at" in found.first[0].detail
+
+
+def test_only_one_service_a_time_and_a_sample(shop):
+    """`service`, `since`, `until` and `sample` choose what is compared."""
+    shop.apply()
+    shop.serve(*range(1, 41))
+    assert shop.audit(service="risk").requests == 40
+    assert shop.audit(service="other").requests == 0
+    assert shop.audit(until="1h").requests == 0
+    some = shop.audit(sample=0.5).requests
+    assert 5 < some < 35
+    assert shop.audit(sample=0.5).requests == some
+
+
+def test_a_probe_needs_no_log(shop, monkeypatch):
+    """Entities are read online now and compared with what training computes for now."""
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG", "")
+    monkeypatch.delenv("TIDEMARK_SERVING_LOG_IN_PROCESS")
+    shop.apply()
+    found = shop.audit(probe=2)
+    assert (found.rows, found.compared, found.differing) == (2, 6, 0)
+
+
+def test_the_command_line_ends_with_14_if_values_differ(shop):
+    """0 where all are equal; the history of audits is kept."""
+    shop.apply()
+    shop.serve(24)
+    asked = ["audit", "--project", str(shop.folder)]
+    assert CliRunner().invoke(main, asked).exit_code == 0
+    write(shop.folder, [each | {"amount": 1.0} for each in payments()])
+    result = CliRunner().invoke(main, [*asked, "--json"])
+    assert result.exit_code == 14
+    facts = json.loads(result.output)
+    assert facts["differing"] == 9
+    assert facts["causes"] == {"restated history": 9}
+    kept = CliRunner().invoke(main, [*asked, "--history", "--json"])
+    assert [each["differing"] for each in json.loads(kept.output)["audits"]] == [0, 9]
+
+
+def test_values_of_every_type_are_compared(tmp_path, monkeypatch):
+    """Lists, decimals, bytes, dates, NaN and infinities; masked or not, 0 differ."""
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG_IN_PROCESS", "true")
+    folder = tmp_path / "types"
+    folder.mkdir()
+    make_project(folder)
+    with tm.connect(folder) as store:
+        for day in (1, 2, 3, 9):
+            at = f"2026-03-0{day}T12:00:00.000007Z"
+            store.online_many("everything", [{"user_id": u} for u in ("ada", "nan", "x")], at=at)
+        store.online("asked", {"user_id": "ada"}, request=ASKED)
+        found = store.audit()
+    assert (found.compared, found.differing) == (4 * 3 * 10 + 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1.0, None, NAN, -0.0], [1.0, None, NAN, 0.0], [0, 0, 0, 1]),
+        ([1, None, 3], [1, 2, None], [0, 1, 1]),
+        (["a", None, ""], ["a", None, "b"], [0, 0, 1]),
+        ([[1.0, NAN], [], None, [2.0]], [[1.0, NAN], [1.0], None, [3.0]], [0, 1, 0, 1]),
+        ([["a", None], ["a"]], [["a", None], [None]], [0, 1]),
+    ],
+)  # fmt: skip
+def test_values_are_equal_by_their_bits(one, other, expected):
+    """NaN equals NaN and null equals null; nothing else is forgiven."""
+    made = differing(pa.chunked_array([pa.array(one)]), pa.chunked_array([pa.array(other)]))
+    assert made.astype(int).tolist() == expected
