@@ -248,20 +248,11 @@ def _call(
                 if active:
                     newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
                 if look == 0:
+                    window = cover(events, group[KIND], table)
                     sweep_group(
-                        events,
-                        group[KIND],
-                        group[SCALE],
-                        ranks,
-                        values,
-                        cover(events, group[KIND], table),
-                        steps,
-                        table,
-                        out,
-                        k,
-                        0,
-                        zeros,
-                    )
+                        events, group[KIND], group[SCALE], ranks, values, window, steps, table,
+                        out, k, 0, zeros,
+                    )  # fmt: skip
                     _read_positions(events, table, out, k)
                 for f in range(len(table)):
                     out_time[table[f, ROW], k] = newest
