@@ -135,7 +135,12 @@ def _array(name: str, values: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.as_py() if isinstance(value, pa.Scalar) else value
+    if not isinstance(value, pa.Scalar):
+        return value
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):  # a timestamp that Python has no datetime for
+        return str(value.cast(pa.int64()))
 
 
 def _suggestion(name: str, declared: Sequence[str]) -> str:
@@ -305,7 +310,7 @@ def _checked(source: Source, column: Field, given: _Given, bad: dict[int, list[B
 
 
 def _listed(values: Any) -> list[Any]:
-    return list(cast("Any", values)) if isinstance(values, list) else list(values.to_pylist())
+    return list(cast("Any", values)) if isinstance(values, list) else list(map(_plain, values))
 
 
 def _check_times(
@@ -318,9 +323,9 @@ def _check_times(
     name = str(source.time)
     if column.null_count:
         for number in np.flatnonzero(column.is_null().to_numpy()).tolist():
-            if number not in bad:
-                why = "an event needs a time"
-                bad[number] = [BadValue(number, name, "null", why)]
+            known = bad.setdefault(number, [])
+            if not any(each.column in {name, _ROW} for each in known):
+                known.append(BadValue(number, name, "null", "an event needs a time"))
     micros = pc.fill_null(column.cast(pa.int64()), bounds.now).to_numpy()
     for number in np.flatnonzero(micros > bounds.latest).tolist():
         ahead = format_duration(max(1_000_000, (micros[number] - bounds.now) // 10**6 * 10**6))

@@ -57,10 +57,19 @@ def column_of(values: Any, type_: Type, zone: str, *, json: bool) -> Any:
     """
     try:
         if isinstance(values, pa.Array | pa.ChunkedArray):
-            return _of_arrow(values, type_, zone)
-        return _of_list(values, type_, json=json)
+            column = _of_arrow(values, type_, zone)
+        else:
+            column = _of_list(values, type_, json=json)
+        return column if column is None or type_.name != "timestamp" else _dated(column)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
         return None
+
+
+def _dated(column: Any) -> Any:
+    """A column of timestamps, if all are within the years 1 to 9999."""
+    span = pc.min_max(column.cast(pa.int64())).as_py()
+    low, high = span["min"], span["max"]
+    return column if low is None or (low >= calendar.FIRST and high < calendar.LAST) else None
 
 
 def _of_list(values: list[Any], type_: Type, *, json: bool) -> Any:
