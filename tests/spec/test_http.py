@@ -207,7 +207,7 @@ class TestContract:
             'tidemark_http_requests_total{route="/v1/services/{name}/online",status="200"}',
             'tidemark_http_requests_total{route="/v1/services/{name}/online",status="400"}',
             'tidemark_http_request_seconds_bucket{le="0.001",route="/v1/services/{name}/online"}',
-            'tidemark_http_stage_seconds_count{stage="answer"}',
+            'tidemark_http_stage_seconds_count{stage="store"}',
             'tidemark_values_total{feature="activity:spend@1",status="PRESENT"}',
             "tidemark_keys_total",
         ):

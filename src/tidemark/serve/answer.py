@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ _MISSING = list(Status).index(Status.MISSING)
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 def new_request_id() -> str:
     """A name for a request that nobody named."""
@@ -60,10 +62,12 @@ class Parts(NamedTuple):
 class Answer:
     """The values of a program for some sets of keys at one moment.
 
-    `request_id` is what the serving log knows it by; empty where nothing is logged.
+    `request_id` is what the serving log knows it by; empty where nothing is logged.  `seconds` are
+    those of reading the store, of the kernel, and of on-demand functions.
     """
 
     request_id = ""
+    seconds = (0.0, 0.0, 0.0)
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class Answer:
         self._stored = stored
         self._heaps: dict[int, list[list[Any]]] = {}
         self._values = self._decoded()
+        self.decoded = perf_counter()
         self._others: dict[Reference, Sequence[Any]] = dict(request)
         if program.on_demand:
             inputs = {each: self._column(each) for each in program.place} | self._others
@@ -142,6 +147,17 @@ class Answer:
         return [
             None if time <= ALWAYS else timedelta(microseconds=self.at - time)
             for time in self._found.time[place].tolist()
+        ]
+
+    def event_ages(self) -> list[tuple[str, float]]:
+        """The views, each with the age in seconds of the newest event of the first set of keys."""
+        if not self.rows:
+            return []
+        newest: list[int] = self._found.known[:, 0].tolist()
+        return [
+            (view.view.name, (self.at - time) / 1e6)
+            for view, time in zip(self.program.views, newest, strict=True)
+            if time > ALWAYS
         ]
 
     def told(self) -> tuple[list[list[str]], list[list[float]]]:

@@ -111,13 +111,17 @@ class Reader:
         count: int,
         at: int | None,
     ) -> Answer:
+        began = perf_counter()
         program, stored = self._stored(keys, count, at)
+        read = perf_counter()
         found = Found(stored.words, stored.parts, stored.at, count)
         request: dict[Reference, Sequence[Any]] = {}
         if values:
             named = dict(zip((f.name for f in program.request.fields), values, strict=True))
             request = {each: named[each.name] for each in program.requests}
-        return Answer(program, self._functions, found, stored, request, stored.at)
+        answer = Answer(program, self._functions, found, stored, request, stored.at)
+        answer.seconds = read - began, answer.decoded - read, perf_counter() - answer.decoded
+        return answer
 
     def _resolved(self) -> Program:
         """The outputs as the states that serve now can answer them."""

@@ -1,27 +1,42 @@
-"""What the service counts, in Prometheus form; `docs/reference/http.md` lists the names."""
+"""What the service counts, in Prometheus form; `docs/reference/metrics.md` lists the names."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter as Tally
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from tidemark.errors import EngineError, StaleSource, StoreUnavailable
+
+if TYPE_CHECKING:
+    from tidemark.serve.answer import Answer
+    from tidemark.serve.log import ServingLog
 
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 )  # fmt: skip
-STAGES = ("decode", "answer", "encode")
+_AGES = (1, 10, 60, 300, 900, 3_600, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400)
+STAGES = ("decode", "store", "kernel", "on_demand", "encode")
 
 _MOST_KINDS = 1_000
 """Kinds of single answers that are held back before they are counted."""
 
 
-class Metrics:
-    """The counts of one worker; where workers share a folder, any of them tells the sums."""
+_MOST_AGED = 200
+"""Answers whose ages are counted between two times of settling."""
 
-    def __init__(self) -> None:
+
+class Metrics:
+    """The counts of one worker; where workers share a folder, any of them tells the sums.
+
+    `log` is the serving log that is counted too, where there is one.
+    """
+
+    def __init__(self, log: ServingLog | None = None) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "tidemark_http_requests",
@@ -53,6 +68,34 @@ class Metrics:
             ("feature", "status"),
             registry=self._registry,
         )
+        self._ages = Histogram(
+            "tidemark_age_at_serving_seconds",
+            "Age of the newest event of an entity when it was read.",
+            ("view",),
+            buckets=_AGES,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "tidemark_store_errors",
+            "Reads that a store, or what it holds, made fail.",
+            ("kind",),
+            registry=self._registry,
+        )
+        self._logged = Counter(
+            "tidemark_serving_log_rows",
+            "Rows of the serving log by what became of them.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._queue = Gauge(
+            "tidemark_serving_log_queue_rows",
+            "Rows that wait to be written to the serving log.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self._log = log
+        self._log_counted = {"written": 0, "dropped": 0, "failed": 0}
+        self._aged: list[Answer] = []
         self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._alike: Tally[tuple[tuple[str, ...], tuple[str, ...]]] = Tally()
         self._counted: Tally[tuple[str, str]] = Tally()
@@ -70,6 +113,16 @@ class Metrics:
         """Count the stages of a read, in the order of `STAGES`."""
         for stage, taken in zip(self._stages, seconds, strict=True):
             stage.observe(taken)
+
+    def ages(self, answer: Answer) -> None:
+        """Count how old what was read is, of some answers in each second."""
+        if len(self._aged) < _MOST_AGED:
+            self._aged.append(answer)
+
+    def error(self, error: Exception) -> None:
+        """Count an error, if it is one of a store."""
+        if isinstance(error, StoreUnavailable | StaleSource | EngineError):
+            self._errors.labels(error.slug).inc()
 
     def values(self, features: tuple[str, ...], statuses: Iterable[list[str]], keys: int) -> None:
         """Count the statuses of values: a column for each feature, of as many as there are keys.
@@ -97,6 +150,20 @@ class Metrics:
         for (feature, status), times in self._counted.items():
             self._values.labels(feature, status).inc(times)
         self._counted.clear()
+        aged, self._aged = self._aged, []
+        for answer in aged:
+            for view, seconds in answer.event_ages():
+                self._ages.labels(view).observe(seconds)
+        self._settle_log()
+
+    def _settle_log(self) -> None:
+        if self._log is None:
+            return
+        self._queue.set(self._log.waiting)
+        for outcome, before in self._log_counted.items():
+            now: int = getattr(self._log, outcome)
+            self._logged.labels(outcome).inc(now - before)
+            self._log_counted[outcome] = now
 
     def text(self) -> bytes:
         """All counts in the text form of Prometheus."""

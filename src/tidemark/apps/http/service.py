@@ -20,6 +20,7 @@ from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
+from tidemark.apps.http.tracing import Tracing
 from tidemark.apps.http.vectors import Vectors
 from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
 
@@ -81,7 +82,8 @@ class Service:
         self.store = store
         self.limits = limits
         self.access = Access(store.registry.keys, limits, keyless=keyless)
-        self.metrics = Metrics()
+        self.metrics = Metrics(store.log if store.config.serving_log else None)
+        self._tracing = Tracing()
         self._stopped = stopped
         self._behind = management(store, self.metrics)
         self._vectors = Vectors(store, limits)
@@ -124,6 +126,7 @@ class Service:
             except _Gone:
                 return
             except Exception as error:  # noqa: BLE001  # a request must not end the service
+                self.metrics.error(error)
                 answered = _refused(error, request_id)
             finally:
                 self._waiting -= 1
@@ -152,6 +155,8 @@ class Service:
             done = ask()
         self.metrics.stages(*done.seconds)
         self.metrics.values(done.features, done.statuses, done.answer.rows)
+        self.metrics.ages(done.answer)
+        self._tracing.read(done, headers, request_id, service)
         return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
 
     async def _push(

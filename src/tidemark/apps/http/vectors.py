@@ -53,13 +53,14 @@ _FORM = 'Send {"keys": {"user_id": "u1"}, "request": {...}}; /openapi.json has t
 class Done(NamedTuple):
     """An answer as bytes, and what is counted of it.
 
-    `seconds` are those of the stages, `features` the versions that were read, `statuses` a column
+    `seconds` are those of `metrics.STAGES`, `features` the versions that were read, `statuses` a
+    column
     for each of them.
     """
 
     text: bytes
     answer: Answer
-    seconds: tuple[float, float, float]
+    seconds: tuple[float, ...]
     features: tuple[str, ...]
     statuses: list[list[str]]
 
@@ -97,7 +98,6 @@ class Vectors:
         else:
             keys = encoder.keys.many(asked.keys)
             request = None if asked.request is None else encoder.request.many(asked.request)
-        decoded = perf_counter()
         ask = reader.answer if one else reader.answer_many
         answer = ask(keys, request=request, at=asked.at)
         if answer.program is not encoder.program:
@@ -105,7 +105,9 @@ class Vectors:
         read = perf_counter()
         write = encoder.arrow if arrow else encoder.one if one else encoder.many
         text, statuses = write(answer, head)
-        seconds = decoded - began, read - decoded, perf_counter() - read
+        # What the answer did not take of itself went into checking what was sent.
+        checked = read - began - sum(answer.seconds)
+        seconds = checked, *answer.seconds, perf_counter() - read
         if self._log is not None:
             self._log.add(answer, reader.target, reader.revision, request_id, sum(seconds))
         return Done(text, answer, seconds, encoder.read, statuses)

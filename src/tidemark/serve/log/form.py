@@ -274,4 +274,3 @@ class Form:
 
 def _statuses(codes: NDArray[np.uint8]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes), _STATUSES)
-
