@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Words = NDArray[np.int64]
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
+_MORE = 1 << 15  # words for what is read later: a path of directories, and a few chunks
 _EVENTS, _ID = 1, 4  # the word of the number of children, the column of their ids
 
 
@@ -35,6 +36,7 @@ class Forest:
 
     def __init__(self, words: Words, roots: Sequence[tuple[int, int, bytes, int]]) -> None:
         self.words = words
+        self._memory = words
         self._roots = roots
         self._nodes: list[tuple[int, int]] = []
         self._paths: list[tuple[int, ...]] = []
@@ -98,8 +100,12 @@ class Forest:
         for row in rows:
             starts.append(size)
             size += len(row) >> 3
-        more = np.frombuffer(rows[0] if len(rows) == 1 else b"".join(rows), np.int64)
-        self.words = np.concatenate([self.words, more])
+        if size > len(self._memory):
+            self._memory = np.empty(size + _MORE, np.int64)
+            self._memory[: len(self.words)] = self.words
+        for start, row in zip(starts, rows, strict=True):
+            self._memory[start : start + (len(row) >> 3)] = np.frombuffer(row, np.int64)
+        self.words = self._memory[:size]
         return starts
 
     def _child_key(self, node: int, child: int) -> bytes:
