@@ -41,14 +41,21 @@ def main() -> None:
 
 @main.command(cls=Command)
 @click.argument("path", default=".", type=click.Path(file_okay=False))
-def init(path: str) -> None:
+@click.option(
+    "--template",
+    default="fraud",
+    show_default=True,
+    metavar="NAME",
+    help="What about: fraud, or recommender, which takes live events.",
+)
+def init(path: str, template: str) -> None:
     """Make an example project.
 
     It works as it is: definitions, small generated data, labels, a test.
     """
     from tidemark.apps.cli.example import create
 
-    made = create(Path(path))
+    made = create(Path(path), template)
     lines = [f"Made a project in {path}:", *(f"  {name}" for name in made.files), "", "Next:"]
     steps = made.commands if path == "." else (f"cd {path}", *made.commands)
     show(

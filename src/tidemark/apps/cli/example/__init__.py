@@ -1,35 +1,28 @@
-"""The project that `tidemark init` makes: card purchases, and labels that say which were fraud."""
+"""The projects that `tidemark init` makes: a folder here for each, with its data in `__init__`."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from random import Random
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from tidemark.errors import RequestInvalid
+from tidemark.apps.cli.example import fraud, recommender
+from tidemark.errors import NotFound, RequestInvalid
 
+TEMPLATES: Mapping[str, ModuleType] = {"fraud": fraud, "recommender": recommender}
 _FILES = {
     "tidemark.toml": "tidemark.toml",
     "features.py": "features.py",
     "test_features.py": "test_features.py.txt",
-    ".gitignore": "gitignore",
 }
-_COMMANDS = (
-    "tidemark plan",
-    "tidemark apply --yes",
-    "tidemark train fraud --labels data/labels.parquet --out training.parquet",
-    "tidemark materialize",
-    "tidemark online fraud --key user_id=u1 --request amount=42",
-    "tidemark describe fraud",
-)
-_DAYS = 60
-_USERS = 50
-_MERCHANTS = ("bakery", "bookshop", "cinema", "garage", "grocer")
+_IGNORED = ".tidemark/\n"
 
 
 class Made(NamedTuple):
@@ -37,6 +30,40 @@ class Made(NamedTuple):
 
     files: tuple[str, ...]
     commands: tuple[str, ...]
+
+
+def create(path: Path, template: str = "fraud") -> Made:
+    """Write an example project; raises `RequestInvalid` rather than overwrite a file.
+
+    A template that is not there is `NotFound`.
+    """
+    if template not in TEMPLATES:
+        there = ", ".join(f"{name} ({each.ABOUT})" for name, each in TEMPLATES.items())
+        raise NotFound(f"There is no template {template!r}.", remedy=f"There are: {there}.")
+    project = TEMPLATES[template]
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    data: dict[str, list[dict[str, Any]]] = project.tables(now)
+    present = [name for name in (*_FILES, ".gitignore", *data) if _exists(path / name)]
+    if present:
+        raise RequestInvalid(
+            f"{path} already has {', '.join(present)}.",
+            remedy="Choose another directory: tidemark init my-features",
+        )
+    texts = {
+        name: resources.files(project).joinpath(kept).read_text("utf-8")
+        for name, kept in _FILES.items()
+    }
+    try:
+        for name, text in {**texts, ".gitignore": _IGNORED}.items():
+            _place(path / name).write_text(text, "utf-8")
+        for name, rows in data.items():
+            _WRITERS[Path(name).suffix](_place(path / name), rows)
+    except OSError as error:
+        raise RequestInvalid(
+            f"{path} cannot be written: {error.strerror}.",
+            remedy="Choose a directory that you may write to.",
+        ) from error
+    return Made((*texts, ".gitignore", *data), project.COMMANDS)
 
 
 def _exists(file: Path) -> bool:
@@ -47,62 +74,22 @@ def _exists(file: Path) -> bool:
         return False
 
 
-def create(path: Path) -> Made:
-    """Write the example project; raises `RequestInvalid` rather than overwrite a file."""
-    data = ("data/purchases/part-0.parquet", "data/labels.parquet")
-    present = [name for name in (*_FILES, *data) if _exists(path / name)]
-    if present:
-        raise RequestInvalid(
-            f"{path} already has {', '.join(present)}.",
-            remedy="Choose another directory: tidemark init my-features",
-        )
-    random = Random(2026)  # noqa: S311 - the same users and amounts everywhere
-    purchases = _purchases(random)
-    tables = {data[0]: purchases, data[1]: _labels(purchases, random)}
-    try:
-        for name, template in _FILES.items():
-            text = resources.files(__name__).joinpath(template).read_text("utf-8")
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_text(text, "utf-8")
-        for name, rows in tables.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            columns = {column: [row[column] for row in rows] for column in rows[0]}
-            parquet.write_table(pa.table(columns), path / name)
-    except OSError as error:
-        raise RequestInvalid(
-            f"{path} cannot be written: {error.strerror}.",
-            remedy="Choose a directory that you may write to.",
-        ) from error
-    return Made((*_FILES, *data), _COMMANDS)
+def _place(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
-def _purchases(random: Random) -> list[dict[str, Any]]:
-    """Purchases of the last weeks, so that windows that end now have something in them."""
-    end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    moments = sorted(
-        end - timedelta(seconds=random.randrange(_DAYS * 86_400)) for _ in range(3_000)
-    )
-    return [
-        {
-            "order_id": f"o{number}",
-            "user_id": f"u{random.randrange(_USERS)}",
-            "amount": round(random.lognormvariate(3.3, 0.8), 2),
-            "merchant": random.choice(_MERCHANTS),
-            "status": "settled" if random.random() < 0.9 else "declined",
-            "purchased_at": moment,
-        }
-        for number, moment in enumerate(moments, 1)
-    ]
+def _write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
+    columns = {column: [row[column] for row in rows] for column in rows[0]}
+    parquet.write_table(pa.table(columns), file)
 
 
-def _labels(purchases: list[dict[str, Any]], random: Random) -> list[dict[str, Any]]:
-    """Every tenth purchase, one second before it happened, and whether it was fraud."""
-    return [
-        {
-            "user_id": purchase["user_id"],
-            "at": purchase["purchased_at"] - timedelta(seconds=1),
-            "amount": purchase["amount"],
-            "is_fraud": random.random() < min(0.9, purchase["amount"] / 400),
-        }
-        for purchase in purchases[::10]
-    ]
+def _write_ndjson(file: Path, rows: list[dict[str, Any]]) -> None:
+    lines = [json.dumps(row, default=datetime.isoformat) + "\n" for row in rows]
+    file.write_text("".join(lines), "utf-8")
+
+
+_WRITERS: Mapping[str, Callable[[Path, list[dict[str, Any]]], None]] = {
+    ".parquet": _write_parquet,
+    ".ndjson": _write_ndjson,
+}
