@@ -9,8 +9,10 @@ import pytest
 from tests.property.stored import LAYOUT, Event, as_events, event
 
 from tidemark.online import codec, cutting, directories, tree
+from tidemark.online.codec import NEVER
 from tidemark.online.cutting import Sizes
 from tidemark.online.merging import recut
+from tidemark.online.retention import Retention
 
 SIZES = [Sizes(1, 1, 1), Sizes(4, 2, 2), Sizes(5, 4, 2), Sizes(16, 8, 4), Sizes(1024, 512, 64)]
 ENTITIES = 3
@@ -148,3 +150,39 @@ def test_a_late_event_touches_little(monkeypatch):
         assert store.reads <= 10
         assert len(merged.puts) <= 12
         assert len(merged.deletes) <= 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
+def test_what_is_forgotten_matters_to_no_later_moment(sizes, seed, monkeypatch):
+    """Every event that a later moment needs stays, in the tree of exactly what is left."""
+    monkeypatch.setattr(cutting, "SIZES", sizes)
+    random = Random(seed)
+    events = sorted(
+        (event(random, 0, n + 1, 2_000) for n in range(400)), key=lambda each: each.known
+    )
+    store, there = Store(), list[Event]()
+    while len(there) < len(events):
+        some = events[len(there) : len(there) + random.choice((1, 10, 60))]
+        there += some
+        floor = some[0].known - 500
+        retention = Retention(floor, floor - 4_000)
+        merged = tree.merge(
+            LAYOUT, KEYS[:1], store.fetch(KEYS[:1]), as_events(some, 1), store.fetch, retention
+        )
+        store.apply(merged)
+        if len(merged.undecided):
+            store.rebuild(there, [0])
+        rows = store.reachable().values()
+        held = [codec.unpack(LAYOUT, row) for row in rows if not directories.is_directory(row)]
+        left = {identity for row in held for identity in row.identities or ()}
+        assert {each.identity for each in there if needed(each, retention)} <= left
+        kept = [each for each in there if each.identity in left]
+        assert store.reachable() == dict(tree.write(LAYOUT, KEYS[:1], as_events(kept, 1)))
+        lasting = [each for each in there if each.known <= floor and each.until == NEVER]
+        assert not lasting or any(each.identity in left for each in lasting)
+    assert len(left) < len(events) - 50
+
+
+def needed(each: Event, retention: Retention) -> bool:
+    return each.time >= retention.low and each.until > retention.floor
