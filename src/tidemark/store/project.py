@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, cast
+from weakref import finalize
 
 import msgspec
 
@@ -38,7 +40,7 @@ class Project:
         self.frames: dict[str, object] = {}
         # By reference and code: definitions that are only planned may say another function.
         self._functions: dict[tuple[str, str], Function] = {}
-        self._folders: dict[str, TemporaryDirectory[str]] = {}
+        self._folders: dict[str, Path] = {}
         self._log: EventLog | None = None
         self._closed = False
 
@@ -72,10 +74,10 @@ class Project:
         if configured:
             return (self.config.root / configured).resolve()
         if kind not in self._folders:
-            self._folders[kind] = TemporaryDirectory(
-                prefix=f"tidemark-{kind}-", ignore_cleanup_errors=True
-            )
-        return Path(self._folders[kind].name)
+            self._folders[kind] = Path(mkdtemp(prefix=f"tidemark-{kind}-"))
+            # A notebook's store is often not closed; its folders go with it all the same.
+            finalize(self, rmtree, self._folders[kind], ignore_errors=True)
+        return self._folders[kind]
 
     def check_open(self) -> None:
         """Raise `RequestInvalid` once the store is closed."""
@@ -90,7 +92,7 @@ class Project:
         if self._log is not None:
             self._log.close()
         while self._folders:
-            self._folders.popitem()[1].cleanup()
+            rmtree(self._folders.popitem()[1], ignore_errors=True)
 
     def lower(self, definitions: object) -> Lowered:
         """Definitions as the model; None: those that `tidemark.toml` names."""
