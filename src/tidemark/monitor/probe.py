@@ -13,7 +13,7 @@ from tidemark.engines.sources import open_source
 from tidemark.errors import StaleSource
 from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions, FeatureView
-from tidemark.serve.log.form import Description, Entry, Form
+from tidemark.serve.log.form import Description, Entry, Form, Pace
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
@@ -60,7 +60,9 @@ def probe(
             continue
         form = Form(TARGET, answer.program, mask)
         entry = Entry(TARGET, asked.revision, TARGET, time_ns() // 1_000, 0.0, answer.parts)
-        blocks.append((form.description, pa.Table.from_batches([form.batch([entry])])))
+        blocks.append(
+            (form.description, pa.Table.from_batches([form.batch([entry], Pace(hurry=True))]))
+        )
     return blocks, left_out
 
 

@@ -26,7 +26,7 @@ from tidemark.model.window import HOUR, parse_duration, parse_moment
 from tidemark.online.values import instant
 from tidemark.serve.log import files
 from tidemark.serve.log.explanation import Explanation, explained
-from tidemark.serve.log.form import Description, Entry, Form, read_description
+from tidemark.serve.log.form import Description, Entry, Form, Pace, read_description
 from tidemark.serve.log.masking import Mask
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ServingLog:
     def flush(self) -> None:
         """Write all that is waiting now."""
         with self._writing:
-            self._take()
+            self._take(Pace(hurry=True))
             self._write()
 
     def close(self) -> None:
@@ -238,12 +238,12 @@ class ServingLog:
     def _run(self) -> None:
         while not self._stopping.wait(TAKE_SECONDS):
             with self._writing:
-                self._take()
+                self._take(Pace())
                 held = sum(len(each) for batches in self._held.values() for each in batches)
                 if held >= FLUSH_ROWS or time.monotonic() - self._held_since >= FLUSH_SECONDS:
                     self._write()
 
-    def _take(self) -> None:
+    def _take(self, pace: Pace) -> None:
         """Make columns of the answers in the queue."""
         with self._lock:
             entries, self._queue, self._rows = self._queue, [], 0
@@ -255,12 +255,14 @@ class ServingLog:
         entries.clear()
         for form, mine in of_form.items():
             while mine:
-                self._hold(form, mine[-_ANSWERS:])
+                some = mine[-_ANSWERS:]
                 del mine[-_ANSWERS:]
+                self._hold(form, some, pace)
+                pace.let_go(some)
 
-    def _hold(self, form: Form, entries: list[Entry]) -> None:
+    def _hold(self, form: Form, entries: list[Entry], pace: Pace) -> None:
         try:
-            batch = form.batch(entries)
+            batch = form.batch(entries, pace)
             if self._sample < 1:
                 batch = batch.filter(pa.array(_sampled(entries, self._sample)))
         except (OSError, pa.ArrowException, ValueError, OverflowError) as error:

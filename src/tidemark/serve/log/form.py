@@ -32,8 +32,11 @@ FORMAT = 1
 METADATA = b"tidemark"
 """Where the schema of a file says what its columns are."""
 
-_WORK_SECONDS, _PAUSE_SECONDS = 150e-6, 50e-6
+_WORK_SECONDS, _PAUSE_SECONDS = 50e-6, 150e-6
 """How long the thread works until it pauses; shorter pauses give the interpreter to nobody."""
+
+_FREED = 8
+"""Answers that are let go of at once: what they hold costs some 3 us each."""
 
 MOMENT = pa.timestamp("us", "UTC")
 AGE = pa.duration("us")
@@ -123,6 +126,26 @@ def means(definitions: Definitions, reference: Reference) -> str:
     return meaning(view, feature, definitions.source(view.source))
 
 
+class Pace:
+    """How a thread gives way to those that answer requests; one in a `hurry` does not."""
+
+    def __init__(self, *, hurry: bool = False) -> None:
+        self._hurry = hurry
+        self._since = time.perf_counter()
+
+    def rest(self) -> None:
+        """Let a thread that waits for the interpreter have it, after some work."""
+        if not self._hurry and time.perf_counter() - self._since > _WORK_SECONDS:
+            time.sleep(_PAUSE_SECONDS)
+            self._since = time.perf_counter()
+
+    def let_go(self, entries: list[Entry]) -> None:
+        """Empty a list, some items at a time."""
+        while entries:
+            del entries[-_FREED:]
+            self.rest()
+
+
 class Form:
     """Writes the answers of one program that were given for one target."""
 
@@ -169,18 +192,17 @@ class Form:
             tuple(dict.fromkeys(view.view.name for view in program.views)),
         )
         self.schema = self.description.schema
-        self._worked_since = 0.0
         self._view_of = {view.view.name: place for place, view in enumerate(program.views)}
 
-    def batch(self, entries: Sequence[Entry]) -> pa.RecordBatch:
+    def batch(self, entries: Sequence[Entry], pace: Pace) -> pa.RecordBatch:
         """The rows of some answers of the program, in their order."""
         columns: dict[str, pa.Array] = {}
-        for name, column in zip(self.schema.names, self._columns(entries), strict=True):
+        for name, column in zip(self.schema.names, self._columns(entries, pace), strict=True):
             columns[name] = column
-            self._give_way()
+            pace.rest()
         return pa.RecordBatch.from_pydict(columns, schema=self.schema)
 
-    def _columns(self, entries: Sequence[Entry]) -> Iterator[pa.Array]:
+    def _columns(self, entries: Sequence[Entry], pace: Pace) -> Iterator[pa.Array]:
         """The columns, in the order of the schema."""
         counts = np.array([each.parts.rows for each in entries])
         repeat = np.repeat(np.arange(len(entries)), counts)
@@ -195,7 +217,7 @@ class Form:
         yield pa.array([each.seconds for each in entries], pa.float64()).take(which)
         for place, key in enumerate(self.keys):
             yield self._written(key, [v for each in entries for v in each.parts.keys[place]])
-        yield from self._features(entries, at)
+        yield from self._features(entries, at, pace)
         for request in self.description.request:
             reference = self._requests[request.name]
             given = [v for each in entries for v in each.parts.others[reference]]
@@ -208,12 +230,17 @@ class Form:
             position = [None if state is None else state.position for state in states]
             yield pa.array(position, pa.int64()).take(which)
 
-    def _features(self, entries: Sequence[Entry], at: NDArray[np.int64]) -> Iterator[pa.Array]:
+    def _features(
+        self, entries: Sequence[Entry], at: NDArray[np.int64], pace: Pace
+    ) -> Iterator[pa.Array]:
         program = self._program
         found = [each.parts.found for each in entries]
         words = np.concatenate([each.words for each in found], axis=1)
+        pace.rest()
         state = np.concatenate([each.state for each in found], axis=1)
+        pace.rest()
         time_ = np.concatenate([each.time for each in found], axis=1)
+        pace.rest()
         known = np.concatenate([each.known for each in found], axis=1)
         for column in self.description.features:
             reference = self._references[column.name]
@@ -258,12 +285,6 @@ class Form:
             numbers = np.where(defined, numbers, feature.nothing)
             defined = state != NULL
         return column_of(numbers, defined, feature.type)
-
-    def _give_way(self) -> None:
-        """Let a thread that waits for the interpreter have it."""
-        if time.perf_counter() - self._worked_since > _WORK_SECONDS:
-            time.sleep(_PAUSE_SECONDS)
-            self._worked_since = time.perf_counter()
 
     def _written(self, column: Column, values: Sequence[Any]) -> pa.Array:
         type_: Type = parse_type(column.type)
