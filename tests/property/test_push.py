@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.property.pushing import SCHEMA, everything_equal, make_project, momen
 
 import tidemark as tm
 from tidemark.errors import StoreUnavailable
+from tidemark.online import cutting
 
 USERS = ["ada", "bob", "cyd", None]
 SHOPS = [1, 2, None]
@@ -114,13 +117,50 @@ def _dies(*_: object, **__: object) -> None:
     raise StoreUnavailable("The plug was pulled.")
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_on_lmdb(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any interleaving, delay, duplication, correction, restart and crash before the state."""
     play(World(tmp_path, seed, "lmdb://.tidemark/online"), monkeypatch)
 
 
-@pytest.mark.parametrize("seed", range(100, 104))
+@pytest.mark.parametrize("seed", range(50, 54))
+def test_large_entities(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that become trees on the way, as all sizes are small."""
+    monkeypatch.setattr(cutting, "SIZES", cutting.Sizes(split=8, chunk=4, fanout=2))
+    play(World(tmp_path, seed, "lmdb://.tidemark/online"), monkeypatch)
+
+
+def test_materializing_while_others_push(tmp_path: Path) -> None:
+    """Nothing is lost between generations, and nothing is in one twice."""
+    world = World(tmp_path, 7, "lmdb://.tidemark/online")
+    stop = threading.Event()
+    pushed: list[int] = []
+
+    def keep_pushing(name: str) -> None:
+        chance = random.Random(name)
+        number = 0
+        with tm.connect(tmp_path) as store:
+            while not stop.is_set():
+                event = an_event(chance, f"{name}-{number}") | {"user_id": "eve"}
+                pushed.append(store.push("order", event).accepted)
+                number += 1
+                found = store.online(["of_user:orders"], {"user_id": "eve"})["orders"]
+                assert found >= number
+
+    with world.open() as store, ThreadPoolExecutor(2) as pool:
+        store.materialize()
+        pushing = [pool.submit(keep_pushing, name) for name in ("a", "b")]
+        for _ in range(4):
+            store.materialize()
+        stop.set()
+        for each in pushing:
+            each.result()
+        counted = store.online(["of_user:orders"], {"user_id": "eve"}, at=moment(-(10**7)))
+        assert counted["orders"] == sum(pushed)
+        everything_equal(store)
+
+
+@pytest.mark.parametrize("seed", range(100, 103))
 def test_on_redis(
     seed: int, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,8 @@ class Database:
         if self._writer is None:
             self.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.file.exists():
+                self._create()
             connection = self._connect(str(self.file), uri=False)
             try:
                 _prepare(connection)
@@ -166,6 +168,20 @@ class Database:
                 raise
             self._writer = connection
         return self._writer
+
+    def _create(self) -> None:
+        """Put an empty file in place, whole: who reads meanwhile sees none, or one with tables."""
+        fresh = self.file.with_name(f"{FILE}.{os.getpid()}-{threading.get_ident()}")
+        try:
+            connection = self._connect(str(fresh), uri=False)
+            try:
+                _prepare(connection)
+            finally:
+                connection.close()
+            with suppress(FileExistsError):  # another process was faster
+                os.link(fresh, self.file)
+        finally:
+            fresh.unlink(missing_ok=True)
 
     def _read_connection(self) -> sqlite3.Connection:
         address = f"{self.file.absolute().as_uri()}?mode=ro"
