@@ -312,11 +312,10 @@ class _Work:
 
 def _batches(items: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[int, int]]:
     """Where transactions begin and end: large enough to share their cost, and no larger."""
-    start = size = 0
-    for place, (_, value) in enumerate(items):
-        size += len(value)
-        if size >= BYTES_AT_ONCE or place + 1 - start == ROWS_AT_ONCE:
-            yield start, place + 1
-            start, size = place + 1, 0
-    if start < len(items):
-        yield start, len(items)
+    start = 0
+    while start < len(items):
+        stop = min(start + ROWS_AT_ONCE, len(items))
+        while stop - start > 1 and sum(len(row) for _, row in items[start:stop]) > BYTES_AT_ONCE:
+            stop = (start + stop) // 2
+        yield start, stop
+        start = stop

@@ -63,7 +63,9 @@ class Cutter:
         counts = np.diff(events.timeline.starts)
         small = np.flatnonzero((counts > 0) & (counts <= self.sizes.split))
         large = np.flatnonzero(counts > self.sizes.split)
-        rows = codec.pack(self.layout, events if len(small) == len(counts) else pick(events, small))
+        if len(small) == len(counts):
+            return list(zip(keys, codec.pack(self.layout, events), strict=True))
+        rows = codec.pack(self.layout, pick(events, small))
         items = [(keys[place], row) for place, row in zip(small.tolist(), rows, strict=True)]
         if len(large):
             items += self._trees([keys[place] for place in large.tolist()], pick(events, large))
