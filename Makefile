@@ -6,10 +6,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test thorough lint format bench docs torture clean
+.PHONY: help demo recommender test thorough lint format bench docs torture clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # pip 25.1 is the first to know dependency groups; an older one is replaced inside the venv only.
 $(READY): pyproject.toml constraints.txt
@@ -21,6 +21,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Predict the delays of the 2013 New York flights, end to end
 	@$(BIN)/python -m examples.flights.demo
+
+recommender: $(READY) ## Push what is watched, read it for a prompt; embedded, then on Redis
+	@$(BIN)/python -m examples.recommender.demo
 
 test: $(READY) ## Run every test
 	@$(BIN)/python -m pytest -n 2 $(ARGS)

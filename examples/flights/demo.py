@@ -9,20 +9,16 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import pyarrow as pa
 from examples.flights.data import NEW_YORK, build
+from examples.printing import console, facts, heading, note, percentiles, timed, verdict
 from pyarrow import parquet
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 import tidemark as tm
 from tidemark.kernel import warm
@@ -31,13 +27,9 @@ from tidemark.model.graph import Definitions
 if TYPE_CHECKING:
     from tidemark.engines.result import TrainingSet
 
-T = TypeVar("T")
-
 PROJECT = Path(__file__).parent
 PAIRS, BATCHES, BATCH = 5_000, 25, 100
 """How many vectors are read and compared, and how many batches of how many are timed."""
-
-console = Console(highlight=False)
 
 
 def main() -> int:
@@ -158,10 +150,9 @@ def serve(
     )
     heading("7", "Parity", "served online against trained on, by ==")
     bad = len(found.differences)
-    colour = "red" if bad else "green"
     facts(
         ("compared", f"{found.values:,} values at {found.rows:,} real (flight, moment) pairs"),
-        ("differ", f"[bold {colour}]{bad}[/]"),
+        ("differ", verdict(bad)),
     )
     for each in found.differences[:5]:
         flight = " ".join(str(each.row[key]) for key in ("carrier", "flight", "origin", "dest"))
@@ -180,25 +171,6 @@ def close(seconds: float) -> None:
 
 
 # --- printing -------------------------------------------------------------------------------------
-
-
-def heading(number: str, title: str, about: str) -> None:
-    """Begin a section."""
-    console.print(f"\n[bold]{number}  {title}[/]  [dim]{about}[/]")
-
-
-def facts(*rows: tuple[str, str]) -> None:
-    """Print names and what is to say of them."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=12)
-    for name, value in rows:
-        table.add_row(name, value)
-    console.print(Padding(table, (0, 0, 0, 3), expand=False))
-
-
-def note(text: str) -> None:
-    """Print a remark."""
-    console.print(Padding(Text(text, style="italic"), (0, 0, 0, 3), expand=False))
 
 
 def example(training: TrainingSet) -> dict[str, Any]:
@@ -234,19 +206,6 @@ def names(items: Iterable[Any]) -> str:
     """How many, and which."""
     listed = [item.name for item in items]
     return f"{len(listed)}: {', '.join(listed)}"
-
-
-def percentiles(seconds: Sequence[float]) -> str:
-    """The median and the 99th percentile in milliseconds."""
-    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
-    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms"
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What the work gives, and the seconds that it took."""
-    began = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - began
 
 
 if __name__ == "__main__":

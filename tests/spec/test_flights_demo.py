@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from examples import printing
 from examples.flights import demo, judgement, serving
 from rich.console import Console
 
@@ -47,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(demo, "console", Console(file=text, width=200, highlight=False))
+    monkeypatch.setattr(printing, "console", Console(file=text, width=200, highlight=False))
     return text
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
+from datetime import timedelta
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from examples import printing
+from examples.recommender import demo
 from pyarrow import parquet
+from rich.console import Console
+from sybil import Sybil
+from tests import redis_server
+from tests.docs.test_pages import ConsoleBlockParser
 
 from tidemark.apps.cli import main
+from tidemark.apps.cli.example import recommender
 
 LINE = (
     "User context: segment=power_user, watched 47 titles in the last 30 days, "
@@ -113,3 +125,69 @@ def test_a_template_that_is_not_there(run) -> None:
     assert "fraud (" in result.stderr
     assert "recommender (" in result.stderr
     assert not Path("example").exists()
+
+
+class TestExample:
+    """`examples/recommender`, as it is run by hand."""
+
+    @pytest.fixture
+    def printed(self, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+        text = io.StringIO()
+        for module in (demo, printing):
+            monkeypatch.setattr(module, "console", Console(file=text, width=200, highlight=False))
+        return text
+
+    @pytest.fixture(autouse=True)
+    def _modules(self, monkeypatch: pytest.MonkeyPatch):
+        """The definitions of its project are not found by the next test."""
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        yield
+        sys.modules.pop("features", None)
+
+    def test_embedded_and_redis_give_the_same(self, tmp_path: Path, printed: io.StringIO) -> None:
+        """With one line changed; behind HTTP, values, statuses and ages are equal."""
+        redis_server.required()
+        server = redis_server.RedisServer(tmp_path)
+        server.start()
+        try:
+            assert demo.main(server.url) == 0
+        finally:
+            server.kill()
+        told = printed.getvalue()
+        assert told.count(LINE) == 2  # after the push, and again from Redis
+        assert told.count("50 of 50 by the very next read") == 2
+        assert f'changed       online = "{server.url}"' in told
+        assert re.search(r"differ +0\s", told)
+
+    def test_another_answer_is_found(self, tmp_path: Path, printed: io.StringIO) -> None:
+        """The comparison is one of every value, status and age."""
+        redis_server.required()
+        project = demo.make(tmp_path / "project")
+        moment, answers = demo.embedded(project)
+        value, status, age = answers["u1"]["last_genre"]
+        answers["u1"]["last_genre"] = (value, status, age + timedelta(microseconds=1))
+        server = redis_server.RedisServer(tmp_path)
+        server.start()
+        try:
+            assert not demo.on_redis(project, server.url, moment, answers)
+        finally:
+            server.kill()
+
+    def test_without_redis_it_ends_there(self, monkeypatch, printed: io.StringIO) -> None:
+        """The embedded part needs nothing else."""
+        monkeypatch.setattr(demo, "own_redis", lambda _: nullcontext(None))
+        assert demo.main() == 0
+        assert "no redis-server here" in printed.getvalue()
+
+    def test_the_commands_of_the_page_run(self, tmp_path: Path, monkeypatch) -> None:
+        """One after another in an empty folder."""
+        monkeypatch.chdir(tmp_path)
+        page = Path(demo.__file__).with_name("README.md")
+        for block in Sybil(parsers=[ConsoleBlockParser()]).parse(page).examples():
+            block.evaluate()
+        assert (tmp_path / "my-recommender" / ".tidemark" / "log").exists()
+
+    def test_the_line_to_change_is_in_the_template(self) -> None:
+        """Otherwise the example would stay on the embedded store without saying so."""
+        template = resources.files(recommender).joinpath("tidemark.toml").read_text("utf-8")
+        assert demo.COMMENTED in template.splitlines()
