@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemark.define.on_demand import evaluate
 from tidemark.engines.arrow import arrow_type, column_of
@@ -44,13 +45,18 @@ ALWAYS = NEVER + 1
 
 
 class Parts(NamedTuple):
-    """What the serving log keeps of an answer; the rows that were read are not among it.
+    """What the serving log keeps of an answer: neither the rows that were read, nor much else.
 
-    `values` and `others` are as `Answer` holds them; `states` are those of the program's views.
+    Many of these wait at a time, and the collector looks at every object that holds others.
+    `words`, `state` and `time` are [F, rows], `known` is [V, rows], as in `Found`; `values` and
+    `others` are as `Answer` holds them; `states` are those of the program's views.
     """
 
     program: Program
-    found: Found
+    words: NDArray[np.int64]
+    state: NDArray[np.uint8]
+    time: NDArray[np.int64]
+    known: NDArray[np.int64]
     values: Sequence[Any]
     others: Mapping[Reference, Sequence[Any]]
     keys: Sequence[Sequence[Any]]
@@ -102,10 +108,13 @@ class Answer:
     @property
     def parts(self) -> Parts:
         """What is to be logged."""
-        stored = self._stored
+        stored, found = self._stored, self._found
         return Parts(
             self.program,
-            self._found,
+            found.words,
+            found.state,
+            found.time,
+            found.known,
             self._values,
             self._others,
             stored.keys,
@@ -149,16 +158,10 @@ class Answer:
             for time in self._found.time[place].tolist()
         ]
 
-    def event_ages(self) -> list[tuple[str, float]]:
-        """The views, each with the age in seconds of the newest event of the first set of keys."""
-        if not self.rows:
-            return []
-        newest: list[int] = self._found.known[:, 0].tolist()
-        return [
-            (view.view.name, (self.at - time) / 1e6)
-            for view, time in zip(self.program.views, newest, strict=True)
-            if time > ALWAYS
-        ]
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """When the newest visible event of each view and each set of keys happened, [V, rows]."""
+        return self._found.known
 
     def told(self) -> tuple[list[list[str]], list[list[float]]]:
         """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each."""

@@ -11,10 +11,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tidemark.errors import EngineError, StaleSource, StoreUnavailable
+from tidemark.serve.answer import ALWAYS
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tidemark.serve.answer import Answer
     from tidemark.serve.log import ServingLog
+    from tidemark.serve.program import Program
 
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
@@ -95,7 +100,7 @@ class Metrics:
         )
         self._log = log
         self._log_counted = {"written": 0, "dropped": 0, "failed": 0}
-        self._aged: list[Answer] = []
+        self._aged: list[tuple[Program, int, NDArray[np.int64]]] = []
         self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._alike: Tally[tuple[tuple[str, ...], tuple[str, ...]]] = Tally()
         self._counted: Tally[tuple[str, str]] = Tally()
@@ -117,7 +122,7 @@ class Metrics:
     def ages(self, answer: Answer) -> None:
         """Count how old what was read is, of some answers in each second."""
         if len(self._aged) < _MOST_AGED:
-            self._aged.append(answer)
+            self._aged.append((answer.program, answer.at, answer.newest))
 
     def error(self, error: Exception) -> None:
         """Count an error, if it is one of a store."""
@@ -151,9 +156,11 @@ class Metrics:
             self._values.labels(feature, status).inc(times)
         self._counted.clear()
         aged, self._aged = self._aged, []
-        for answer in aged:
-            for view, seconds in answer.event_ages():
-                self._ages.labels(view).observe(seconds)
+        for program, at, newest in aged:
+            times = newest[:, 0].tolist() if newest.shape[1] else []
+            for view, time in zip(program.views, times, strict=False):
+                if time > ALWAYS:
+                    self._ages.labels(view.view.name).observe((at - time) / 1e6)
         self._settle_log()
 
     def _settle_log(self) -> None:

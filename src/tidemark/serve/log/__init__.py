@@ -39,7 +39,7 @@ __all__ = ["Description", "Explanation", "ServingLog", "span"]
 QUEUE_ROWS = 20_000
 """Rows that wait at most for the thread that writes; further ones are dropped and counted."""
 
-TAKE_SECONDS = 0.25
+TAKE_SECONDS = 0.05
 """How often the thread looks for answers; until then they are references to small arrays."""
 
 FLUSH_ROWS = 50_000

@@ -234,7 +234,7 @@ class Form:
         self, entries: Sequence[Entry], at: NDArray[np.int64], pace: Pace
     ) -> Iterator[pa.Array]:
         program = self._program
-        found = [each.parts.found for each in entries]
+        found = [each.parts for each in entries]
         words = np.concatenate([each.words for each in found], axis=1)
         pace.rest()
         state = np.concatenate([each.state for each in found], axis=1)
