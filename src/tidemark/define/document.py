@@ -6,7 +6,7 @@ A document has the sections `entities`, `sources`, `views`, `requests`, `on_dema
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -182,7 +182,12 @@ class _Reader:
         if len(said) != 1:
             self.doc.say(path, "A stream is in one place.", "`kafka: purchases`, ...")
             return None
-        make = {"kafka": kafka, "redis_stream": redis_stream, "ndjson": ndjson}[said[0]]
+        kinds: dict[str, Callable[..., graph.Stream]] = {
+            "kafka": kafka,
+            "redis_stream": redis_stream,
+            "ndjson": ndjson,
+        }
+        make = kinds[said[0]]
         rest = {key: item for key, item in known.items() if key in more}
         try:
             return make(known[said[0]], **rest)

@@ -60,9 +60,7 @@ class Pushing:
         snapshot = self._readers.snapshot().definitions
         there = {each.name: each for each in snapshot.sources}
         names = self._project.log.names() if source is None else [snapshot.source(source).name]
-        return sum(
-            self._project.log.compact(there[name]).rows for name in names if name in there
-        )
+        return sum(self._project.log.compact(there[name]).rows for name in names if name in there)
 
     def retain(self) -> int:
         """Delete the events that the setting `log_retention` lets go; gives how many went."""

@@ -119,6 +119,7 @@ class RevisionsContract:
         kept = connect()
         assert list(kept.jobs()) == []
         mine = kept.take_job("compact", "me", now=1_000, lease=2_000)
+        assert mine is not None
         assert mine == Job(name="compact", holder="me", lease=2_000, started=1_000)
         assert connect().take_job("compact", "you", now=1_999, lease=9_000) is None
         assert kept.put_off("compact", "me", lease=3_000)
