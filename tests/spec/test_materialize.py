@@ -8,6 +8,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.spec import shop as shops
 from tests.spec.shop import DAY, HOUR, MICRO, NOON, bought, history
@@ -18,6 +19,7 @@ from tidemark.engines.duckdb import DuckDB
 from tidemark.errors import NotFound, StaleSource, StoreUnavailable
 from tidemark.ingest import materialize as module
 from tidemark.ingest.materialize import materialize
+from tidemark.online.keys import record_key
 from tidemark.online.lmdb import LmdbStore
 from tidemark.online.memory import MemoryStore
 from tidemark.serve import Reader
@@ -314,3 +316,17 @@ def test_a_project_says_how_far_back_its_state_answers(monkeypatch):
         assert store.online([Recent.visits], keys, at=NOON - DAY)["visits"] == 0
         with pytest.raises(StaleSource, match="does not reach back"):
             store.online([Recent.visits], keys, at=NOON - DAY - MICRO)
+
+
+def test_rows_of_another_format_are_refused_until_they_are_written_anew():
+    """Never misread; the next materialization replaces them, and leaves none behind."""
+    online = MemoryStore()
+    run(online, bought("u1", NOON), bought("u2", NOON))
+    place = record_key("shop", "habits")
+    record = msgspec.msgpack.decode(online._rows[place])
+    online._rows[place] = msgspec.msgpack.encode(record | {"format": 1, "states": "otherwise"})
+    with pytest.raises(StoreUnavailable, match="rows of format 1; this release reads format 2"):
+        count(online, "u1")
+    run(online, bought("u1", NOON))
+    assert count(online, "u1") == 1
+    assert sum(row.startswith(b"TMRW") for row in online._rows.values()) == 2

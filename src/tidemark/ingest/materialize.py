@@ -33,10 +33,12 @@ from tidemark.online.keys import (
     State,
     generation_prefix,
     held_key,
+    is_readable,
     key_encoder,
     read_held,
     read_record,
     record_key,
+    view_prefixes,
 )
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.retention import Retention
@@ -183,6 +185,7 @@ class _Work:
         source = self.definitions.source(self.view.source)
         state = state_id(self.view, source)
         place = record_key(self.project, self.view.name)
+        self._forget_other_format(place)
         serving = self._tidied(place).state(state)
         generation = serving.generation + 1 if serving else 1
         # Should this run be interrupted, the next one deletes its rows.
@@ -196,6 +199,13 @@ class _Work:
         self._tidied(place)
         seconds = time.perf_counter() - started
         return MaterializedView(self.view.name, rows, events, unattributed, seconds)
+
+    def _forget_other_format(self, place: bytes) -> None:
+        """Delete the rows of a release with another format, which this one cannot read."""
+        (stored,) = self.online.get_many([place])
+        if not is_readable(stored):
+            self.online.put_many([], deletes=[place])
+            self.online.delete(*view_prefixes(self.project, self.view.name))
 
     def _publish(self, place: bytes, made: State) -> None:
         """Make a state current, with what has been pushed since its rows were begun."""

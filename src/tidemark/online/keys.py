@@ -63,6 +63,12 @@ class Record(msgspec.Struct, frozen=True):
         return next((each for each in self.states if each.state == name), None)
 
 
+class _Format(msgspec.Struct, frozen=True):
+    """What a record of any release says of itself."""
+
+    format: int
+
+
 class Held(msgspec.Struct, frozen=True):
     """The view that rows were written for, and the source it read: how they are to be read."""
 
@@ -81,6 +87,7 @@ class Written(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_format = msgspec.msgpack.Decoder(_Format).decode
 _decode_held = msgspec.msgpack.Decoder(Held).decode
 _decode_written = msgspec.msgpack.Decoder(dict[str, Written]).decode
 
@@ -105,14 +112,18 @@ def held_key(project: str, view: str, state: str) -> bytes:
     return encode("h") + of_project(project) + encode((view, state))
 
 
+def is_readable(stored: bytes | None) -> bool:
+    """Whether a record, if there is one, is of the format of this release."""
+    return stored is None or _decode_format(stored).format == FORMAT
+
+
 def read_record(stored: bytes | None) -> Record:
     """Read a record; raises `StoreUnavailable` for rows of another format."""
     if stored is None:
         return Record(FORMAT)
-    record = _decode_record(stored)
-    if record.format != FORMAT:
-        raise other_format(record.format)
-    return record
+    if not is_readable(stored):
+        raise other_format(_decode_format(stored).format)
+    return _decode_record(stored)
 
 
 @lru_cache(maxsize=1024)
