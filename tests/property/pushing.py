@@ -94,7 +94,7 @@ def _everything(online: Any) -> dict[bytes, bytes]:
         import redis
 
         with redis.Redis.from_url(online.name) as client:
-            return {key: client.get(key) for key in client.scan_iter()}
+            return {key: client.get(key) for key in client.scan_iter(_type="string")}
     with online._opened().env.begin() as transaction:
         return dict(transaction.cursor())
 

@@ -182,13 +182,11 @@ class _Tree:
         Only one whose events all have the same time can be there twice, with the same bytes.
         """
         first, last = self._gone[child]
-        if child in self._alive or first != last:
-            return child not in self._alive
         known = self._top.known
-        return not any(
-            each is None and known.first[group] <= first <= known.last[group]
-            for group, each in enumerate(self._groups)
-        )
+        for group, each in enumerate(self._groups):
+            if each is None and first == last and known.first[group] <= first <= known.last[group]:
+                self._alive.update(self._group(group).ids.tolist())
+        return child not in self._alive
 
     def _located(self, new: Unpacked) -> list[Place]:
         """The chunk that each new event falls into: the last one that begins no later."""
