@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
-from tidemark.ingest.apply import Applier
+from tidemark.ingest.apply import ANY_MOMENT, Applier
 from tidemark.ingest.validate import Bounds, Checked, table_of
 from tidemark.model.graph import Definitions, Source
 from tidemark.online.values import instant
@@ -105,7 +105,8 @@ class Pusher:
     """Takes events of a project's sources, from any number of threads.
 
     `engine` gives the engine that expressions are computed with, one at a time.  `future` is how
-    far ahead of the clock (microseconds) an event may be.
+    far ahead of the clock (microseconds) an event may be; `forgets` says whether states answer
+    recent moments only.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class Pusher:
         engine: Callable[[], AbstractContextManager[DuckDB]],
         *,
         future: int,
+        forgets: bool,
     ) -> None:
         self._log = log
         self._applier = applier
         self._engine = engine
         self._future = future
+        self._forgets = forgets
         self._queues: dict[str, _Queue] = {}
         self._making = threading.Lock()
 
@@ -147,7 +150,7 @@ class Pusher:
         if name not in self._queues:
             self._applier.check_log(definitions, name)
         now = time.time_ns() // 1_000
-        oldest = self._applier.oldest(definitions, name)
+        oldest = self._applier.oldest(definitions, name) if self._forgets else ANY_MOMENT
         checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))
         if checked.bad and on_error == "refuse":
             raise refused(source, checked)
@@ -189,12 +192,8 @@ class Pusher:
 
     def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
         """Append a group of pushes, all or none, and bring the state to the end of the log."""
-        batches = [Batch(push.table, push.key, push.letters) for push in group]
         try:
-            now = time.time_ns() // 1_000
-            done = self._log.append_all(source, batches, seen=now)
-            for push, appended in zip(group, done, strict=True):
-                push.appended = appended
+            self._append(source, group)
             self._apply(definitions, source)
         except Exception as error:  # noqa: BLE001 - every thread of the group is told
             for push in group:
@@ -202,6 +201,23 @@ class Pusher:
         finally:
             for push in group:
                 push.ready.set()
+
+    def _append(self, source: Source, group: Sequence[_Push]) -> None:
+        """Append a group of pushes; those of which nothing but rows is to be kept, as one batch."""
+        alone = [push for push in group if push.key or push.letters]
+        plain = [push for push in group if not push.key and not push.letters]
+        batches = [Batch(push.table, push.key, push.letters) for push in alone]
+        if plain:
+            batches.append(Batch(pa.concat_tables([push.table for push in plain])))
+        done = self._log.append_all(source, batches, seen=time.time_ns() // 1_000)
+        for push, appended in zip(alone, done, strict=False):
+            push.appended = appended
+        begin = 0
+        for push in plain:
+            rows, taken = push.table.num_rows, done[-1].taken
+            count = rows if taken is None else int(taken[begin : begin + rows].sum())
+            push.appended = replace(done[-1], accepted=count, duplicates=rows - count)
+            begin += rows
 
     def _apply(self, definitions: Definitions, source: Source) -> None:
         try:

@@ -97,7 +97,13 @@ class Pushing:
         future = parse_duration(self._project.config.future)
         with self._making:
             if self._pusher is None:
-                self._pusher = Pusher(self._project.log, applier, self.engine, future=future)
+                self._pusher = Pusher(
+                    self._project.log,
+                    applier,
+                    self.engine,
+                    future=future,
+                    forgets=bool(self._project.config.retain),
+                )
             return self._pusher
 
     def close(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Appended:
     The rows that were taken have the positions `first` to `last` (`last` is `first - 1` if there
     are none) and were seen by `seen` (UTC microseconds); `duplicates` were there already.
     `replayed` says that the batch's key was known: nothing was done, and this is the answer of the
-    first time.
+    first time; otherwise `taken` says of each row whether it was taken.
     """
 
     first: int
@@ -37,6 +39,7 @@ class Appended:
     duplicates: int
     seen: int
     replayed: bool = False
+    taken: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class SourceLog:
                 identities = identities[accepted]
         first, taken = state.last + 1, batch.num_rows
         if not taken:
-            return state, Appended(first, state.last, 0, n, state.seen)
+            return state, Appended(first, state.last, 0, n, state.seen, taken=accepted)
         schema = self._schemas.number(connection, source)
         moments = np.zeros(taken, np.int64)
         moment = max(seen, state.seen + 1)
@@ -124,7 +124,7 @@ class SourceLog:
         positions = np.arange(first, first + taken, dtype=np.int64)
         content = _summed(state.content, _content(contents, positions, moments))
         now = replace(state, last=state.last + taken, seen=moment, content=content)
-        return now, Appended(first, now.last, taken, n - taken, moment)
+        return now, Appended(first, now.last, taken, n - taken, moment, taken=accepted)
 
     def _told_apart(self, identities: Words, contents: Words) -> _Told:
         """Tell events that are new, corrected and only delivered again."""
