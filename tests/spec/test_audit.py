@@ -355,3 +355,95 @@ def test_values_are_equal_by_their_bits(one, other, expected):
     """NaN equals NaN and null equals null; nothing else is forgiven."""
     made = differing(pa.chunked_array([pa.array(one)]), pa.chunked_array([pa.array(other)]))
     assert made.astype(int).tolist() == expected
+
+
+class Person(tm.Entity):
+    """A person."""
+
+    user_id: tm.Key[str]
+
+
+class Watch(tm.Source, time="at", unique=("watch_id",)):
+    """What was watched, as it happens; there is no history but what was pushed."""
+
+    watch_id: tm.Col[str]
+    user_id: tm.Col[str]
+    minutes: tm.Col[float]
+    at: tm.Col[datetime]
+
+
+class Watching(tm.FeatureView, entity=Person, source=Watch):
+    """What a person watches."""
+
+    watched = tm.count(over="1h")
+    minutes = tm.sum(Watch.minutes, over="1d")
+    last = tm.last(Watch.minutes)
+
+
+def watch(number: int, minutes_ago: int = 0) -> dict:
+    at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    return {"watch_id": str(number), "user_id": "ada", "minutes": number / 7, "at": at}
+
+
+@pytest.fixture
+def live(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG_IN_PROCESS", "true")
+    (tmp_path / "tidemark.toml").write_text('name = "live"\n', "utf-8")
+    with tm.connect(tmp_path) as store:
+        store.apply(store.plan([Watching]))
+        store.materialize()
+        yield store
+
+
+def read_watching(store: tm.Store) -> None:
+    names = ["watching:watched", "watching:minutes", "watching:last"]
+    store.online_many(names, {"user_id": ["ada", "bob"]})
+
+
+def test_events_that_were_pushed_are_audited_as_they_were_known(live):
+    """Late ones too: each request is computed from what had been seen by its moment."""
+    for number in range(20):
+        live.push(Watch, watch(number, minutes_ago=number * 13 % 50 if number % 3 else 0))
+        read_watching(live)
+    found = live.audit()
+    assert (found.compared, found.differing) == (20 * 2 * 3, 0)
+
+
+def test_what_the_log_had_and_the_state_had_not_is_lag(live):
+    """A push whose event was durable, and not yet counted when somebody read."""
+    live.push(Watch, watch(1))
+    source = live.registry.snapshot().definitions.source("watch")
+    rows = pa.Table.from_pylist([watch(2, minutes_ago=1)])
+    at = rows.schema.get_field_index("at")
+    rows = rows.set_column(at, "at", rows["at"].cast(pa.timestamp("us", "UTC")))
+    live._project.log.append(source, rows, seen=int(datetime.now(UTC).timestamp() * 1e6))
+    live.readers.reader(["watching:watched"]).online({"user_id": "ada"})
+    found = live.audit()
+    assert causes(found) == {"watching:watched@1": {"lag"}}
+    assert "watch_id='2'" in found.first[0].detail
+
+
+def test_what_masked_keys_were_given_is_audited_too(tmp_path, monkeypatch):
+    """Who they are is found in the history; of whom it knows nothing is counted."""
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG_IN_PROCESS", "true")
+    folder = tmp_path / "masked"
+    folder.mkdir()
+    shop = Shop(folder)
+    tagged = {"class User(tm.Entity)": 'class User(tm.Entity, tags=("pii",))'}
+    tagged["amount: tm.Col[float]\n    settled"] = (
+        'amount: tm.Col[float] = tm.column(tags=("pii",))\n    settled'
+    )
+    text = features()
+    for plain, other in tagged.items():
+        text = text.replace(plain, other)
+    shop.define(text)
+    write(folder, payments())
+    shop.apply()
+    shop.serve(5, 24)
+    with tm.connect(folder) as store:
+        store.online(["paying:payments"], {"user_id": "nobody"}, at=START + HOUR)
+        logged = store.log.read(service="risk")
+        assert all(len(each) == 32 for each in logged["value.paid"].to_pylist())
+        found = store.audit()
+    assert (found.rows, found.unread) == (6, 1)
+    assert (found.compared, found.differing) == (6 * 4, 0)

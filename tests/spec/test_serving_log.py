@@ -218,6 +218,32 @@ def test_hours_beyond_the_retention_are_removed(project, logging_to, monkeypatch
         assert store.log.read().num_rows == 1
 
 
+def test_the_files_of_an_hour_that_is_over_become_one(project, logging_to):
+    """Rows count once, also where a crash left the files that were merged."""
+    with tm.connect(project) as store:
+        for user in USERS:
+            store.online("everything", {"user_id": user}, at=AT)
+            store.log.flush()
+        before = str(store.log.read().to_pylist())
+        names = list(logging_to.rglob("*.parquet"))
+        assert len(names) == 5
+        kept = {file: file.read_bytes() for file in names}
+        assert files.merge(logging_to, 2**62) == 5
+        (merged,) = logging_to.rglob("*.parquet")
+        assert str(store.log.read().to_pylist()) == before
+        for file, content in kept.items():
+            file.write_bytes(content)
+        assert str(store.log.read().to_pylist()) == before
+        assert store.log.recent_features(datetime(2026, 1, 1, tzinfo=UTC))
+        files.merge(logging_to, 2**62)
+        assert list(logging_to.rglob("*.parquet")) == [merged]
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        store.log.flush()
+        files.merge(logging_to, 2**62)
+        assert len(list(logging_to.rglob("*.parquet"))) == 1
+        assert store.log.read().num_rows == 6
+
+
 def test_several_processes_and_threads_write_to_one_log(project, logging_to):
     """Each writes files of its own; nothing is lost."""
 

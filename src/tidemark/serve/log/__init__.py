@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.types import parse_type
-from tidemark.model.window import HOUR, parse_duration, parse_moment
+from tidemark.model.window import HOUR, MINUTE, parse_duration, parse_moment
 from tidemark.online.values import instant
 from tidemark.serve.log import files
 from tidemark.serve.log.explanation import Explanation, explained
@@ -45,6 +45,9 @@ TAKE_SECONDS = 0.05
 FLUSH_ROWS = 50_000
 FLUSH_SECONDS = 10.0
 """A file is written when there are so many rows, or the oldest of them is so old."""
+
+_OVER = 10 * MINUTE
+"""How long after an hour its files become one: by then all processes have written theirs."""
 
 _FORMS = 256
 
@@ -81,7 +84,7 @@ class ServingLog:
         self._forms: dict[tuple[str, Program], Form] = {}
         self._held: dict[Description, list[pa.RecordBatch]] = {}
         self._held_since = 0.0
-        self._forgot_at = float("-inf")
+        self._tidied_at = float("-inf")
         self._failing = False
         self._writing = threading.Lock()
         self._stopping = threading.Event()
@@ -281,7 +284,7 @@ class ServingLog:
         return form
 
     def _write(self) -> None:
-        """Write what is held; once an hour, forget what is too old."""
+        """Write what is held; once an hour, forget what is too old and merge what is over."""
         held, self._held = self._held, {}
         for description, batches in held.items():
             table = pa.Table.from_batches(batches)
@@ -291,9 +294,12 @@ class ServingLog:
                 self._failing = False
             except OSError as error:
                 self._lost(len(table), error)
-        if self._retention and time.monotonic() - self._forgot_at > HOUR / 1e6:
-            self._forgot_at = time.monotonic()
-            files.forget(self.folder, time_ns() // 1_000 - self._retention)
+        if held and time.monotonic() - self._tidied_at > HOUR / 1e6:
+            self._tidied_at = time.monotonic()
+            now = time_ns() // 1_000
+            if self._retention:
+                files.forget(self.folder, now - self._retention)
+            files.merge(self.folder, now - _OVER)
 
     def _lost(self, rows: int, error: Exception) -> None:
         """Count rows that cannot be written, and say so once until writing succeeds again."""

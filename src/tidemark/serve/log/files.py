@@ -3,7 +3,9 @@
     service=fraud/outputs=3f9c.../day=2026-11-21/hour=14/0000018c...-4711-9f3a.parquet
 
 A folder for each service and for each list of outputs that it had, so that the files in one have
-the same typed columns.  A file appears whole, under a name that no other process makes.
+the same typed columns.  A file appears whole, under a name that no other process makes.  The files
+of an hour that is over become one; that one names those whose rows it holds, so that rows count
+once also while, or although, these are still there.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -25,6 +29,11 @@ import pyarrow.parquet as pq
 from tidemark.model.window import HOUR
 from tidemark.online.values import instant
 from tidemark.serve.log.form import MOMENT, Description, read_description
+
+_MERGED = "-merged-"
+_REPLACES = b"tidemark.replaces"
+_LARGE_BYTES = 1 << 26
+_GROUP_ROWS = 100_000
 
 _ATTEMPTS = 5
 """How often a reading begins anew when files are forgotten under it."""
@@ -65,8 +74,72 @@ def files(folder: Path, since: int, until: int) -> list[Path]:
     for hour in _hours(folder):
         begins = _begins(hour)
         if begins + HOUR > since and begins < until:
-            found += sorted(hour.glob("[!.]*.parquet"))
+            found += _live(hour)
     return found
+
+
+def _live(hour: Path) -> list[Path]:
+    """The files of an hour but those whose rows are in a merged one as well."""
+    names = sorted(hour.glob("[!.]*.parquet"))
+    replaced: set[str] = set()
+    if len(names) > 1:
+        for file in names:
+            if _MERGED in file.name:
+                with suppress(FileNotFoundError):
+                    metadata: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
+                    replaced.update(msgspec.json.decode(metadata[_REPLACES], type=list[str]))
+    return [file for file in names if file.name not in replaced]
+
+
+def merge(root: Path, before: int) -> int:
+    """Make one file of those of each hour that ended before a moment; gives how many went."""
+    gone = 0
+    for folder in folders(root, None):
+        for hour in _hours(folder):
+            if _begins(hour) + HOUR <= before:
+                with suppress(OSError):  # another process does it, or removes the hour
+                    gone += _merged(hour)
+    return gone
+
+
+def _merged(hour: Path) -> int:
+    """Merge the small files of an hour; raises `OSError` if somebody else is about to."""
+    live = _live(hour)
+    leftover = set(hour.glob("[!.]*.parquet")) - set(live)
+    small = [file for file in live if file.stat().st_size <= _LARGE_BYTES]
+    if len(small) < 2 and not leftover:
+        return 0
+    lock = hour / ".merging"
+    with suppress(FileNotFoundError):
+        if time.time() - lock.stat().st_mtime > HOUR / 1e6:
+            lock.unlink()  # whoever made it is gone
+    os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    try:
+        if len(small) > 1:
+            _write_merged(hour, small)
+            leftover |= set(small)
+        for file in leftover:
+            file.unlink(missing_ok=True)
+    finally:
+        lock.unlink(missing_ok=True)
+    return len(leftover)
+
+
+def _write_merged(hour: Path, small: Sequence[Path]) -> None:
+    schema = pq.read_schema(small[0])
+    names = msgspec.json.encode([file.name for file in small])
+    schema = schema.with_metadata({**(schema.metadata or {}), _REPLACES: names})
+    first = small[0].name.partition("-")[0]
+    name = f"{first}{_MERGED}{secrets.token_hex(4)}.parquet"
+    part = hour / f".{name}"
+    with pq.ParquetWriter(part, schema, compression="zstd") as out:
+        rows: list[pa.Table] = []
+        for file in small:
+            rows.append(pq.ParquetFile(file).read().replace_schema_metadata(schema.metadata))
+            if file is small[-1] or sum(map(len, rows)) >= _GROUP_ROWS:
+                out.write_table(pa.concat_tables(rows).combine_chunks())
+                rows.clear()
+    part.rename(hour / name)
 
 
 def read(
