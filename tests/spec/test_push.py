@@ -321,3 +321,13 @@ class TestFailure:
         store.close()
         with pytest.raises(RequestInvalid, match="closed"):
             store.push(Purchase, bought("o1"))
+
+
+def test_a_folder_of_the_log_that_cannot_be_written(tmp_path: Path) -> None:
+    """A sentence says where, when a materialization would note what history holds."""
+    (tmp_path / "tidemark.toml").write_text('log = "taken/log"', "utf-8")
+    (tmp_path / "taken").write_text("a file is in the way", "utf-8")
+    with tm.connect(tmp_path) as store:
+        store.apply(store.plan([Spend]))
+        with pytest.raises(StoreUnavailable, match="cannot be noted beside its log"):
+            store.materialize()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.sources import open_source
+from tidemark.errors import StoreUnavailable
 from tidemark.model.graph import Entity, FeatureView, Source
 
 if TYPE_CHECKING:
@@ -37,16 +38,23 @@ class Recorded:
         self._open: dict[str, tuple[tuple[int, int], Words]] = {}
 
     def add(self, name: str, identities: Words) -> None:
-        """Note identities of a source; nothing is ever taken back."""
+        """Note identities of a source, for good; raises `StoreUnavailable` where it cannot."""
         place = self._folder / quote(name, safe=" ") / _FILE
-        place.parent.mkdir(parents=True, exist_ok=True)
         known = np.unique(np.concatenate([self._known(name), identities[identities != 0]]))
         fresh = place.with_suffix(f".{os.getpid()}.new")
-        with fresh.open("wb") as file:
-            np.save(file, known)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(place)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with fresh.open("wb") as file:
+                np.save(file, known)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(place)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"What history holds of {name} cannot be noted beside its log: {error.strerror}.",
+                where=str(place.parent),
+                remedy="Free space or allow writing there, or set `log` to another folder.",
+            ) from error
 
     def among(self, name: str, identities: Words) -> NDArray[np.bool_]:
         """Which identities are noted; a 0 is none."""
@@ -61,7 +69,7 @@ class Recorded:
         place = self._folder / quote(name, safe=" ") / _FILE
         try:
             status = place.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return np.empty(0, np.int64)
         stamp = status.st_mtime_ns, status.st_ino
         if self._open.get(name, (None,))[0] != stamp:

@@ -18,13 +18,12 @@ from typing import Any, Literal, cast
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.histories import as_table
 from tidemark.errors import BadValue, RequestInvalid
-from tidemark.ingest.values import Refusal, column_of, reader
+from tidemark.ingest.values import Refusal, column_of, micros_of, reader
 from tidemark.model.graph import Field, Source
 from tidemark.model.window import format_duration, format_moment
 
@@ -326,7 +325,9 @@ def _check_times(
             known = bad.setdefault(number, [])
             if not any(each.column in {name, _ROW} for each in known):
                 known.append(BadValue(number, name, "null", "an event needs a time"))
-    micros = pc.fill_null(column.cast(pa.int64()), bounds.now).to_numpy()
+    micros = micros_of(column, null=bounds.now)
+    if not len(micros) or (micros.max() <= bounds.latest and micros.min() >= bounds.oldest):
+        return
     for number in np.flatnonzero(micros > bounds.latest).tolist():
         ahead = format_duration(max(1_000_000, (micros[number] - bounds.now) // 10**6 * 10**6))
         tolerance = format_duration(max(1, bounds.latest - bounds.now))

@@ -26,6 +26,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
 from tidemark.kernel import calendar
@@ -67,9 +68,19 @@ def column_of(values: Any, type_: Type, zone: str, *, json: bool) -> Any:
 
 def _dated(column: Any) -> Any:
     """A column of timestamps, if all are within the years 1 to 9999."""
-    span = pc.min_max(column.cast(pa.int64())).as_py()
-    low, high = span["min"], span["max"]
-    return column if low is None or (low >= calendar.FIRST and high < calendar.LAST) else None
+    micros = micros_of(column)
+    if len(micros) and (micros.min() < calendar.FIRST or micros.max() >= calendar.LAST):
+        return None
+    return column
+
+
+def micros_of(column: pa.Array | pa.ChunkedArray, null: int = 0) -> NDArray[np.int64]:
+    """The microseconds of UTC timestamps, int64[n]; `null` stands for a null."""
+    if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1:
+        column = column.chunk(0)
+    words = column.view(pa.int64()) if isinstance(column, pa.Array) else column.cast(pa.int64())
+    micros: NDArray[np.int64] = np.asarray(pc.fill_null(words, null) if words.null_count else words)
+    return micros
 
 
 def _of_list(values: list[Any], type_: Type, *, json: bool) -> Any:
