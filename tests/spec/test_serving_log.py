@@ -205,6 +205,19 @@ def test_what_cannot_be_written_is_counted_and_said_once(project, logging_to, ca
         assert store.log.written == 1
 
 
+def test_an_error_that_nobody_foresaw_costs_the_rows_it_met(project, logging_to, monkeypatch):
+    """The thread goes on; the next answers are logged."""
+    real = serving_log.Form.batch
+    with tm.connect(project) as store:
+        monkeypatch.setattr(serving_log.Form, "batch", lambda *_: {}["nothing"])
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        store.log.flush()
+        monkeypatch.setattr(serving_log.Form, "batch", real)
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        store.log.flush()
+        assert (store.log.failed, store.log.written) == (1, 1)
+
+
 def test_hours_beyond_the_retention_are_removed(project, logging_to, monkeypatch):
     """An old hour goes with the next writing, a new one stays."""
     monkeypatch.setenv("TIDEMARK_SERVING_LOG_RETENTION", "7d")

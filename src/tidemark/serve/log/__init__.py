@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from time import time_ns
@@ -235,8 +236,10 @@ class ServingLog:
         return where
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tidemark-log", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="tidemark-log", daemon=True)
+        with suppress(RuntimeError):  # the interpreter is ending; `close` writes what is there
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while not self._stopping.wait(TAKE_SECONDS):
@@ -268,7 +271,7 @@ class ServingLog:
             batch = form.batch(entries, pace)
             if self._sample < 1:
                 batch = batch.filter(pa.array(_sampled(entries, self._sample)))
-        except (OSError, pa.ArrowException, ValueError, OverflowError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next answers are logged
             self._lost(sum(each.parts.rows for each in entries), error)
             return
         if len(batch):
