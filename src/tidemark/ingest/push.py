@@ -21,6 +21,7 @@ from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavai
 from tidemark.ingest.apply import ANY_MOMENT, Applier
 from tidemark.ingest.validate import Bounds, Checked, table_of
 from tidemark.model.graph import Definitions, Source
+from tidemark.online.underway import UnderWay
 from tidemark.online.values import instant
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class _Queue:
 class Pusher:
     """Takes events of a project's sources, from any number of threads.
 
-    `engine` gives the engine that expressions are computed with, one at a time.  `future` is how
+    `engine` gives the engine that expressions are computed with, one at a time.  Reads are told by
+    `under_way` of events that they do not count yet.  `future` is how
     far ahead of the clock (microseconds) an event may be; `forgets` says whether states answer
     recent moments only.
     """
@@ -114,6 +116,7 @@ class Pusher:
         log: EventLog,
         applier: Applier,
         engine: Callable[[], AbstractContextManager[DuckDB]],
+        under_way: UnderWay,
         *,
         future: int,
         forgets: bool,
@@ -121,6 +124,7 @@ class Pusher:
         self._log = log
         self._applier = applier
         self._engine = engine
+        self._under_way = under_way
         self._future = future
         self._forgets = forgets
         self._queues: dict[str, _Queue] = {}
@@ -193,8 +197,9 @@ class Pusher:
     def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
         """Append a group of pushes, all or none, and bring the state to the end of the log."""
         try:
-            self._append(source, group)
-            self._apply(definitions, source)
+            with self._under_way.accepting():
+                self._append(source, group)
+                self._apply(definitions, source)
         except Exception as error:  # noqa: BLE001 - every thread of the group is told
             for push in group:
                 push.error = error

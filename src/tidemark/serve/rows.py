@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from tidemark.online.keys import (
     record_key,
 )
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.underway import now
 from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
 from tidemark.serve.trees import Forest, Replaced
@@ -87,11 +87,17 @@ class OtherStates(Exception):  # nothing is wrong: the program is to be made ane
 
 
 class RowReader:
-    """Reads rows of the current generation of each state."""
+    """Reads rows of the current generation of each state.
 
-    def __init__(self, online: OnlineStore, project: str) -> None:
+    `known_by` is the latest moment of which the rows that are read after it count every event.
+    """
+
+    def __init__(
+        self, online: OnlineStore, project: str, known_by: Callable[[], int] = now
+    ) -> None:
         self.online = online
         self.project = project
+        self._known_by = known_by
         self._current: dict[bytes, _Current] = {}
 
     def available(self, views: Iterable[str]) -> dict[str, list[Available]]:
@@ -113,10 +119,10 @@ class RowReader:
     ) -> Stored:
         """The rows of all views for these columns of keys, all of one moment of the store.
 
-        `at` None is now, or later if rows are known to hold what was seen later: clocks differ, and
-        what was written is to be read.  Raises `StaleSource` for a feature that is not
-        materialized, or not for the moment `at`, and `OtherStates` if the program is to be made
-        anew.
+        `at` None is now, or before what this process is just accepting, or later if rows are known
+        to hold what was seen later: clocks differ, and what was written is to be read.  Raises
+        `StaleSource` for a feature that is not materialized, or not for the moment `at`, and
+        `OtherStates` if the program is to be made anew.
         """
         if count == 0 or not program.views:
             none = np.full((len(program.views), count), -1)
@@ -126,11 +132,14 @@ class RowReader:
         for _ in range(_ATTEMPTS):
             # What others learn meanwhile must not mix with what this attempt goes by.
             current = [self._current.get(record, _UNKNOWN) for record in program.records]
+            moment = self._known_by() if at is None else at
             places = [_places(program, current, each) for each in asked]
             found = self._try(program, current, [place for each in places for place in each])
             if found is not None:
                 states = [current[view.record].states[view.state] for view in program.views]
-                moment = _moment(program, states, at)
+                if at is None:
+                    moment = max(moment, *(state.until for state in states))
+                _check_kept(program, states, moment)
                 try:
                     words, parts = self._parts(asked, places, found, moment)
                 except Replaced:
@@ -198,19 +207,11 @@ class RowReader:
         return _Current(stored, states, prefixes)
 
 
-def now() -> int:
-    """The moment by the clock of this machine, in microseconds."""
-    return time.time_ns() // 1_000
-
-
-def _moment(program: Program, states: Sequence[State], at: int | None) -> int:
-    """The moment to answer; raises `StaleSource` where the rows do not reach back to it."""
-    if at is None:
-        at = max(now(), *(state.until for state in states))
+def _check_kept(program: Program, states: Sequence[State], at: int) -> None:
+    """Raise `StaleSource` where the rows do not reach back to a moment."""
     for view, state in zip(program.views, states, strict=True):
         if at < state.floor:
             raise _forgotten(view, at, state.floor)
-    return at
 
 
 def _places(program: Program, current: Sequence[_Current], asked: _Asked) -> list[bytes]:

@@ -101,6 +101,7 @@ class Pushing:
                     self._project.log,
                     applier,
                     self.engine,
+                    self._readers.under_way,
                     future=future,
                     forgets=bool(self._project.config.retain),
                 )

@@ -13,6 +13,7 @@ from tidemark.errors import NotFound
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.records import Lifecycle, Model, Records
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.underway import UnderWay
 from tidemark.registry import Registry, Snapshot
 from tidemark.store.project import Project, identity, listed, name_of
 
@@ -43,6 +44,7 @@ class Readers:
         self._lasts = REFRESH_SECONDS
         self._writes = 0
         self._prepared: dict[object, Reader] = {}
+        self.under_way = UnderWay()
         self.log: ServingLog | None = None
         """Where reads in this process are logged."""
 
@@ -110,6 +112,7 @@ class Readers:
                 target=_target(features, definitions),
                 revision=snapshot.revision,
                 log=self.log,
+                known_by=self.under_way.known_by,
             )
             self._prepared[key] = found
         return found
