@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.serve.log.masking import Mask
 
-EXAMINED = 100
+EXAMINED = 30
 """Differences of one feature whose causes are looked for; further ones are counted only."""
 
 _TIME = "tidemark moment"

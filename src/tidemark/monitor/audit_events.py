@@ -42,7 +42,7 @@ from tidemark.model.types import INT64, TIMESTAMP
 from tidemark.model.window import HOUR, Window, format_moment
 from tidemark.online.values import instant
 
-CANDIDATES = 150
+CANDIDATES = 100
 """Events of an entity that are left out or doubled one by one, the newest."""
 
 _CASE, _COPY, _KNOWN = "tidemark_case", "tidemark_copy", "tidemark_known"
