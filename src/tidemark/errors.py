@@ -149,6 +149,12 @@ class StoreConflict(StoreUnavailable):
     slug = "store-conflict"
 
 
+class LockLost(StoreUnavailable):
+    """A process was stopped for so long that its lock may be somebody else's: take it anew."""
+
+    slug = "lock-lost"
+
+
 class RequestInvalid(TidemarkError):
     """What the caller passed cannot be answered: keys, labels, request values or a moment."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.engines.log import Letter
-from tidemark.errors import StoreConflict, TidemarkError
+from tidemark.errors import LockLost, StoreConflict, TidemarkError
 from tidemark.ingest.streams.decoding import Decode, Undecodable
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
@@ -62,7 +62,8 @@ class Consumer:
     `decode` is None where messages are JSON.  `apply` brings the online state to the end of the
     log; `alive` is called now and then while the stream is read to its end.  `told` is called after
     each batch and each error that passes: what is `retryable` is tried again, for ever, more and
-    more slowly.
+    more slowly.  What is not, and the loss of a lock under which this is read, ends `run`, which
+    may be called again.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Consumer:
                     taken = self._step(batch)
                     pause = _FIRST_PAUSE
                 except TidemarkError as error:
-                    if not error.retryable:
+                    if not _passes(error):
                         raise
                     self.tell(error)
                     self._stop.wait(pause)
@@ -198,7 +199,7 @@ class Consumer:
             try:
                 self._apply()
             except TidemarkError as error:
-                if not error.retryable:
+                if not _passes(error):
                     raise
                 self.tell(error)
                 if self._stop.wait(pause):
@@ -253,6 +254,11 @@ class Consumer:
         if not lag:  # nothing is assigned to this reader, or not yet
             return time.monotonic() - begun > UNASSIGNED_SECONDS
         return not any(lag.values())
+
+
+def _passes(error: TidemarkError) -> bool:
+    """Whether trying again may help; a lock that is lost stays lost until it is taken anew."""
+    return error.retryable and not isinstance(error, LockLost)
 
 
 def _not_json(line: bytes) -> str:

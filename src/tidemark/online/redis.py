@@ -13,7 +13,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from tidemark.errors import MissingExtra, StoreUnavailable
+from tidemark.errors import LockLost, MissingExtra, StoreUnavailable
 from tidemark.online.address import Address
 from tidemark.online.keys import encode
 from tidemark.online.protocol import conflict
@@ -202,8 +202,8 @@ class RedisStore:
             except Changed as changed:
                 raise (self._lost() if changed.key in held else conflict(self.name)) from None
 
-    def _lost(self) -> StoreUnavailable:
-        return StoreUnavailable(
+    def _lost(self) -> LockLost:
+        return LockLost(
             "This process lost its lock while it wrote: it was stopped for too long, or the server "
             "was restarted.",
             where=self.name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.errors import LockLost, RequestInvalid, StoreUnavailable, TidemarkError
 from tidemark.model.graph import Source
 from tidemark.model.window import parse_duration
 from tidemark.online.protocol import OnlineStore
@@ -21,6 +21,7 @@ from tidemark.store.reading import Readers
 
 if TYPE_CHECKING:
     from tidemark.ingest.consume import Consumed, Consumer
+    from tidemark.ingest.streams import Start
     from tidemark.ingest.validate import Bounds
 
     Told = Callable[[Consumed, TidemarkError | None], object]
@@ -67,9 +68,8 @@ class Streams:
 
         def work(consumer: Consumer) -> None:
             try:
-                with self._holding(consumer, stopping) as mine:
-                    if mine:
-                        consumer.run(begin, once=once, batch=batch)
+                while not self._read(consumer, begin, stopping, once=once, batch=batch):
+                    pass
             except Exception as error:  # noqa: BLE001 - whoever waits for the thread raises it
                 errors.append(error)
 
@@ -89,6 +89,25 @@ class Streams:
         if errors:
             raise errors[0]
         return [consumer.consumed for consumer in consumers]
+
+    def _read(
+        self,
+        consumer: Consumer,
+        start: Start | None,
+        stop: threading.Event,
+        *,
+        once: bool,
+        batch: int,
+    ) -> bool:
+        """Read until stopped, or with `once` to the end; False where the lock was lost before."""
+        try:
+            with self._holding(consumer, stop) as mine:
+                if mine:
+                    consumer.run(start, once=once, batch=batch)
+        except LockLost as error:  # another process may read now; what it took is in the log
+            consumer.tell(error)
+            return stop.is_set()
+        return True
 
     def _named(self, sources: object) -> list[str]:
         definitions = self._readers.snapshot().definitions
