@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 SCREENED = 3
 """Rows with which a fault is tried first."""
+
+MISSES = 5
+"""Rows in a row that no single event explains, after which a rewritten history is the cause."""
 
 EQUAL_ROWS = 40
 """Rows without a difference that a fault of a whole view must explain as well."""
@@ -202,10 +206,11 @@ class _OfView:
             self._engine, self._definitions, self._view, self._moments([*self._wrong, *self._right])
         )
         self._trials = Trials(self._definitions, self._view, self._features, self._entities)
-        self._lag()
-        self._late()
-        self._faults_of_all()
-        self._single_events()
+        with closing(self._trials):
+            self._lag()
+            self._late()
+            self._faults_of_all()
+            self._single_events()
 
     def _moments(self, rows: Sequence[int]) -> pa.Table:
         """Who and when each row is, and what the online state had taken in then."""
@@ -297,7 +302,11 @@ class _OfView:
 
     def _single_events(self) -> None:
         """One event that the online state counted twice, or not at all."""
+        misses = 0
         for row in sorted(self._wrong):
+            if self._changed and misses == MISSES:
+                return
+            misses += 1
             best: tuple[list[str], Case] = [], UNEXPLAINED
             candidates = self._entities.candidates(row)
             everything = self._entities.events(row)
@@ -316,6 +325,7 @@ class _OfView:
             # Where history was rewritten, a count that fits by chance says little.
             if best[0] and (not self._changed or len(best[0]) == len(self._wrong[row]) > 1):
                 self._enter(row, *best)
+                misses = 0
 
     def _defaults(self) -> None:
         """What was served is what the feature is of nothing, or the other way round."""

@@ -206,7 +206,10 @@ class Fault:
 
 
 class Trials:
-    """Computes some features of a view from altered events or under another definition."""
+    """Computes some features of a view from altered events or under another definition.
+
+    Close it: it owns an engine.
+    """
 
     def __init__(
         self,
@@ -216,6 +219,7 @@ class Trials:
         entities: Entities,
     ) -> None:
         self._entities = entities
+        self._engine = DuckDB(threads=1)
         source = definitions.source(view.source)
         fields = (Field(_CASE, INT64), Field(_COPY, INT64), Field(_KNOWN, TIMESTAMP))
         self._source = replace(
@@ -229,6 +233,10 @@ class Trials:
         )
         self._entity = Entity(name=view.entity, keys=(Field(_CASE, INT64),))
         self._view = replace(view, keys=(_CASE,), features=tuple(features))
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
 
     def of_events(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         """The values of each trial, by feature."""
@@ -328,10 +336,10 @@ class Trials:
             for each in view.features
         ]
         definitions = Definitions.of([self._entity, self._source, view])
-        with DuckDB(frames={_FRAME: frame}, threads=1) as engine:
-            table = training_set(
-                engine, definitions, {}, outputs, labels, time="at", hindsight=hindsight
-            ).to_arrow()
+        self._engine.frames[_FRAME] = frame
+        table = training_set(
+            self._engine, definitions, {}, outputs, labels, time="at", hindsight=hindsight
+        ).to_arrow()
         records: list[dict[str, Any]] = table.select([each.name for each in outputs]).to_pylist()
         return records
 
