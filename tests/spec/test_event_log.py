@@ -27,7 +27,7 @@ from tests.spec.log_writers import (
     orders,
 )
 
-from tidemark.engines.log import Batch, EventLog, Letter
+from tidemark.engines.log import Batch, Compacted, EventLog, Letter
 from tidemark.engines.log.database import Database
 from tidemark.errors import (
     EngineError,
@@ -214,6 +214,13 @@ def test_compaction_leaves_the_same_events(log: EventLog) -> None:
     assert log.read(ORDERS, 0, 1000).equals(before)
     assert log.read(ORDERS, 65, 10).equals(before.slice(65, 10))
     assert log.compact(ORDERS, keep_rows=25).rows == 0
+
+
+def test_a_log_without_events_compacts_to_nothing(log: EventLog) -> None:
+    """Its first writer may just have made it, or all that came were rows that are no events."""
+    log.bury("orders", [Letter('{"id": 1}', ("no time",))])
+    assert log.compact(ORDERS) == Compacted(0, 0)
+    assert log.retain("orders", 10**15) == 0
 
 
 def test_other_engines_read_the_files(log: EventLog) -> None:

@@ -159,7 +159,7 @@ def _oldest(database: Database, schemas: Schemas, keep_rows: int) -> pa.Table | 
         known = schemas.load(connection)
         fields = [Field(name, type_) for name, type_ in schemas.union().items()]
         reader = Reader(database, known, declared(fields))
-        last = connection.execute("SELECT last FROM state").fetchone()[0]
+        last = connection.execute("SELECT coalesce(max(last), 0) FROM state").fetchone()[0]
         for row in connection.execute(
             "SELECT * FROM batches WHERE first + rows - 1 <= ? ORDER BY first", (last - keep_rows,)
         ):
