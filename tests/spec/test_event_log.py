@@ -223,6 +223,21 @@ def test_a_log_without_events_compacts_to_nothing(log: EventLog) -> None:
     assert log.retain("orders", 10**15) == 0
 
 
+def test_a_file_without_tables_is_never_there(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever dies while he makes it leaves no log that cannot be read."""
+    from tidemark.engines.log import database
+
+    monkeypatch.setattr(database, "TABLES", "CREATE TABLE state (one INTEGER); nonsense")
+    with pytest.raises(StoreUnavailable, match="nonsense"):
+        log.append(ORDERS, numbered([1]), seen=1)
+    monkeypatch.undo()
+    assert log.names() == []
+    assert log.last("orders") == 0
+    assert log.append(ORDERS, numbered([1]), seen=1).accepted == 1
+
+
 def test_other_engines_read_the_files(log: EventLog) -> None:
     """By day, in the order of time, with what the log knows of each event."""
     log.append(ORDERS, numbered([30, 3, 2, 1, 25]), seen=77)

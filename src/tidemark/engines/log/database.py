@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import struct
 import threading
@@ -179,6 +180,20 @@ class Database:
             finally:
                 connection.close()
             with suppress(FileExistsError):  # another process was faster
+                os.link(fresh, self.file)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        """Make the file whole or not at all: a process may die, and others may read, meanwhile."""
+        fresh = self.file.with_name(f"{FILE}-{secrets.token_hex(8)}.new")
+        try:
+            connection = self._connect(str(fresh), uri=False)
+            try:
+                _prepare(connection)
+            finally:
+                connection.close()
+            with suppress(FileExistsError):
                 os.link(fresh, self.file)
         finally:
             fresh.unlink(missing_ok=True)
