@@ -10,7 +10,7 @@ import msgspec
 
 from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import Refused
-from tidemark.errors import RequestInvalid
+from tidemark.errors import RequestInvalid, StoreUnavailable
 from tidemark.serve.json import moment_text
 
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ def source_of(path: str) -> str | None:
     if path.startswith(_PREFIX) and path.endswith(_SUFFIX) and len(path) > len(EVENTS) - 6:
         return path[len(_PREFIX) : -len(_SUFFIX)]
     return None
+
+
+def late(seconds: float, began: bool) -> StoreUnavailable:
+    """The error of a push that took too long."""
+    if not began:
+        return StoreUnavailable(
+            f"The push did not begin within {seconds:g} s; nothing was taken.", remedy="Try again."
+        )
+    return StoreUnavailable(
+        f"The push was not done within {seconds:g} s; it may have been taken, or may still be.",
+        remedy="Push the same again: that is safe with the same Idempotency-Key, and where the "
+        "source has `unique`.",
+    )
 
 
 class Events:

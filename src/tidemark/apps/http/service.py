@@ -7,22 +7,22 @@ import gc
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
 from tidemark.apps.http.contract import FEATURES, SERVICES
-from tidemark.apps.http.events import EVENTS, Events, source_of
+from tidemark.apps.http.events import EVENTS, Events, late, source_of
 from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
+from tidemark.apps.http.pools import Pool
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
 from tidemark.apps.http.tracing import Tracing
 from tidemark.apps.http.vectors import Vectors
-from tidemark.errors import RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.errors import RequestInvalid, TidemarkError
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits
@@ -33,19 +33,21 @@ Headers = Mapping[bytes, bytes]
 Message = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
-T = TypeVar("T")
 
 ARROW = b"application/vnd.apache.arrow.stream"
 
 _LARGE = 20_000
 """Bytes of a body above which it is answered in another thread: some hundred keys, milliseconds."""
 
-_THREADS = 8
+_READING = 8
 """Reads of a store on the network that are under way at once, in one worker.
 
 Measured with 16 callers and Redis beside it: 4 to 8 threads cost what asking on the loop costs
 (190 us a read), while nobody waits for somebody else's answer; 32 fight for the interpreter (430).
 """
+
+_PUSHING = 8
+"""Pushes under way at once; those to one source share a write, so more of them is more in each."""
 
 SETTLE_SECONDS = 1.0
 """How long counts of values are held back."""
@@ -89,8 +91,8 @@ class Service:
         self._vectors = Vectors(store, limits)
         self._events = Events(store)
         self._remote = store.config.online.startswith("redis")
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tidemark-read")
-        self._waiting = 0
+        self._reading = Pool("reads", _READING, most=limits.waiting, seconds=limits.answer)
+        self._pushing = Pool("pushes", _PUSHING, most=limits.pushes, seconds=limits.push, late=late)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI 3."""
@@ -112,24 +114,19 @@ class Service:
             route, status = await self._manage(scope, headers, receive, send, request_id)
             self.metrics.request(route, status, perf_counter() - began)
             return
-        if self._waiting >= self.limits.waiting:
-            answered = _refused(Refused(503, _busy()), request_id)
-        else:
-            self._waiting += 1
-            try:
+        try:
+            with (self._reading if source is None else self._pushing).place():
                 # Let every request that has arrived be counted before any of them is worked on.
                 await asyncio.sleep(0)
                 if source is not None:
                     answered = await self._push(scope, headers, receive, source, request_id)
                 else:
                     answered = await self._read(scope, headers, receive, service, request_id)
-            except _Gone:
-                return
-            except Exception as error:  # noqa: BLE001  # a request must not end the service
-                self.metrics.error(error)
-                answered = _refused(error, request_id)
-            finally:
-                self._waiting -= 1
+        except _Gone:
+            return
+        except Exception as error:  # noqa: BLE001  # a request must not end the service
+            self.metrics.error(error)
+            answered = _refused(error, request_id)
         self.metrics.request(route, answered.status, perf_counter() - began)
         await _reply(send, answered, request_id)
 
@@ -150,7 +147,7 @@ class Service:
         arrow = ARROW in headers.get(b"accept", b"")
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
         if self._remote or len(body) > _LARGE:
-            done = await self._elsewhere(ask)
+            done = await self._reading.run(ask)
         else:
             done = ask()
         self.metrics.stages(*done.seconds)
@@ -170,18 +167,7 @@ class Service:
         body = await self._body(headers, receive)
         query = scope["query_string"]
         take = partial(self._events.push, caller, source, body, headers, query, request_id)
-        return _Answered(200, await self._elsewhere(take), b"application/json", [])
-
-    async def _elsewhere(self, ask: Callable[[], T]) -> T:
-        """Ask in another thread, so that others are answered meanwhile; not for ever."""
-        asking = asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        done, _ = await asyncio.wait((asking,), timeout=self.limits.answer)
-        if done:
-            return asking.result()
-        asking.cancel()  # if it has not begun
-        raise StoreUnavailable(
-            f"There was no answer within {self.limits.answer:g} s.", remedy="Try again."
-        )
+        return _Answered(200, await self._pushing.run(take), b"application/json", [])
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The body of a request; raises `Refused` for one too large or too slow."""
@@ -254,7 +240,8 @@ class Service:
         settling.cancel()
         following.stop()
         self.store.readers.expire()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._reading.close()
+        self._pushing.close()
         gc.unfreeze()
         self.metrics.settle()
         if self._stopped is not None:
@@ -279,10 +266,6 @@ def _request_id(headers: Headers) -> str:
     """The caller's own number of the request, if it can be repeated as it is, or a new one."""
     given = headers.get(b"x-request-id")
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
-
-
-def _busy() -> StoreUnavailable:
-    return StoreUnavailable("Too many requests are waiting.", remedy="Try again in a moment.")
 
 
 def _too_large(most: int) -> Refused:

@@ -1,0 +1,79 @@
+"""Threads that work for requests: a bounded number, with bounded work, for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from tidemark.apps.http.problems import Refused
+from tidemark.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+
+class Pool:
+    """The threads of one kind of request, which wait for no other kind.
+
+    `most` requests may have a place; who comes when all are taken is told so before anything is
+    done for it.  `late` makes the error of an answer that took more than `seconds`, and is told
+    whether the work had begun: then it goes on, and keeps its place until it ends.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        threads: int,
+        *,
+        most: int,
+        seconds: float,
+        late: Callable[[float, bool], StoreUnavailable] = lambda seconds, _: silent(seconds),
+    ) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"tidemark-{kind}")
+        self._kind, self._most, self._seconds, self._late = kind, most, seconds, late
+        self._taken = 0
+        self._left: list[Future[Any]] = []
+
+    @contextmanager
+    def place(self) -> Generator[None]:
+        """A place for a request, from its head to its answer; raises `Refused` (503)."""
+        if self._left:
+            self._left = [each for each in self._left if not each.done()]
+        if self._taken + len(self._left) >= self._most:
+            raise Refused(503, self._full())
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What the work gives, in another thread; raises what `late` makes if it takes too long."""
+        running = self._threads.submit(work)
+        waiting = asyncio.wrap_future(running)
+        await asyncio.wait((waiting,), timeout=self._seconds)
+        if waiting.done():
+            return waiting.result()
+        began = not running.cancel()
+        waiting.cancel()  # an error that comes later is nobody's
+        if not began:
+            raise self._late(self._seconds, began)
+        self._left.append(running)
+        raise self._late(self._seconds, began)
+
+    def close(self) -> None:
+        """Begin nothing more; what has begun is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _full(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"Too many {self._kind} are waiting; nothing was done for this one.",
+            remedy="Try again in a moment.",
+        )
+
+
+def silent(seconds: float) -> StoreUnavailable:
+    """The error of work that changes nothing and took too long."""
+    return StoreUnavailable(f"There was no answer within {seconds:g} s.", remedy="Try again.")
