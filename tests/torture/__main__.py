@@ -1,0 +1,36 @@
+"""`python -m tests.torture --runs 300 --store lmdb`: runs, and which of them failed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from tests.torture.actors import PROCESSES
+from tests.torture.run import run
+
+
+def main() -> None:
+    """Make the runs; end with 1 if one of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", choices=["lmdb", "redis"], default="lmdb")
+    parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="that of the first run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once")
+    told = parser.parse_args()
+    failed: list[int] = []
+    with ProcessPoolExecutor(told.jobs, mp_context=PROCESSES) as pool:
+        runs = [pool.submit(run, told.seed + n, told.store) for n in range(told.runs)]
+        for done in as_completed(runs):
+            outcome = done.result()
+            print(outcome, flush=True)
+            if outcome.problems:
+                failed.append(outcome.plan.seed)
+    print(f"{told.store}: {told.runs - len(failed)} of {told.runs} runs passed", flush=True)
+    if failed:
+        print(f"failed seeds: {sorted(failed)}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
