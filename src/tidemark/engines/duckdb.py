@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import finalize
 
 import duckdb
 import numpy as np
@@ -60,10 +62,9 @@ class DuckDB:
         self.frames = dict(frames or {})
         self.log = log
         self.positions: dict[str, int] = {}
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="tidemark-", dir=temporary, ignore_cleanup_errors=True
-        )
-        self.temporary = Path(self._folder.name)
+        self.temporary = Path(tempfile.mkdtemp(prefix="tidemark-", dir=temporary))
+        # A store that took live events keeps an engine; a notebook's store is often not closed.
+        self._cleanup = finalize(self, rmtree, self.temporary, ignore_errors=True)
         config: dict[str, Any] = {
             # The rest belongs to the arrays of the kernel.
             "memory_limit": f"{self.memory * 2 // 5 // 10**6}MB",
@@ -176,7 +177,7 @@ class DuckDB:
     def close(self) -> None:
         """Close the database and remove its temporary files."""
         self._connection.close()
-        self._folder.cleanup()
+        self._cleanup()
 
     def __enter__(self) -> Self:
         return self
