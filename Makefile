@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --group dev --editable .
 	@touch $@
 
-demo: $(READY) ## Predict the delays of the 2013 New York flights, end to end
+demo: $(READY) ## Predict the delays of the 2013 New York flights, end to end and live
 	@$(BIN)/python -m examples.flights.demo
 
 recommender: $(READY) ## Push what is watched, read it for a prompt; embedded, then on Redis

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ def main() -> int:
         weigh(training, parquet.read_table(paths["arrivals"]))
         materialize(store)
         agree = serve(store, training)
+    agree &= live(PROJECT, PROJECT / ".tidemark" / "live")
     close(time.perf_counter() - began)
     return 0 if agree else 1
 
@@ -161,6 +163,40 @@ def serve(
             f"trained {each.trained!r}, served {each.served!r}"
         )
     return not bad
+
+
+def live(like: Path, project: Path, span: timedelta = timedelta(days=7)) -> bool:
+    """Push a week while somebody asks; whether the audit finds everything that was served equal."""
+    from examples.flights.live import landed, make, stream
+
+    heading("8", "Live", "a week of July moved to now, pushed as it happened, asked meanwhile")
+    began = datetime.now(UTC)
+    week = make(project, like, began, span)
+    with tm.connect(project) as store:
+        store.apply(store.plan(), reason="The demo, live")
+        store.materialize()
+        done = stream(project, week)
+        counted, there = landed(store, project, week)
+        facts(
+            (f"{done.events:,} events", f"of 3 sources in {done.seconds:.1f} s, through HTTP"),
+            ("one batch", f"{percentiles(done.pushing)}, over {len(done.pushing):,} pushes"),
+            (
+                "one vector",
+                f"{percentiles(done.reading)}, over {len(done.reading):,} reads meanwhile",
+            ),
+            ("repeated", f"{done.again:,} events were delivered twice and count once"),
+            ("landings", f"{there:,} in 30 days, {counted:,} counted online"),
+        )
+        heading("9", "Audit", "what was served, computed again as training does, by ==")
+        audit = store.audit(since=began)
+    facts(
+        ("compared", f"{audit.compared:,} values of {audit.requests:,} requests"),
+        ("differ", verdict(audit.differing)),
+        ("took", f"{audit.seconds:.1f} s: {audit.compared / audit.seconds:,.0f} values a second"),
+    )
+    for each in audit.first[:5]:
+        note(str(each))
+    return audit.compared > 0 and not audit.differing and counted == there
 
 
 def close(seconds: float) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from examples import printing
-from examples.flights import demo, judgement, serving
+from examples.flights import demo, judgement, live, serving
 from rich.console import Console
 
 import tidemark as tm
@@ -99,6 +101,66 @@ def test_flights_asked_about_together_share_airlines_and_airports(world: World) 
         at=moment,
     )
     assert together.to_dicts() == [dict(serving.ask(world.store, row)) for row in rows]
+
+
+@pytest.fixture
+def like(world: World) -> Path:
+    """The project that the live one is made like."""
+    return world.store.config.root
+
+
+def test_what_is_served_while_events_are_pushed_is_what_is_trained_on(
+    like: Path, tmp_path: Path, printed: io.StringIO
+) -> None:
+    """Twelve hours of landings, departures and weather through HTTP; the audit closes it."""
+    assert demo.live(like, tmp_path / "live", timedelta(hours=12))
+    told = printed.getvalue()
+    assert re.search(r"differ +0 ", told)
+    assert re.search(r"[1-9]\d* events were delivered twice", told)
+
+
+def test_what_is_no_longer_so_is_found_by_the_audit(
+    like: Path, tmp_path: Path, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """History is rewritten after it was served from: the demo says what differs, and fails."""
+    stream, arrivals = live.stream, tmp_path / "live" / "history" / "arrivals.parquet"
+
+    def stream_and_rewrite(project: Path, week: live.Week) -> live.Streamed:
+        done = stream(project, week)
+        table = pq.read_table(arrivals)
+        column = table.column_names.index("arr_delay")
+        later = pc.add(table["arr_delay"], 1)
+        pq.write_table(table.set_column(column, "arr_delay", later), arrivals)
+        return done
+
+    monkeypatch.setattr(live, "stream", stream_and_rewrite)
+    assert not demo.live(like, tmp_path / "live", timedelta(hours=3))
+    assert "restated history" in printed.getvalue()
+
+
+def test_a_landing_that_is_not_counted_is_found(
+    like: Path, tmp_path: Path, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit is of what was served; that nothing was lost is looked at besides."""
+    counted = live.landed
+    monkeypatch.setattr(live, "landed", lambda *about: (counted(*about)[0] - 1, counted(*about)[1]))
+    assert not demo.live(like, tmp_path / "live", timedelta(hours=3))
+
+
+def test_the_week_is_pushed_in_the_order_in_which_it_happened(like: Path, tmp_path: Path) -> None:
+    """All of it, once; what came before is history, and nothing is of the future."""
+    now = datetime.now(UTC)
+    week = live.make(tmp_path / "live", like, now)
+    batches = list(live.batches(week))
+    assert [each.until for each in batches] == sorted(each.until for each in batches)
+    for source, (file, time, _) in live.SOURCES.items():
+        pushed = pa.concat_tables([each.rows for each in batches if each.source == source])
+        assert pushed.equals(week.events[source])
+        moments = pushed[time].to_pylist()
+        assert moments == sorted(moments)
+        assert now - timedelta(days=7) < moments[0] <= moments[-1] <= now
+        before = pq.read_table(tmp_path / "live" / "history" / f"{file}.parquet")
+        assert max(before[time].to_pylist()) <= now - timedelta(days=7)
 
 
 def test_one_value_that_differs_is_found(world: World, printed: io.StringIO) -> None:
