@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.torture.actors import PROCESSES
@@ -19,13 +20,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     told = parser.parse_args()
     failed: list[int] = []
+    end = told.seed + told.runs
     with ProcessPoolExecutor(told.jobs, mp_context=PROCESSES) as pool:
-        runs = [pool.submit(run, told.seed + n, told.store) for n in range(told.runs)]
-        for done in as_completed(runs):
-            outcome = done.result()
-            print(outcome, flush=True)
-            if outcome.problems:
-                failed.append(outcome.plan.seed)
+        seeds = {pool.submit(run, seed, told.store): seed for seed in range(told.seed, end)}
+        for done in as_completed(seeds):
+            error = done.exception()
+            if error is not None:
+                traceback.print_exception(error, file=sys.stdout)
+            else:
+                print(done.result(), flush=True)
+            if error is not None or done.result().problems:
+                failed.append(seeds[done])
     print(f"{told.store}: {told.runs - len(failed)} of {told.runs} runs passed", flush=True)
     if failed:
         print(f"failed seeds: {sorted(failed)}")
