@@ -284,7 +284,9 @@ class Applier:
             after.append(replace(each, stored=stored, record=record))
         records.append(self._measured(*next(iter(batches.items()))))
         expect = {each.place: each.stored for each in serving}
-        self._online.put_many([*changes.puts, *records], deletes=changes.deletes, expect=expect)
+        # What a machine that stops may undo, position and rows alike, is in the log still.
+        puts = [*changes.puts, *records]
+        self._online.put_many(puts, deletes=changes.deletes, expect=expect, durable=False)
         count = max(batch.num_rows for batch in batches.values())
         return count, _reached(after) or newest.position, after
 

@@ -39,9 +39,13 @@ _MAX_READERS = 1_024
 class LmdbStore:
     """An `OnlineStore` in a directory.
 
-    A commit is on disk when `put_many` returns.  Readers never wait for the writer.  The directory
-    is created by the first write; before that, every key is simply not there.  One that is not
-    writable can be read.
+    A commit is on disk when `put_many` returns, unless it need not be durable: then its pages are,
+    but not the one that says which pages are current, and the next commit brings that to the disk
+    before it changes any of them (LMDB's `MDB_NOMETASYNC`).  So a machine that stops leaves the
+    state of before or after the last commit, never a mixture, and one fsync less is waited for.
+
+    Readers never wait for the writer.  The directory is created by the first write; before that,
+    every key is simply not there.  One that is not writable can be read.
     """
 
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
@@ -67,6 +71,7 @@ class LmdbStore:
         *,
         deletes: Iterable[bytes] = (),
         expect: Mapping[bytes, bytes | None] | None = None,
+        durable: bool = True,
     ) -> None:
         """Write and remove in one transaction, in the order of the keys."""
         pairs = [
@@ -83,6 +88,8 @@ class LmdbStore:
                 for key in doomed:
                     transaction.delete(key)
                 transaction.cursor().putmulti(pairs)
+            if durable:
+                env.sync(True)
 
         self._opened().write(work)
 
@@ -163,6 +170,7 @@ class _Environment:
                 create=not only_read,
                 readonly=only_read,
                 lock=locks,
+                metasync=False,
             )
             if locks:
                 self.env.reader_check()

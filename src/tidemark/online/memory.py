@@ -32,6 +32,7 @@ class MemoryStore:
         *,
         deletes: Iterable[bytes] = (),
         expect: Mapping[bytes, bytes | None] | None = None,
+        durable: bool = True,  # noqa: ARG002 - says nothing here
     ) -> None:
         """Write all items and remove all `deletes`, or neither."""
         rows = {key: bytes(value) for key, value in items}

@@ -44,12 +44,16 @@ class OnlineStore(Protocol):
         *,
         deletes: Iterable[bytes] = (),
         expect: Mapping[bytes, bytes | None] | None = None,
+        durable: bool = True,
     ) -> None:
         """Write all items and remove all `deletes`, or neither; durable and visible on return.
 
         Of a key in both, the item stays.  `expect` has what some keys hold (None: nothing) as far
         as the caller knows: if one holds anything else by now, nothing is written and
         `StoreConflict` is raised.  It may also follow a write of our own whose answer was lost.
+
+        What is not asked to be `durable` may be undone, as a whole, if the machine stops before the
+        next write: for callers who can do it again.
 
         A shared store may write more than 4 MiB in several steps, in the order of the items,
         unless there are `deletes` or an `expect`: what decides about others comes last.  Where the

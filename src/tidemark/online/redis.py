@@ -91,6 +91,7 @@ class RedisStore:
         *,
         deletes: Iterable[bytes] = (),
         expect: Mapping[bytes, bytes | None] | None = None,
+        durable: bool = True,  # noqa: ARG002 - says nothing here
     ) -> None:
         """Write and remove in one transaction, or, if nothing else is asked, 4 MiB at a time."""
         pairs = list(items)
