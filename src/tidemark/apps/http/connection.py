@@ -7,11 +7,16 @@ amount of memory, for good.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import socket
+import time
 from typing import TYPE_CHECKING, Any, cast
 
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import RequestInvalid
@@ -19,13 +24,51 @@ from tidemark.errors import RequestInvalid
 if TYPE_CHECKING:
     from tidemark.apps.http.service import Service
 
+_log = logging.getLogger("tidemark.http")
+
 
 class Workers(Multiprocess):
-    """The processes that answer; when they are told to stop, nobody else is let in.
+    """The processes that answer: one that died is replaced at the next look, in half a second.
 
-    Without this, callers would be let into a queue that nobody serves any more, until the last
-    request in flight is answered.
+    One that is silent is given the time that compiling takes, and meanwhile the others are looked
+    after; uvicorn would wait for it, also if it has died without an answer.  When they are told to
+    stop, nobody else is let in: callers would be let into a queue that nobody serves any more,
+    until the last request in flight is answered.
     """
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._asked: dict[Process, float] = {}
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace the workers that died, and those that have been silent for too long."""
+        for place, worker in enumerate(self.processes):
+            if worker.process.is_alive() and not self._is_silent(worker):
+                continue
+            self._asked.pop(worker, None)
+            worker.kill()
+            worker.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                _log.error("a worker could not start")
+                self.should_exit.set()
+                return
+            _log.warning("worker %s ended with %s; another one starts", worker.pid, worker.exitcode)
+            self.processes[place] = Process(self.config, self.sockets)
+            self.processes[place].start()
+
+    def _is_silent(self, worker: Process) -> bool:
+        """Whether a live worker owes an answer for too long; asks it again if it owes none."""
+        now, pipe = time.monotonic(), worker.parent_conn
+        try:
+            if worker in self._asked and pipe.poll():
+                pipe.recv()
+                del self._asked[worker]
+            if worker not in self._asked:
+                pipe.send(b"ping")
+                self._asked[worker] = now
+        except (OSError, EOFError):
+            return True
+        return now - self._asked[worker] > self.config.timeout_worker_healthcheck
 
     def terminate_all(self) -> None:
         """Tell the workers to stop, and give up this process's hold on the port."""
