@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -31,6 +35,9 @@ _PATH = re.compile(r"(?<![\w.:/])/[^\s,;:'\"]+")
 _LONGEST = 1_000
 """Characters of what a problem tells."""
 
+EVERY_SECONDS = 10.0
+"""How often the log says that requests fail for the same reason."""
+
 _log = logging.getLogger("tidemark.http")
 
 Header = tuple[bytes, bytes]
@@ -44,6 +51,47 @@ class Refused(Exception):
         self.status = status
         self.error = error
         self.headers = headers
+
+
+class Failing:
+    """What a store that is away makes fail: said once of each kind, and then counted.
+
+    Every `EVERY_SECONDS` in which there was more of it, one line says how much.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[str, float] = {}
+        self._more: Counter[str] = Counter()
+
+    def note(self, request_id: str, error: TidemarkError) -> None:
+        """Say or count that a request failed."""
+        with self._lock:
+            if error.slug in self._said:
+                self._more[error.slug] += 1
+                return
+            self._said[error.slug] = self._clock()
+        _log.error("request %s: %s", request_id, error)
+
+    def settle(self) -> None:
+        """Say how many have been counted, where it is time to; called every second or so."""
+        with self._lock:
+            now = self._clock()
+            due = [slug for slug, at in self._said.items() if now - at >= EVERY_SECONDS]
+            counted = {slug: self._more.pop(slug, 0) for slug in due}
+            for slug, more in counted.items():
+                if more:
+                    self._said[slug] = now
+                else:  # it is over: the next one is said
+                    del self._said[slug]
+        for slug, more in counted.items():
+            if more:
+                _log.error("%d more requests failed: %s", more, slug)
+
+
+failing = Failing()
+"""Of this process, since its log is."""
 
 
 def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]]:
@@ -67,7 +115,9 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
     status = status or _STATUS.get(error.slug, 500)
     detail, remedy = error.what, error.remedy
     if status >= 500:
-        if not told:
+        if not told and error.retryable:
+            failing.note(request_id, error)
+        elif not told:
             _log.error("request %s: %s", request_id, error)
         detail, remedy = _PATH.sub("...", detail), _PATH.sub("...", remedy)
     if len(detail) > _LONGEST:  # it repeats what was sent

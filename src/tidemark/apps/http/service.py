@@ -19,7 +19,7 @@ from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
 from tidemark.apps.http.pools import Pool
-from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
+from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, failing, problem
 from tidemark.apps.http.tracing import Tracing
 from tidemark.apps.http.vectors import Vectors
 from tidemark.errors import RequestInvalid, TidemarkError
@@ -260,6 +260,7 @@ class Service:
         while True:
             await asyncio.sleep(SETTLE_SECONDS)
             self.metrics.settle()
+            failing.settle()
 
 
 def _request_id(headers: Headers) -> str:
