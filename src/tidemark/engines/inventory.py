@@ -1,9 +1,9 @@
-"""The state of a history: which files, rows and values there were when something was made of it."""
+"""The state of a source: which files, rows and events there were when something was made of it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,11 +30,23 @@ class File(msgspec.Struct, frozen=True, omit_defaults=True):
     hash: str = ""
 
 
+class LogState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the event log was read; `content` is a sum over its events if they were looked at.
+
+    `dropped` events were gone already, by retention.
+    """
+
+    position: int
+    content: str = ""
+    dropped: int = 0
+
+
 class SourceState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a source held.
 
     `history` says where.  Files have `files`; frames, tables and queries `rows` and `hash`, those
-    of a table or query regardless of their order; a Delta table its `version`.
+    of a table or query regardless of their order; a Delta table its `version`.  `log` is there if
+    the event log held something of the source.
     """
 
     source: str
@@ -43,10 +55,38 @@ class SourceState(msgspec.Struct, frozen=True, omit_defaults=True):
     rows: int = 0
     hash: str = ""
     version: int = -1
+    log: LogState | None = None
+
+
+def pin(engine: DuckDB, sources: Iterable[Source]) -> None:
+    """From now on, read the log of these sources up to where it is now."""
+    for source in sources:
+        if engine.log is not None:
+            engine.positions[source.name] = engine.log.last(source.name)
+
+
+def pin_as(engine: DuckDB, states: Iterable[SourceState]) -> None:
+    """From now on, read the log up to where it was in these states."""
+    for state in states:
+        engine.positions[state.source] = 0 if state.log is None else state.log.position
 
 
 def glance(engine: DuckDB, source: Source) -> SourceState:
-    """What can be told of a history without reading it; raises `EngineError` if it is gone."""
+    """What can be told of a source without reading it; raises `EngineError` if it is gone."""
+    return msgspec.structs.replace(_of_history(engine, source), log=_of_log(engine, source))
+
+
+def _of_log(engine: DuckDB, source: Source, *, read: bool = False) -> LogState | None:
+    if engine.log is None or source.time is None:
+        return None
+    until = engine.positions.get(source.name)
+    state = engine.log.state(source.name, until if read else None)
+    position = state.last if until is None else min(until, state.last)
+    content_ = f"{state.content & (2**64 - 1):016x}" if read else ""
+    return LogState(position, content_, state.dropped) if position else None
+
+
+def _of_history(engine: DuckDB, source: Source) -> SourceState:
     match source.history:
         case Parquet(path) | Csv(path):
             files = tuple(_files(engine, source, path))
@@ -65,8 +105,9 @@ def glance(engine: DuckDB, source: Source) -> SourceState:
 
 
 def examine(engine: DuckDB, source: Source) -> SourceState:
-    """The state of a history, which may read it; raises what reading it raises."""
-    state = glance(engine, source)
+    """The state of a source, which may read it; raises what reading it raises."""
+    state = _of_history(engine, source)
+    state = msgspec.structs.replace(state, log=_of_log(engine, source, read=True))
     match source.history:
         case Parquet() | Csv():
             local = "://" not in state.history
@@ -104,7 +145,7 @@ def changes(before: SourceState, now: SourceState) -> list[str]:
     """What differs between two states of a source, in words; empty if nothing does."""
     if before.history != now.history:
         return [f"it was {before.history} and is {now.history}"]
-    found = list(_file_changes(before, now))
+    found = [*_file_changes(before, now), *_log_changes(before.log, now.log)]
     if before.version != now.version:
         found.append(f"it was at version {before.version} and is at {now.version}")
     if before.rows != now.rows:
@@ -112,6 +153,16 @@ def changes(before: SourceState, now: SourceState) -> list[str]:
     elif before.hash != now.hash:
         found.append(f"values among its {now.rows:,} rows changed")
     return found
+
+
+def _log_changes(before: LogState | None, now: LogState | None) -> Iterator[str]:
+    was, is_ = before or LogState(0), now or LogState(0)
+    if was.position != is_.position:
+        yield f"its event log was at position {was.position:,} and is at {is_.position:,}"
+    elif was.content and is_.content and was.content != is_.content:
+        yield "events of its event log changed"
+    if was.dropped < is_.dropped:
+        yield f"retention removed {is_.dropped - was.dropped:,} events of its event log"
 
 
 def _file_changes(before: SourceState, now: SourceState) -> Iterator[str]:

@@ -124,6 +124,7 @@ class Saving:
         from tidemark.engines import dataset, inventory
 
         _refuse_unapplied(snapshot.definitions, recipe.references)
+        inventory.pin(engine, recipe.sources)  # what is pushed meanwhile does not count
         before = [inventory.glance(engine, source) for source in recipe.sources]
         training = recipe.make(engine, labels)
         sources = tuple(inventory.examine(engine, source) for source in recipe.sources)

@@ -64,7 +64,7 @@ def verify(engine: DuckDB, registry: ProjectRegistry, project: Project, name: st
 
     Raises `NotFound` if there is none of that name, `EngineError` if its files are damaged.
     """
-    from tidemark.engines import dataset as datasets
+    from tidemark.engines import dataset as datasets, inventory
 
     record = registry.snapshot().records.dataset(name)
     saved = registry.dataset(name)
@@ -80,6 +80,7 @@ def verify(engine: DuckDB, registry: ProjectRegistry, project: Project, name: st
     if changed:
         return msgspec.structs.replace(found, changed=tuple(changed))
     try:
+        inventory.pin_as(engine, manifest.sources)
         recipe = _recipe(registry, project, manifest)
         changed += _redefined(recipe, manifest)
         changed += _moved(engine, recipe, manifest)
