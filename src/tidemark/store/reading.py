@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tidemark import define
@@ -43,7 +44,7 @@ class Readers:
         self._read_at = float("-inf")
         self._lasts = REFRESH_SECONDS
         self._writes = 0
-        self._prepared: dict[object, Reader] = {}
+        self._prepared: dict[object, tuple[object, Reader]] = {}
         self.under_way = UnderWay()
         self.log: ServingLog | None = None
         """Where reads in this process are logged."""
@@ -63,17 +64,37 @@ class Readers:
             return self._snapshot
 
     def refresh(self) -> None:
-        """Look for a newer revision; until `expire`, reads leave that to whoever calls this."""
+        """Look for a newer revision; until `expire`, reads leave that to whoever calls this.
+
+        What was read of the last revision, and every service, is prepared from the new one before
+        reads see it, so that no read waits for that.
+        """
         self._project.check_open()
         found = self._registry.snapshot()
+        prepared = self._renewed(found) if found.digest != self._snapshot.digest else {}
         with self._lock:
             self._lasts, self._read_at = float("inf"), time.monotonic()
-            self._follow(found)
+            self._follow(found, prepared)
 
-    def _follow(self, found: Snapshot) -> None:
+    def _follow(
+        self, found: Snapshot, prepared: dict[object, tuple[object, Reader]] | None = None
+    ) -> None:
         if found.digest != self._snapshot.digest:
-            self._prepared = {}
+            self._prepared = prepared or {}
         self._snapshot = found
+
+    def _renewed(self, found: Snapshot) -> dict[object, tuple[object, Reader]]:
+        """The readers of a revision that will be asked for, each of which has answered nobody."""
+        asked = {key: features for key, (features, _) in list(self._prepared.items())}
+        asked |= {(service.name,): service.name for service in found.definitions.services}
+        renewed: dict[object, tuple[object, Reader]] = {}
+        for key, features in list(asked.items())[:READERS]:
+            # Whoever asks for what cannot be read is told then, and it holds up no other.
+            with suppress(Exception):
+                reader = self._made(found, features)
+                renewed[key] = features, reader
+                reader.answer_many([])
+        return renewed
 
     def expire(self) -> None:
         """Look for a newer revision at the next read, however short ago the last look was."""
@@ -90,32 +111,34 @@ class Readers:
     def reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision."""
         snapshot = self.snapshot()
-        key = identity(features)
-        found = self._prepared.get(key)
+        key, prepared = identity(features), self._prepared
+        found = prepared.get(key)
         if found is None:
-            from tidemark.serve import Reader
+            found = features, self._made(snapshot, features)
+            if snapshot.digest == self._snapshot.digest:
+                if len(prepared) >= READERS:
+                    prepared.clear()
+                prepared[key] = found
+        return found[1]
 
-            definitions = snapshot.definitions
-            features = named(features, snapshot.records)
-            self._project.beside(definitions, features)  # refuses what means something else
-            asked = outputs(features, definitions, snapshot.records)
-            functions = self._project.functions(definitions, asked)
-            if len(self._prepared) >= READERS:
-                self._prepared = {}
-            namespace = self._project.config.namespace
-            found = Reader(
-                self._online,
-                definitions,
-                functions,
-                asked,
-                project=namespace,
-                target=_target(features, definitions),
-                revision=snapshot.revision,
-                log=self.log,
-                known_by=self.under_way.known_by,
-            )
-            self._prepared[key] = found
-        return found
+    def _made(self, snapshot: Snapshot, features: object) -> Reader:
+        from tidemark.serve import Reader
+
+        definitions = snapshot.definitions
+        features = named(features, snapshot.records)
+        self._project.beside(definitions, features)  # refuses what means something else
+        asked = outputs(features, definitions, snapshot.records)
+        return Reader(
+            self._online,
+            definitions,
+            self._project.functions(definitions, asked),
+            asked,
+            project=self._project.config.namespace,
+            target=_target(features, definitions),
+            revision=snapshot.revision,
+            log=self.log,
+            known_by=self.under_way.known_by,
+        )
 
 
 def named(features: object, records: Records) -> object:

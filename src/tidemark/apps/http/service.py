@@ -231,7 +231,6 @@ class Service:
         following.start()
         with suppress(TidemarkError):  # the next push says what is in the way
             await asyncio.to_thread(self.store.catch_up)
-        self._warm()
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
         settling = asyncio.create_task(self._settle())
@@ -247,14 +246,6 @@ class Service:
         if self._stopped is not None:
             self._stopped()
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _warm(self) -> None:
-        """Answer each service for nobody, so that the first caller does not wait for compilers."""
-        try:
-            for service in self.store.readers.snapshot().definitions.services:
-                self.store.reader(service.name).answer_many([])
-        except TidemarkError:
-            return  # whoever asks is told
 
     async def _settle(self) -> None:
         while True:
