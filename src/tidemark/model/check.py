@@ -26,7 +26,7 @@ from tidemark.model.graph import (
     Request,
     Source,
 )
-from tidemark.model.types import DATE, FLOAT64, TIMESTAMP, Type
+from tidemark.model.types import FLOAT64, TIMESTAMP
 from tidemark.model.window import Bound
 
 
@@ -140,9 +140,9 @@ class _Checker:
         subject = Subject("source", source.name)
         label = self.label(subject)
         if source.time is not None:
-            self.moment(source, "time", source.time, {TIMESTAMP, DATE})
+            self.moment(source, "time", source.time)
         if source.seen is not None:
-            self.moment(source, "seen", source.seen, {TIMESTAMP})
+            self.moment(source, "seen", source.seen)
         if source.time is None and (source.seen is not None or source.delay):
             self.say(
                 subject,
@@ -161,17 +161,17 @@ class _Checker:
         if len(set(source.unique)) < len(source.unique):
             self.say(subject, f"{label}: unique names a column twice.")
 
-    def moment(self, source: Source, role: str, column: str, types: set[Type]) -> None:
+    def moment(self, source: Source, role: str, column: str) -> None:
         subject = Subject("source", source.name)
         if column not in source.types:
             self.unknown_column(subject, source, f"{self.label(subject)}: {role}", column)
-        elif source.types[column] not in types:
+        elif source.types[column] != TIMESTAMP:
             named = Subject("source", source.name, column)
             given = spoken_type(source.types[column])
             self.say(
                 subject,
                 f"{self.label(named)} is the {role} of its source, but it is {given}.",
-                f"Declare it as a {' or a '.join(sorted(map(str, types), reverse=True))}.",
+                "Declare it as a timestamp. A day is no moment: a query says which, such as its end.",
             )
 
     def unknown_column(self, subject: Subject, source: Source, what: str, name: str) -> None:
