@@ -171,7 +171,8 @@ class _Checker:
             self.say(
                 subject,
                 f"{self.label(named)} is the {role} of its source, but it is {given}.",
-                "Declare it as a timestamp. A day is no moment: a query says which, such as its end.",
+                "Declare it as a timestamp. A day is no moment: a query says which, "
+                "such as its end.",
             )
 
     def unknown_column(self, subject: Subject, source: Source, what: str, name: str) -> None:
