@@ -31,8 +31,13 @@ test: $(READY) ## Run every test
 thorough: $(READY) ## Run every test, with many more random examples and the minute of load
 	@THOROUGH=1 $(BIN)/python -m pytest -n 2 --hypothesis-profile=thorough $(ARGS)
 
-torture: $(READY) ## Kill hundreds of processes that push, and look what is left
-	@TIDEMARK_TORTURE=300 $(BIN)/python -m pytest tests/property/test_push_killed.py $(ARGS)
+RUNS_LMDB ?= 300
+RUNS_REDIS ?= 100
+
+torture: $(READY) ## Kill producers, readers, servers and Redis hundreds of times, and look what is left
+	@$(BIN)/python -m tests.torture --store lmdb --runs $(RUNS_LMDB) $(ARGS)
+	@$(BIN)/python -m tests.torture --store redis --runs $(RUNS_REDIS) $(ARGS)
+	@TIDEMARK_TORTURE=300 $(BIN)/python -m pytest tests/property/test_push_killed.py
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check --quiet .

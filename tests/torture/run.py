@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -227,7 +228,10 @@ def run(seed: int, store: Store) -> Outcome:
     began = time.monotonic()
     outcome = Outcome(Plan.of(seed, store))
     with tempfile.TemporaryDirectory(prefix="torture") as folder, ExitStack() as stack:
-        _run(outcome, Path(folder), stack)
+        try:
+            _run(outcome, Path(folder), stack)
+        except Exception:  # noqa: BLE001 - whatever it is, the run has failed, and the next one is made
+            outcome.problems.append(traceback.format_exc())
     outcome.seconds = time.monotonic() - began
     return outcome
 

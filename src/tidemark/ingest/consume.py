@@ -122,23 +122,23 @@ class Consumer:
     ) -> Consumed:
         """Take messages until stopped, or with `once` until none is left."""
         begun = time.monotonic()
-        pause = _FIRST_PAUSE
+        pause, failed = _FIRST_PAUSE, False
         self._stream.open(self._where, start or Start())
         try:
             while not self._stop.is_set() and not self._stream.ended:
                 try:
+                    if failed:
+                        self._stream.rewind()
                     taken = self._step(batch)
-                    pause = _FIRST_PAUSE
+                    if once and not taken and self._finished(begun):
+                        break
+                    pause, failed = _FIRST_PAUSE, False
                 except TidemarkError as error:
                     if not _passes(error):
                         raise
                     self.tell(error)
                     self._stop.wait(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                    self._stream.rewind()
-                    continue
-                if once and not taken and self._finished(begun):
-                    break
+                    pause, failed = min(2 * pause, _LONGEST_PAUSE), True
         finally:
             self._stream.close()
         return self.consumed

@@ -8,6 +8,7 @@ from history are kept beside the log, sorted, in one file for each source.
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.sources import open_source
-from tidemark.errors import StoreUnavailable
+from tidemark.errors import EngineError, StoreUnavailable
 from tidemark.model.graph import Entity, FeatureView, Source
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 Words = NDArray[np.int64]
 
-_FILE = "recorded.npy"
+_FILE = "recorded"
+"""Sorted 64-bit words, and a last one that is their checksum."""
 
 
 class Recorded:
@@ -45,7 +47,7 @@ class Recorded:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with fresh.open("wb") as file:
-                np.save(file, known)
+                file.write(np.append(known, zlib.crc32(known.data)).data)
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(place)
@@ -73,8 +75,22 @@ class Recorded:
             return np.empty(0, np.int64)
         stamp = status.st_mtime_ns, status.st_ino
         if self._open.get(name, (None,))[0] != stamp:
-            self._open[name] = stamp, np.load(place, mmap_mode="r")
+            self._open[name] = stamp, _read(place, name)
         return self._open[name][1]
+
+
+def _read(place: Path, name: str) -> Words:
+    """The words of a file; raises `EngineError` where they are not what was written."""
+    size = place.stat().st_size
+    words = np.memmap(place, np.int64, "r") if size and size % 8 == 0 else np.zeros(1, np.int64)
+    known: Words = words[:-1]
+    if not size or size % 8 or zlib.crc32(known.data) != words[-1]:
+        raise EngineError(
+            f"What history holds of {name} is damaged, so events may be counted twice.",
+            where=str(place),
+            remedy="Delete the file, and materialize all views of the source anew.",
+        )
+    return known
 
 
 def holders(

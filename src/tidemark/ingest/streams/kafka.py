@@ -6,7 +6,8 @@ that the brokers keep are for their displays only, and are never read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from tidemark.errors import MissingExtra, NotFound, RequestInvalid, StaleSource, StoreUnavailable
@@ -80,7 +81,8 @@ class KafkaTopic:
         if self._start.at == "time" and new:
             for each in new:
                 each.offset = self._start.moment // 1_000
-            new = consumer.offsets_for_times(new, timeout=ANSWER_SECONDS)
+            with self._asking():
+                new = consumer.offsets_for_times(new, timeout=ANSWER_SECONDS)
         else:
             for each in new:
                 each.offset = self._first(str(each.partition))
@@ -94,7 +96,9 @@ class KafkaTopic:
     def poll(self, most: int, seconds: float) -> Sequence[Message]:
         """The next messages of all assigned partitions."""
         found: list[Message] = []
-        for message in self._consumer.consume(most, timeout=seconds):
+        with self._asking():
+            messages = self._consumer.consume(most, timeout=seconds)
+        for message in messages:
             error = message.error()
             if error is not None:
                 self._refuse(error, message)
@@ -141,11 +145,23 @@ class KafkaTopic:
     def lag(self) -> Mapping[str, int]:
         """From the ends of the partitions, as the newest answers of the brokers told them."""
         lags: dict[str, int] = {}
-        for place in self._consumer.position(self._consumer.assignment()):
-            low, high = self._consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)
-            at = place.offset if place.offset >= 0 else low
-            lags[str(place.partition)] = max(0, high - at)
+        with self._asking():
+            for place in self._consumer.position(self._consumer.assignment()):
+                low, high = self._consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)
+                at = place.offset if place.offset >= 0 else low
+                lags[str(place.partition)] = max(0, high - at)
         return lags
+
+    @contextmanager
+    def _asking(self) -> Generator[None]:
+        """What brokers answer, or do not, while they are started, moved or too busy."""
+        try:
+            yield
+        except kafka.KafkaException as error:
+            raise StoreUnavailable(
+                f"The brokers of the {self.name} cannot be asked: {error.args[0].str()}.",
+                remedy="They are asked again.",
+            ) from None
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
