@@ -127,7 +127,7 @@ def cuts(random: np.random.Generator, size: int, most: int) -> list[int]:
 
 
 def a_tree(random: np.random.Generator, layout: Layout, history: History) -> Tree:
-    starts = cuts(random, len(history.time), 12)
+    starts = cuts(random, len(history.time), random.choice([12, 60]))
     levels, width = [], len(starts) - 1
     for _ in range(random.integers(0, 3)):
         levels.append(cuts(random, width, 5))

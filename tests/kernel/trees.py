@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tidemark.kernel import Layout, Timeline
-from tidemark.kernel.partials import Cells, Summaries, combine, summarize
+from tidemark.kernel import Layout, Timeline, sketches
+from tidemark.kernel.cells import Cells
+from tidemark.kernel.forest import ABSENT, GROUPED
+from tidemark.kernel.partials import Summaries, combine, summarize
 from tidemark.kernel.rows import Answers, Program, evaluate_rows
 from tidemark.kernel.tree import Folded, TreeProgram, fold
 from tidemark.online.codec import Unpacked, pack
@@ -63,14 +65,16 @@ class History:
         return pack(layout, Unpacked(self.timeline(starts), self.columns, self.filters, None))
 
 
-def directory(cells: Cells, children: Summaries, first: int, stop: int, ids: list[int]) -> bytes:
+def directory(
+    cells: Cells, children: Summaries, first: int, stop: int, ids: list[int], level: int
+) -> bytes:
     """A node with the children [first, stop)."""
     m, c = stop - first, cells.count
     starts = children.starts[first * c : stop * c + 1]
     heap = children.words[starts[0] : starts[-1]]
     heap_at = HEADER + (5 + c) * m
     at = (starts[:-1] - starts[0] + heap_at).reshape(m, c).T
-    head = [0, m, c, 0, heap_at, len(heap), 0, 0]
+    head = [0, m, c, level, heap_at, len(heap), 0, 0]
     columns = [children.first, children.last, children.settled, children.events]
     parts = [np.array(head), *(column[first:stop] for column in columns), np.array(ids)]
     return np.concatenate([*parts, at.ravel(), heap]).astype(np.int64).tobytes()
@@ -97,15 +101,23 @@ class Tree:
         ids = list(nodes)
         summaries = summarize(cells, history.timeline(starts), history.columns, history.filters)
         fresh = 1
-        for runs in levels:
+        for level, runs in enumerate(levels):
             made = []
             for a, b in pairwise(runs):
-                nodes[fresh] = directory(cells, summaries, a, b, ids[a:b])
+                nodes[fresh] = directory(cells, summaries, a, b, ids[a:b], level + 1)
                 made.append(fresh)
                 fresh += 1
             summaries, ids = combine(cells, summaries, np.array(runs)), made
         assert len(ids) == 1
         return cls(history, layout, starts, nodes, ids[0])
+
+    def chunks(self, name: int) -> list[int]:
+        """The numbers of the chunks below a node."""
+        if name < 0:
+            return [-1 - name]
+        words = np.frombuffer(self.nodes[name], np.int64)
+        ids = words[HEADER + 4 * words[1] : HEADER + 5 * words[1]]
+        return [chunk for each in ids.tolist() for chunk in self.chunks(each)]
 
 
 @dataclass
@@ -129,7 +141,7 @@ class Hand:
         self.buffer += data
         self.names.append((h, name))
         if name > 0:
-            self.opened += [-1] * int(np.frombuffer(data, np.int64)[1])
+            self.opened += [-1] * (3 * int(np.frombuffer(data, np.int64)[1]))
         return len(self.nodes) - 1
 
     def read(self, t: int, each: TreeProgram, pairs: list[tuple[int, int]]) -> Any:
@@ -143,11 +155,38 @@ class Hand:
             if not len(folded.misses):
                 return folded
             for node, child in folded.misses.tolist():
-                h, _ = self.names[node]
+                h, name = self.names[node]
                 at, first = self.nodes[node]
+                children = int(words[at + 1])
+                if child >= children:
+                    self.opened[first + child] = self.sketch(h, name, child - children)
+                    continue
                 name = int(words[at + HEADER + 4 * int(words[at + 1]) + child])
                 assert self.opened[first + child] == -1
                 self.opened[first + child] = self.fetch(h, name)
+
+    def sketch(self, h: int, name: int, slot: int) -> int:
+        """The node of a sketch of a directory, but now and then there is none."""
+        tree, level = self.trees[h], 0
+        ids = np.frombuffer(tree.nodes[name], np.int64)
+        count = int(ids[1])
+        while slot >= count >> level:
+            slot -= count >> level
+            level += 1
+        assert level >= GROUPED or ids[3] > 1
+        at = HEADER + 4 * count + (slot << level)
+        chunks = [chunk for child in ids[at : at + (1 << level)] for chunk in tree.chunks(child)]
+        if (slot + level + len(chunks)) % 5 == 0:
+            return ABSENT
+        assert chunks == list(range(chunks[0], chunks[-1] + 1))
+        events = tree.history.take(slice(tree.starts[chunks[0]], tree.starts[chunks[-1] + 1]))
+        timeline = events.timeline([0, len(events.time)])
+        (parts,) = sketches.sketch(tree.layout, timeline, events.columns, events.filters)
+        words = sketches.write_parts(tree.layout, parts)
+        self.nodes.append([len(self.buffer) // 8, -1])
+        self.buffer += bytes(8 * HEADER) + words.tobytes()
+        self.names.append((h, 0))
+        return len(self.nodes) - 1
 
     def joined(self, h: int, needed: Any) -> bytes | None:
         """The events of the chunks of a tree that are needed, as one row."""

@@ -43,6 +43,10 @@ LAYOUT = Layout(
             ("min", INT64, 4),
             ("last", STRING, 1),
             ("count_distinct", INT64, 5),
+            ("approx_count_distinct", FLOAT64, 0),
+            ("approx_quantile", FLOAT64, 0),
+            ("approx_quantile", FLOAT64, 2),
+            ("approx_count_distinct", INT64, 4),
         )
     ),
 )

@@ -31,7 +31,7 @@ class Modules(NamedTuple):
 
 FOR_ALL = Modules(("segments", "rows", "hashing"), 20)
 """What every project needs."""
-FOR_TREES = Modules(("partials", "walk"), 8)
+FOR_TREES = Modules(("partials", "sketches", "walk"), 10)
 """What entities with very many events need, besides."""
 
 BIT, WORD, WIDE, DOUBLE = ir.IntType(1), ir.IntType(64), ir.IntType(128), ir.DoubleType()

@@ -63,7 +63,7 @@ def sweep_distinct(
         for k in range(table[r, ADD], table[r, ADD_END]):
             _add(key_of(words[position(adds, k)], kind), present, histogram, zeros)
         if r == 0 or table[r, DROP] < table[r, DROP_END] or table[r, ADD] < table[r, ADD_END]:
-            estimate = _estimate(histogram) if table[r, ACTIVE] else np.int64(0)
+            estimate = estimate_of(histogram) if table[r, ACTIVE] else np.int64(0)
         for f in range(len(group)):
             out.words[group[f, ROW], at + r] = estimate
             out.state[group[f, ROW], at + r] = VALUE
@@ -74,7 +74,7 @@ def sweep_distinct(
 
 
 @nested
-def _place(key: int) -> tuple[np.int64, int]:
+def place_of(key: int) -> tuple[np.int64, int]:
     """The register and the rank of a value."""
     hashed = mix(np.uint64(key))
     rest = (hashed << np.uint64(PRECISION)) | (U1 << np.uint64(PRECISION - 1))
@@ -90,7 +90,7 @@ def _highest(ranks: np.uint64) -> int:
 def _add(
     key: int, present: NDArray[np.uint64], histogram: Words, counts: NDArray[np.int32]
 ) -> None:
-    register, rank = _place(key)
+    register, rank = place_of(key)
     if len(counts):
         counts[register * RANKS + rank] += 1
     before = _highest(present[register])
@@ -104,7 +104,7 @@ def _add(
 def _drop(
     key: int, present: NDArray[np.uint64], histogram: Words, counts: NDArray[np.int32]
 ) -> None:
-    register, rank = _place(key)
+    register, rank = place_of(key)
     counts[register * RANKS + rank] -= 1
     if counts[register * RANKS + rank] > 0:
         return
@@ -116,7 +116,8 @@ def _drop(
 
 
 @nested
-def _estimate(histogram: Words) -> np.int64:
+def estimate_of(histogram: Words) -> np.int64:
+    """The estimate, of how many registers have each rank."""
     z = REGISTERS * _tau(1.0 - histogram[RANKS - 1] / REGISTERS)
     for rank in range(RANKS - 2, 0, -1):
         z = 0.5 * (z + histogram[rank])

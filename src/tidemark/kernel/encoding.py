@@ -34,13 +34,14 @@ FUNCTIONS = (
     *("count",),  # answered by the steps themselves
     *("sum", "mean", "variance", "stddev", "any", "all"),  # sums.py
     *("min", "max"),  # extremes.py
-    *("first", "last", "latest", "first_n", "last_n"),  # positions.py
-    *("count_distinct", "quantile", "approx_quantile", "mode", "top_n"),  # ranks.py
+    *("approx_quantile",),  # ranks.py
     *("approx_count_distinct",),  # distinct.py
+    *("first", "last", "latest", "first_n", "last_n"),  # positions.py
+    *("count_distinct", "quantile", "mode", "top_n"),  # ranks.py
 )
-(COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, MIN, MAX, FIRST, LAST, LATEST, FIRST_N, LAST_N,
- COUNT_DISTINCT, QUANTILE, APPROX_QUANTILE, MODE, TOP_N,
- APPROX_COUNT_DISTINCT) = range(20)  # fmt: skip
+(COUNT, SUM, MEAN, VARIANCE, STDDEV, ANY, ALL, MIN, MAX, APPROX_QUANTILE, APPROX_COUNT_DISTINCT,
+ FIRST, LAST, LATEST, FIRST_N, LAST_N,
+ COUNT_DISTINCT, QUANTILE, MODE, TOP_N) = range(20)  # fmt: skip
 
 FUNCTION, ROW, SECOND, N, Q, DDOF = range(6)
 """Columns of the table of a group's aggregates.

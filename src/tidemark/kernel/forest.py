@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.compiled import nested
-from tidemark.kernel.encoding import I64_MAX, Events
+from tidemark.kernel.encoding import I64_MAX, I64_MIN, Events
 from tidemark.kernel.program import RANKS_NEEDED
-from tidemark.kernel.rows import HEADER
-from tidemark.kernel.steps import seek
+from tidemark.kernel.rows import HEADER, read_events
+from tidemark.kernel.steps import position, seek
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,10 @@ FIRST_TIME, LAST_TIME, SETTLED, EVENTS, ID, CELLS = range(6)
 
 NODE_AT, NODE_CHILDREN = range(2)
 ROOT, TREE_VIEW, TREE_ENTITY = range(3)
-MISSED = -2
+MISSED, ABSENT = -2, -3
+GROUPED = 3
+"""Chunks have sketches in groups of two to the power of this, at least."""
+NEWEST = 1  # the place in a summary
 STACK = 48  # words, of which a walk takes up to three for each level of a tree
 
 
@@ -84,6 +87,24 @@ def open_child(forest: Forest, node: int, child: int) -> int:
         forest.misses[missed, 0], forest.misses[missed, 1] = node, child
         forest.missed[0] = missed + 1
     return max(opened, -1)
+
+
+@nested
+def open_sketch(forest: Forest, node: int, level: int, place: int) -> int:
+    """The node that has the sketches of a group of children.
+
+    `ABSENT` if there is none, -1 if it is not at hand, which is noted once.  A group of level k has
+    the 2^k children from `place` 2^k on; its place among what a node opens is after all children,
+    and all groups of lower levels.
+    """
+    children = children_of(forest, node)
+    slot = children
+    for lower in range(level):
+        slot += children >> lower
+    at: int = forest.nodes[node, NODE_CHILDREN] + slot + place
+    if forest.opened[at] == ABSENT:
+        return ABSENT
+    return open_child(forest, node, slot + place)
 
 
 @nested
@@ -142,3 +163,67 @@ def summary_of(forest: Forest, node: int, child: int, window: Words) -> int:
     place: int = at + HEADER + (CELLS + window[CELL]) * children_of(forest, node) + child
     summary: int = at + forest.words[place]
     return summary
+
+
+@nested
+def find_rows(
+    forest: Forest,
+    root: int,
+    window: Words,
+    t: int,
+    low: int,
+    high: int,
+    most: int,
+    step: int,
+    keep: bool,
+    memory: Words,
+) -> int:
+    """Have chunks at hand that hold the newest (`step` -1) or oldest (1) rows that count at t.
+
+    If `keep`, they are marked as needed, and else summaries will do.  Returns the time of the first
+    row found, if it was the newest that was looked for; -2^63 if there is none.
+    """
+    stack, order = memory[:STACK], memory[STACK:]
+    stack[0], stack[1] = root, _start(forest, root, low, high, step)
+    depth, found = 1, I64_MIN
+    while depth > 0 and most > 0:
+        node, child = stack[2 * depth - 2], stack[2 * depth - 1]
+        if not touches(forest, node, child, low, high):
+            depth -= 1
+            continue
+        stack[2 * depth - 1] = child + step
+        sure = settled_within(forest, node, child, t, low, high)
+        count = 0
+        if sure:
+            summary = summary_of(forest, node, child, window)
+            count = forest.words[summary]
+            if count == 0:
+                continue
+            if not keep:
+                newest: int = forest.words[summary + NEWEST]
+                return max(found, newest)
+        opened = open_child(forest, node, child)
+        if opened < 0:
+            most -= count
+        elif is_chunk(forest, opened):
+            row: int = forest.nodes[opened, NODE_AT]
+            events = read_events(forest.words, forest.flags, row, window)
+            chosen, start, stop = choose_events(events, t, low, high, order)
+            if start < stop:
+                most -= stop - start
+                time: int = events.time[position(chosen, stop - 1)]
+                found = max(found, time)
+                forest.needed[opened] |= keep
+        else:
+            stack[2 * depth] = opened
+            stack[2 * depth + 1] = _start(forest, opened, low, high, step)
+            depth += 1
+    return found
+
+
+@nested
+def _start(forest: Forest, node: int, low: int, high: int, step: int) -> int:
+    """The newest or the oldest child that a window may have events of."""
+    if step > 0:
+        return seek_child(forest, node, LAST_TIME, low)
+    return seek_end(forest, node, high) - 1

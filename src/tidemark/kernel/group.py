@@ -10,13 +10,14 @@ from tidemark.kernel.compiled import nested
 from tidemark.kernel.distinct import sweep_distinct
 from tidemark.kernel.encoding import (
     ALL,
+    APPROX_COUNT_DISTINCT,
+    APPROX_QUANTILE,
     CODE,
     COUNT,
     FUNCTION,
     LAST_N,
     MAX,
     ROW,
-    TOP_N,
     VALUE,
     Events,
     Out,
@@ -69,14 +70,17 @@ def sweep_group(
             sweep_extremes(events, kind, steps, group[start:stop], out, at)
         else:
             sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
+    start, stop = stop, after(group, stop, APPROX_QUANTILE)
+    if start < stop:
+        sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
+    start, stop = stop, after(group, stop, APPROX_COUNT_DISTINCT)
+    if start < stop:
+        sweep_distinct(events, kind, steps, group[start:stop], out, at, zeros)
     start, stop = stop, after(group, stop, LAST_N)
     if start < stop:
         sweep_positions(events, steps, group[start:stop], out, at, origin)
-    start, stop = stop, after(group, stop, TOP_N)
-    if start < stop:
-        sweep_ranks(kind, ranks, values, steps, group[start:stop], out, at)
     if stop < len(group):
-        sweep_distinct(events, kind, steps, group[stop:], out, at, zeros)
+        sweep_ranks(kind, ranks, values, steps, group[stop:], out, at)
 
 
 @nested
@@ -84,7 +88,7 @@ def that_add_up(group: Words, kind: int, rows: int) -> int:
     """How many aggregates follow from summaries of events: they are the first of the group."""
     if rows > 0:
         return 0
-    return after(group, 0, ALL if kind == CODE else MAX)
+    return after(group, 0, ALL if kind == CODE else APPROX_COUNT_DISTINCT)
 
 
 @nested

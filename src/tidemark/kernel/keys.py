@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NAN_KEY = 0x7FF8000000000000
 INFINITY_BITS = 0x7FF0000000000000
 BUCKET_BITS = 45  # of the mantissa's 52; the other 7, the exponent and the sign name a bucket
+FIRST_BUCKET = -(1 << (63 - BUCKET_BITS))
+BUCKETS = 2 * -FIRST_BUCKET + 1
 
 
 @nested
@@ -56,6 +58,30 @@ def decimal_key(high: int, low: int, scale: int, memory: Words) -> int:
     exact.add_decimal(acc, 0, high, low, 1)
     rounded = exact.mean(acc, 0, 1, scale, memory[4:132].view(np.uint64))
     return key_of(float_bits(rounded), FLOAT)
+
+
+@nested
+def bucket_of(key: int, kind: int) -> int:
+    """The bucket of a value, of the key of that value: an integer that sorts as the values do.
+
+    They are those of `bucket_middle`, from `FIRST_BUCKET` on; 0.0 has one for itself, which is 0.
+    """
+    if kind != FLOAT and kind != DECIMAL:
+        key = key_of(float_bits(float(key)), FLOAT)
+    bucket: int = key >> BUCKET_BITS
+    return bucket + 1 if key > 0 else bucket
+
+
+@nested
+def middle_of(bucket: int) -> float:
+    """The value that stands for those in a bucket."""
+    if bucket == 0:
+        return 0.0
+    key = (bucket - 1 if bucket > 0 else bucket) << BUCKET_BITS
+    bits = (word_of(key, FLOAT) >> BUCKET_BITS) << BUCKET_BITS
+    if bits & I64_MAX == INFINITY_BITS:
+        return bits_float(bits)
+    return bits_float(bits | (1 << (BUCKET_BITS - 1)))
 
 
 @nested

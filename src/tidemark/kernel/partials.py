@@ -19,13 +19,12 @@ Limbs are carried, and cover what was replaced as well, so that equal events giv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from tidemark.kernel import exact
+from tidemark.kernel.cells import CELL_NEEDS, EXTREMES, SQUARES, SUMS, Cells
 from tidemark.kernel.compiled import (
     BYTES,
     FOR_TREES,
@@ -39,41 +38,18 @@ from tidemark.kernel.compiled import (
     ready,
 )
 from tidemark.kernel.digits import MASK
-from tidemark.kernel.encoding import (
-    ALL,
-    CODE,
-    COUNT,
-    DECIMAL,
-    FLOAT,
-    FUNCTIONS,
-    HASH,
-    I64_MAX,
-    I64_MIN,
-    MAX,
-    MIN,
-    NONE,
-    STDDEV,
-    VARIANCE,
-)
+from tidemark.kernel.encoding import DECIMAL, FLOAT, I64_MAX, I64_MIN
 from tidemark.kernel.extremes import ranked_key
-from tidemark.kernel.program import kind_of
 from tidemark.kernel.sums import add_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tidemark.kernel import Timeline
-    from tidemark.kernel.layout import Layout, LayoutFeature
 
     Words = NDArray[np.int64]
     Bytes = NDArray[np.uint8]
     Flags = NDArray[np.bool_]
-
-EXTREMES, SUMS, SQUARES = 1, 2, 4
-"""What a cell needs beside its count."""
-
-CELL_COLUMN, CELL_FILTER, CELL_KIND, CELL_NEEDS = range(4)
-"""Columns of the table of cells; column and filter are -1 where there is none."""
 
 NEWEST, SPECIAL, BASE = 1, 0, 3
 """Places in a summary, and in its part about sums."""
@@ -96,75 +72,6 @@ class Values(Protocol):
     def valid(self) -> Flags:
         """False where the value is null, bool[N]."""
         ...
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells of a view, in the order in which its features need them.
-
-    The first one has all rows: no column and no filter.
-    """
-
-    table: NDArray[np.int64]
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.table)
-
-    @classmethod
-    def of(cls, layout: Layout) -> Cells:
-        """The cells that the features of a layout need."""
-        return _cells(layout)
-
-    def find(self, column: int, filter_: int) -> int:
-        """The place of the cell of a column and a filter."""
-        pair = self.table[:, [CELL_COLUMN, CELL_FILTER]] == (column, filter_)
-        return int(np.flatnonzero(pair.all(axis=1))[0])
-
-
-@lru_cache(maxsize=1024)
-def _cells(layout: Layout) -> Cells:
-    needs: dict[tuple[int, int], int] = {(-1, -1): 0}
-    for feature in layout.features:
-        cell = cell_of(feature)
-        needs[cell] = needs.get(cell, 0) | _needs_of(layout, feature)
-    rows = [
-        (column, filter_, kind_of(layout.columns[column] if column >= 0 else None), need)
-        for (column, filter_), need in needs.items()
-    ]
-    return Cells(np.array(rows, np.int64))
-
-
-def cell_of(feature: LayoutFeature) -> tuple[int, int]:
-    """The column and the filter of the cell of a feature; -1 where nulls count like values."""
-    aggregate = feature.aggregate
-    nulls = aggregate.function == "latest" or aggregate.window.rows > 0
-    return -1 if nulls else feature.column, feature.filter
-
-
-def adds_up(function: int, kind: int) -> bool:
-    """Whether the results of a function follow from summaries (without `rows=n`)."""
-    if function in (MIN, MAX):
-        return kind not in (CODE, HASH, NONE)
-    return COUNT <= function <= ALL
-
-
-def _needs_of(layout: Layout, feature: LayoutFeature) -> int:
-    function = FUNCTIONS.index(feature.aggregate.function)
-    kind = kind_of(layout.columns[feature.column] if feature.column >= 0 else None)
-    if feature.aggregate.window.rows > 0 or not adds_up(function, kind):
-        return 0
-    return needs_of(function)
-
-
-def needs_of(function: int) -> int:
-    """What a function that adds up reads of a summary beside its count."""
-    if function in (MIN, MAX):
-        return EXTREMES
-    if function == COUNT:
-        return 0
-    return SUMS | SQUARES if function in (VARIANCE, STDDEV) else SUMS
 
 
 class Summaries(NamedTuple):
@@ -191,18 +98,14 @@ def summarize(
     `columns` and `filters` follow the layout.
     """
     ready(FOR_TREES)
-    starts, time = _words(timeline.starts), _words(timeline.time)
-    until = _words(timeline.until)
+    starts, time = words_of(timeline.starts), words_of(timeline.time)
+    until = words_of(timeline.until)
     children = len(starts) - 1
     covers = np.zeros((children * cells.count, 4), np.int64)
     inputs: list[tuple[Words, Words, Bytes]] = []
     for c in range(cells.count):
-        column, filter_, kind, needs = map(int, cells.table[c])
-        flags = [columns[column].valid] if column >= 0 else []
-        flags += [filters[filter_]] if filter_ >= 0 else []
-        counts = np.logical_and.reduce(flags).view(np.uint8) if flags else np.empty(0, np.uint8)
-        words = _words(columns[column].words if column >= 0 and needs else None)
-        high = _words(columns[column].high if column >= 0 and needs else None)
+        _, _, kind, needs = map(int, cells.table[c])
+        words, high, counts = input_of(cells, c, columns, filters)
         inputs.append((words, high, counts))
         if needs & SUMS:
             covers[c :: cells.count] = _covers(starts, words, counts, kind)
@@ -227,7 +130,7 @@ def summarize(
 def combine(cells: Cells, children: Summaries, runs: Words) -> Summaries:
     """The summaries of nodes: node r has the children `[runs[r], runs[r + 1])`, never none."""
     ready(FOR_TREES)
-    runs = _words(runs)
+    runs = words_of(runs)
     nodes = len(runs) - 1
     needs = np.ascontiguousarray(cells.table[:, CELL_NEEDS])
     covers = np.zeros((nodes * cells.count, 4), np.int64)
@@ -245,7 +148,24 @@ def combine(cells: Cells, children: Summaries, runs: Words) -> Summaries:
     )
 
 
-def _words(values: NDArray[Any] | None) -> Words:
+def input_of(
+    cells: Cells, cell: int, columns: Sequence[Values], filters: Sequence[Flags]
+) -> tuple[Words, Words, Bytes]:
+    """The words and the upper words of a cell, and which events count; empty if not needed."""
+    column, filter_, _, needs = map(int, cells.table[cell])
+    flags = [columns[column].valid] if column >= 0 else []
+    flags += [filters[filter_]] if filter_ >= 0 else []
+    counts = np.logical_and.reduce(flags).view(np.uint8) if flags else np.empty(0, np.uint8)
+    read = column >= 0 and needs
+    return (
+        words_of(columns[column].words if read else None),
+        words_of(columns[column].high if read else None),
+        counts,
+    )
+
+
+def words_of(values: NDArray[Any] | None) -> Words:
+    """Values as compiled code takes them; none where they are absent."""
     if values is None:
         return np.empty(0, np.int64)
     values = np.ascontiguousarray(values)

@@ -31,8 +31,8 @@ from tidemark.kernel.bounds import period_starts
 from tidemark.kernel.compiled import ready
 from tidemark.kernel.distinct import RANKS, REGISTERS
 from tidemark.kernel.encoding import (
+    APPROX_COUNT_DISTINCT,
     FLOAT,
-    FUNCTIONS,
     KINDS,
     LISTS,
     NOTHING,
@@ -281,7 +281,7 @@ class _Sweep:
         table: NDArray[np.int64],
         out: Out,
     ) -> None:
-        distinct = (table[:, 0] == len(FUNCTIONS) - 1).any()
+        distinct = (table[:, 0] == APPROX_COUNT_DISTINCT).any()
         rows = len(out.words)
         cast("Any", sweep_segments)(
             *self.events,

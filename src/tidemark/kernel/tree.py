@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tidemark.kernel.cells import CELL_NEEDS, QUANTILES, Cells, adds_up, needs_of
 from tidemark.kernel.compiled import FOR_TREES, ready
 from tidemark.kernel.encoding import (
     BEFORE,
@@ -48,16 +49,11 @@ from tidemark.kernel.forest import (
     WANTED,
     WINDOW_COLUMNS,
 )
-from tidemark.kernel.partials import (
-    CELL_NEEDS,
-    Cells,
-    adds_up,
-    needs_of,
-)
 from tidemark.kernel.program import HIGH, KIND, VALID, VIEW, WHERE, WORD, Program
 from tidemark.kernel.rows import Answers, period_lows, thread_memory
+from tidemark.kernel.sketches import SCRATCH, bucket_memory
 from tidemark.kernel.sums import MAX_LIMBS
-from tidemark.kernel.walk import fold_trees, put_trees
+from tidemark.kernel.walk import SUMS_MEMORY, fold_trees, put_trees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,6 +79,7 @@ class TreeProgram:
     windows: NDArray[np.int64]
     starts: Words
     seconds: int
+    quantiles: bool
 
     @classmethod
     def of(cls, program: Program, layouts: Sequence[Layout]) -> TreeProgram:
@@ -105,7 +102,9 @@ class TreeProgram:
         sizes = [len(table) for table in tables]
         starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
         seconds = max(program.second, default=-1) + 1
-        return cls(program, np.concatenate(tables), starts, seconds)
+        windows = np.concatenate(tables)
+        quantiles = bool((windows[:, WANTED] & QUANTILES).any())
+        return cls(program, windows, starts, seconds, quantiles)
 
 
 def _all_rows(number: int, view: FeatureView) -> Words:
@@ -207,7 +206,8 @@ def fold(
     """Compute at moment `t` what follows from the nodes of trees that lie in one buffer.
 
     `nodes`   [n, 2] where in `words` a node begins; where in `opened` its children are, -1: a chunk
-    `opened`  the number of the node that each child is, -1 if it is not at hand
+    `opened`  the number of the node that each child is, -1 if it is not at hand; for each node that
+              is no chunk three times as many as it has children, see `forest.open_sketch`
     `trees`   [h, 3] the root of each tree, the view and the entity whose events it has
     """
     program = tree_program.program
@@ -235,6 +235,8 @@ def fold(
         *results,
         needed,
         misses,
-        thread_memory(12 * MAX_LIMBS + STACK + len(words) + 2),  # no chunk has more events
+        # No chunk has more events than all nodes have words.
+        thread_memory(SUMS_MEMORY + 8 * MAX_LIMBS + STACK + SCRATCH + len(words) + 2),
+        bucket_memory(needed=tree_program.quantiles),
     )
     return Folded(misses[:missed], needed, trees, tree_program, results)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.bounds import bounds_at
+from tidemark.kernel.cells import EXTREMES, SKETCHED, SQUARES, SUMS
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
@@ -32,6 +33,7 @@ from tidemark.kernel.encoding import (
     FUNCTION,
     I64_MIN,
     LOW,
+    MAX,
     MIN,
     NOTHING,
     ROW,
@@ -62,18 +64,25 @@ from tidemark.kernel.forest import (
     Forest,
     children_of,
     choose_events,
+    find_rows,
     is_chunk,
     open_child,
     seek_child,
     seek_end,
-    settled_within,
     summary_of,
-    touches,
 )
 from tidemark.kernel.group import after, that_add_up
-from tidemark.kernel.partials import EXTREMES, NEWEST, SQUARES, SUMS, merge, widen
+from tidemark.kernel.partials import merge, widen
 from tidemark.kernel.program import KIND, SCALE
 from tidemark.kernel.rows import HEADER, read_events
+from tidemark.kernel.sketches import (
+    SKETCH_MEMORY,
+    Sketch,
+    add_sketches,
+    clear,
+    make_sketch,
+    write_sketches,
+)
 from tidemark.kernel.steps import position
 from tidemark.kernel.sums import MAX_LIMBS, Total, add_value, finish, make_total
 
@@ -84,12 +93,16 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 
+SUMS_MEMORY = 4 * MAX_LIMBS + SKETCH_MEMORY
+
+
 class Sums(NamedTuple):
-    """What has been added up: a count and the newest time; two extremes; exact sums."""
+    """What has been added up: a count and the newest time; two extremes; exact sums; sketches."""
 
     tally: Words
     extremes: Words
     total: Total
+    sketch: Sketch
 
 
 # --- results that follow from summaries -----------------------------------------------------------
@@ -195,7 +208,7 @@ def _add_values(
 
 
 @nested
-def start_sums(forest: Forest, root: int, window: Words, memory: Words) -> Sums:
+def start_sums(forest: Forest, root: int, window: Words, memory: Words, buckets: Words) -> Sums:
     """Nothing, in a sum that can hold any events of the tree."""
     cover, tally, extremes = memory[:4], memory[4:6], memory[6:8]
     cover[:] = 0
@@ -207,7 +220,8 @@ def start_sums(forest: Forest, root: int, window: Words, memory: Words) -> Sums:
     extremes[:] = I64_MIN
     squares = window[WANTED] & SQUARES != 0
     total = make_total((cover[0], cover[1], cover[2], cover[3]), squares, memory[8:])
-    return Sums(tally, extremes, total)
+    sketch = make_sketch(window[WANTED], memory[4 * MAX_LIMBS :], buckets)
+    return Sums(tally, extremes, total, sketch)
 
 
 @nested
@@ -226,79 +240,17 @@ def write_sums(
         finish(sums.total, count, kind, scale, group, out, at, digits.view(np.uint64))
         for f in range(counts, added):
             time[table[f, ROW]] = sums.tally[1]
-    for f in range(added, that_add_up(table, kind, 0)):
+    ranked = after(table, added, MAX)
+    for f in range(added, ranked):
         row, sign = table[f, ROW], -1 if table[f, FUNCTION] == MIN else 1
         key = sums.extremes[0 if sign < 0 else 1]
         out.words[row, at] = extreme(key, kind, sign) if count > 0 else 0
         out.state[row, at] = VALUE if count > 0 else NOTHING
         time[row] = sums.tally[1]
-
-
-# --- results that need events at hand -------------------------------------------------------------
-
-
-@nested
-def find_rows(
-    forest: Forest,
-    root: int,
-    window: Words,
-    t: int,
-    low: int,
-    high: int,
-    most: int,
-    step: int,
-    keep: bool,
-    memory: Words,
-) -> int:
-    """Have chunks at hand that hold the newest (`step` -1) or oldest (1) rows that count at t.
-
-    If `keep`, they are marked as needed, and else summaries will do.  Returns the time of the first
-    row found, if it was the newest that was looked for; -2^63 if there is none.
-    """
-    stack, order = memory[:STACK], memory[STACK:]
-    stack[0], stack[1] = root, _start(forest, root, low, high, step)
-    depth, found = 1, I64_MIN
-    while depth > 0 and most > 0:
-        node, child = stack[2 * depth - 2], stack[2 * depth - 1]
-        if not touches(forest, node, child, low, high):
-            depth -= 1
-            continue
-        stack[2 * depth - 1] = child + step
-        sure = settled_within(forest, node, child, t, low, high)
-        count = 0
-        if sure:
-            summary = summary_of(forest, node, child, window)
-            count = forest.words[summary]
-            if count == 0:
-                continue
-            if not keep:
-                newest: int = forest.words[summary + NEWEST]
-                return max(found, newest)
-        opened = open_child(forest, node, child)
-        if opened < 0:
-            most -= count
-        elif is_chunk(forest, opened):
-            row: int = forest.nodes[opened, NODE_AT]
-            events = read_events(forest.words, forest.flags, row, window)
-            chosen, start, stop = choose_events(events, t, low, high, order)
-            if start < stop:
-                most -= stop - start
-                time: int = events.time[position(chosen, stop - 1)]
-                found = max(found, time)
-                forest.needed[opened] |= keep
-        else:
-            stack[2 * depth] = opened
-            stack[2 * depth + 1] = _start(forest, opened, low, high, step)
-            depth += 1
-    return found
-
-
-@nested
-def _start(forest: Forest, node: int, low: int, high: int, step: int) -> int:
-    """The newest or the oldest child that a window may have events of."""
-    if step > 0:
-        return seek_child(forest, node, LAST_TIME, low)
-    return seek_end(forest, node, high) - 1
+    approximate = table[ranked : that_add_up(table, kind, 0)]
+    write_sketches(sums.sketch, count, approximate, out, at)
+    for f in range(len(approximate)):
+        time[approximate[f, ROW]] = sums.tally[1]
 
 
 # --- all trees ------------------------------------------------------------------------------------
@@ -323,6 +275,7 @@ def _start(forest: Forest, node: int, low: int, high: int, step: int) -> int:
     NEW_BYTES,
     WORD_ROWS,
     NEW_WORDS,
+    NEW_WORDS,
 )
 def fold_trees(
     words: Words,
@@ -343,6 +296,7 @@ def fold_trees(
     needed: Bytes,
     misses: NDArray[np.int64],
     memory: Words,
+    buckets: Words,
 ) -> int:
     """Write the results of each tree into its column; return how many children are missed."""
     missed, memory = memory[:1], memory[1:]
@@ -355,7 +309,8 @@ def fold_trees(
         low, high = bounds_at(t, I64_MIN, rows[0], 0)
         known = find_rows(forest, root, rows[0], t, low, high, 1, -1, False, memory)
         out_known[h] = known
-        fold_tree(forest, root, t, lows, rows[1:], aggregates, out, h, out_time[h], memory)
+        time = out_time[h]
+        fold_tree(forest, root, t, lows, rows[1:], aggregates, out, h, time, memory, buckets)
     count: int = missed[0]
     for i in range(count):
         opened[nodes[misses[i, 0], NODE_CHILDREN] + misses[i, 1]] = -1
@@ -374,12 +329,13 @@ def fold_tree(
     at: int,
     time: Words,
     memory: Words,
+    buckets: Words,
 ) -> None:
     """Fold all windows of one tree."""
-    sums_memory, memory = memory[: 4 * MAX_LIMBS], memory[4 * MAX_LIMBS :]
+    sums_memory, memory = memory[:SUMS_MEMORY], memory[SUMS_MEMORY:]
     digits, memory = memory[: 8 * MAX_LIMBS], memory[8 * MAX_LIMBS :]
     last_cell, last_low, last_high = -1, 0, 0
-    sums = start_sums(forest, root, windows[0], sums_memory)
+    sums = start_sums(forest, root, windows[0], sums_memory, buckets)
     for w in range(len(windows)):
         window = windows[w]
         period = lows[int(window[LOW])] if window[LOW] >= 0 else I64_MIN
@@ -399,13 +355,17 @@ def fold_tree(
         if window[CELL] == last_cell and high == last_high and low <= last_low:
             stop = min(high, max(last_low, I64_MIN + 1) - 1)
         else:
-            sums = start_sums(forest, root, window, sums_memory)
+            clear(sums.sketch)
+            sums = start_sums(forest, root, window, sums_memory, buckets)
         if low <= stop:
             add_range(forest, root, window, t, low, stop, sums, memory)
+            if window[WANTED] & SKETCHED:
+                add_sketches(forest, root, window, t, low, stop, sums.sketch, memory)
         last_cell, last_low, last_high = window[CELL], low, high
         if forest.missed[0] == 0:
             table = aggregates[window[START] : window[STOP]]
             write_sums(sums, window, table, out, at, time, digits)
+    clear(sums.sketch)
 
 
 @entry(

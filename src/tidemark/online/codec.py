@@ -31,7 +31,7 @@ FORMAT = 2
 PREAMBLE = b"TMRW" + FORMAT.to_bytes(2, "little")
 """What every row starts with; two bytes of flags complete the first word."""
 
-HAS_KNOWN, HAS_UNTIL, HAS_IDENTITIES, DIRECTORY = 1, 2, 4, 8
+HAS_KNOWN, HAS_UNTIL, HAS_IDENTITIES, DIRECTORY, SKETCH = 1, 2, 4, 8, 16
 HEADER = 8
 NEVER = 2**63 - 1
 

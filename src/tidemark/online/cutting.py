@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tidemark.kernel.cells import Cells
 from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories
@@ -73,7 +74,7 @@ class Cutter:
 
     def chunks(self, events: Unpacked) -> tuple[list[bytes], Children, Words]:
         """The chunks of each segment, what is known of them, and where each segment's begin."""
-        from tidemark.kernel.partials import Cells, summarize  # compiled with the first use
+        from tidemark.kernel.partials import summarize  # compiled with the first use
 
         starts = events.timeline.starts
         fine = self._cut(events)
@@ -86,7 +87,7 @@ class Cutter:
 
     def inner(self, children: Children) -> tuple[list[bytes], Children]:
         """The directories of consecutive chunks, and what is known of them."""
-        from tidemark.kernel.partials import Cells, combine
+        from tidemark.kernel.partials import combine
 
         runs = directories.cut(children, self.sizes.fanout)
         rows = [

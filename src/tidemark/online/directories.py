@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from tidemark.errors import StoreConflict
 from tidemark.online.codec import DIRECTORY, HEADER, PREAMBLE, refuse
 
 if TYPE_CHECKING:
@@ -84,6 +85,14 @@ def child_key(key: bytes, child: int) -> bytes:
 def is_directory(row: bytes) -> bool:
     """Whether a row holds not events but where they are."""
     return row[6] & DIRECTORY != 0
+
+
+def torn() -> StoreConflict:
+    """The error where a part of a tree is gone."""
+    return StoreConflict(
+        "A part of a large row is gone: something else writes to the online state.",
+        remedy="Try again; if it stays, materialize: store.materialize().",
+    )
 
 
 def pack(level: int, children: Children) -> bytes:

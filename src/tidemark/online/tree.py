@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tidemark.errors import StoreConflict
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, directories
+from tidemark.online import codec, directories, sketches
 from tidemark.online.codec import Events, Unpacked
 from tidemark.online.cutting import Cutter, Item, under
 from tidemark.online.directories import Children, child_key, is_directory, joined
@@ -39,7 +38,14 @@ class Merged(NamedTuple):
 
 def write(layout: Layout, keys: Sequence[bytes], events: Events) -> list[Item]:
     """What is to be written for entities, a segment of the timeline for each."""
-    return Cutter(layout).written(keys, events)
+    puts = Cutter(layout).written(keys, events)
+    none: list[bytes | None] = [None] * len(keys)
+    more, _ = sketches.changes(layout, keys, none, puts, (), _nothing)
+    return more + puts
+
+
+def _nothing(keys: Sequence[bytes]) -> list[bytes | None]:
+    return [None] * len(keys)
 
 
 def merge(
@@ -86,7 +92,8 @@ def merge(
             continue
         puts += tree.puts
         deletes += tree.deletes
-    return Merged(puts, deletes, np.array(sorted(failed), np.int64))
+    more, dropped = sketches.changes(layout, keys, old, puts, deletes, fetch)
+    return Merged(more + puts, deletes + dropped, np.array(sorted(failed), np.int64))
 
 
 def replace(
@@ -104,7 +111,9 @@ def replace(
         if row is not None:
             there.append(key)
             there += stored_children(key, row, fetch)
-    return Merged(puts, [key for key in there if key not in written], np.zeros(0, np.int64))
+    deletes = [key for key in there if key not in written]
+    more, dropped = sketches.changes(layout, keys, old, puts, deletes, fetch)
+    return Merged(more + puts, deletes + dropped, np.zeros(0, np.int64))
 
 
 def stored_children(key: bytes, root: bytes, fetch: Fetch) -> list[bytes]:
@@ -376,10 +385,7 @@ class _Tree:
     def _got(self, keys: Sequence[bytes]) -> list[bytes]:
         found = [row for row in self._fetch(keys) if row is not None] if keys else []
         if len(found) != len(keys):
-            raise StoreConflict(
-                "A part of a large row is gone: something else writes to the online state.",
-                remedy="Try again; if it stays, materialize: store.materialize().",
-            )
+            raise directories.torn()
         return found
 
     def _before(self, place: Place) -> Place | None:

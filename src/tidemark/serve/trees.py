@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories
 from tidemark.online.joining import join
+from tidemark.online.sketches import place_of, sketch_key
 
 if TYPE_CHECKING:
     from tidemark.kernel.tree import Folded, TreeProgram
@@ -19,6 +20,7 @@ Words = NDArray[np.int64]
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _MORE = 1 << 15  # words for what is read later: a path of directories, and a few chunks
+_ABSENT = -3  # no sketch, as `kernel.forest.ABSENT`
 _EVENTS, _ID = 1, 4  # the word of the number of children, the column of their ids
 
 
@@ -30,8 +32,8 @@ class Forest:
     """The trees among the rows of a request: `roots` are (view, entity, key, place in the words).
 
     Nodes are directories and chunks that have been read, a root for each tree first; `opened` has
-    the node of each child of a directory, -1 where it has not been read.  The path of a node is the
-    number of its tree, then that of a child on every level.
+    the node of each child of a directory, -1 where it has not been read, and then of each sketch.
+    The path of a node is the number of its tree, then that of a child on every level.
     """
 
     def __init__(self, words: Words, roots: Sequence[tuple[int, int, bytes, int]]) -> None:
@@ -78,9 +80,14 @@ class Forest:
     def _open(self, misses: Sequence[tuple[int, int]], fetch: Fetch) -> None:
         found = fetch([self._child_key(node, child) for node, child in misses])
         rows = [row for row in found if row is not None]
-        if len(rows) < len(misses):
-            raise Replaced
-        for (node, child), row, start in zip(misses, rows, self._append(rows), strict=True):
+        starts = iter(self._append(rows))
+        for (node, child), row in zip(misses, found, strict=True):
+            if row is None:
+                if child < self._children(node):
+                    raise Replaced
+                self._opened[self._nodes[node][1] + child] = _ABSENT
+                continue
+            start = next(starts)
             if not row.startswith(codec.PREAMBLE):
                 codec.refuse(row)
             self._opened[self._nodes[node][1] + child] = len(self._nodes)
@@ -91,7 +98,7 @@ class Forest:
         self._nodes.append((start, len(self._opened) if children else -1))
         self._paths.append(path)
         if children:
-            self._opened = np.concatenate([self._opened, np.full(children, -1)])
+            self._opened = np.concatenate([self._opened, np.full(3 * children, -1)])
 
     def _append(self, rows: Sequence[bytes]) -> list[int]:
         """Put rows behind the words; gives where they begin."""
@@ -109,6 +116,13 @@ class Forest:
         return starts
 
     def _child_key(self, node: int, child: int) -> bytes:
-        start = self._nodes[node][0]
-        at = start + codec.HEADER + _ID * int(self.words[start + _EVENTS]) + child
-        return directories.child_key(self._roots[self._paths[node][0]][2], int(self.words[at]))
+        start, children = self._nodes[node][0], self._children(node)
+        at = start + codec.HEADER + _ID * children
+        key = self._roots[self._paths[node][0]][2]
+        if child < children:
+            return directories.child_key(key, int(self.words[at + child]))
+        first, size = place_of(child - children, children)
+        return sketch_key(key, self.words[at + first : at + first + size])
+
+    def _children(self, node: int) -> int:
+        return int(self.words[self._nodes[node][0] + _EVENTS])
