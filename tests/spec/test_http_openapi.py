@@ -45,7 +45,8 @@ ROUTES = [
         ("GET", "/v1/features/{ref}"), ("GET", "/v1/search"),
     )
 ] + [
-    (FITS, "GET", path) for path in ("/v1/services", "/healthz", "/readyz", "/metrics")
+    (FITS, "GET", path)
+    for path in ("/v1/services", "/v1/freshness", "/healthz", "/readyz", "/metrics")
 ]  # fmt: skip
 
 

@@ -9,9 +9,9 @@ batch that died, show as age, although nothing failed where anybody looks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.window import format_duration
@@ -81,6 +81,15 @@ class Freshness:
     def broken(self) -> tuple[ViewFreshness, ...]:
         """The views whose promise is broken."""
         return tuple(each for each in self.views if each.verdict == "broken")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values, but for moments; durations are seconds."""
+        facts: dict[str, Any] = asdict(self)
+        for view in facts["views"]:
+            for name in ("promise", "age"):
+                duration: timedelta | None = view.pop(name)
+                view[f"{name}_seconds"] = None if duration is None else duration.total_seconds()
+        return facts
 
     def __repr__(self) -> str:
         width = max((len(each.view) for each in self.views), default=0)

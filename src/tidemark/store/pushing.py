@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidemark.model.window import parse_duration
 from tidemark.online.protocol import OnlineStore
+from tidemark.online.pulse import Delays, delays_key, read_delays
 from tidemark.store.project import Project
 from tidemark.store.reading import Readers
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from tidemark.engines.log import Letter
     from tidemark.ingest.apply import Applier, CaughtUp
     from tidemark.ingest.push import OnError, Pushed, Pusher
+
+
+class SourceLog(NamedTuple):
+    """The log of a source: its newest position, its dead letters, and the delays of its events."""
+
+    source: str
+    position: int
+    dead_letters: int
+    delays: Delays
 
 
 class Pushing:
@@ -54,6 +64,17 @@ class Pushing:
         """The rows of a source that could not be events, oldest first."""
         name = self._readers.snapshot().definitions.source(source).name
         return self._project.log.buried(name, after, most)
+
+    def standing(self) -> list[SourceLog]:
+        """How the log of each source of events stands."""
+        log, namespace = self._project.log, self._project.config.namespace
+        sources = self._readers.snapshot().definitions.sources
+        names = sorted(each.name for each in sources if each.time is not None)
+        stored = self._online.get_many([delays_key(namespace, name) for name in names])
+        return [
+            SourceLog(name, log.last(name), log.count_buried(name), read_delays(delays))
+            for name, delays in zip(names, stored, strict=True)
+        ]
 
     def compact(self, source: str | None = None) -> int:
         """Turn old batches of the log into Parquet; gives how many events moved."""

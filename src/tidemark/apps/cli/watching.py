@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from datetime import timedelta
-from typing import Any
-
 import click
 
 from tidemark.apps.cli.shell import Command, open_store, show
@@ -21,12 +17,6 @@ def freshness() -> None:
     """
     with open_store() as store:
         found = store.freshness()
-    facts: dict[str, Any] = asdict(found)
-    for view in facts["views"]:
-        for name in ("promise", "age"):
-            duration: timedelta | None = view.pop(name)
-            seconds = None if duration is None else duration.total_seconds()
-            view[f"{name}_seconds"] = seconds
-    show(repr(found), facts)
+    show(repr(found), found.to_dict())
     if found.broken:
         raise SystemExit(BROKEN)

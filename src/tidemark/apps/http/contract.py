@@ -197,6 +197,16 @@ SCHEMAS: dict[str, Any] = {
         "required": ["hits"],
         "properties": {"hits": {"type": "array", "items": {"type": "object"}}},
     },
+    "Freshness": {
+        "type": "object",
+        "description": "As `tidemark freshness --json` tells it.",
+        "required": ["at", "views", "sources"],
+        "properties": {
+            "at": {"type": "string", "format": "date-time"},
+            "views": {"type": "array", "items": {"type": "object"}},
+            "sources": {"type": "array", "items": {"type": "object"}},
+        },
+    },
     "Health": {
         "type": "object",
         "required": ["status"],

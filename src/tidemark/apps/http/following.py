@@ -22,8 +22,8 @@ _log = logging.getLogger("tidemark.http")
 class Following:
     """Calls functions that read the registry, again and again, until it is stopped."""
 
-    def __init__(self, *refresh: Callable[[], object]) -> None:
-        self._refresh = refresh
+    def __init__(self, *refresh: Callable[[], object], every: float = REFRESH_SECONDS) -> None:
+        self._refresh, self._every = refresh, every
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -36,14 +36,16 @@ class Following:
 
     def _run(self) -> None:
         failing = False
-        while not self._stopped.wait(REFRESH_SECONDS):
+        while not self._stopped.wait(self._every):
             try:
                 for refresh in self._refresh:
                     refresh()
             except Exception as error:  # noqa: BLE001  # to be asked again is all that can be done
                 if not failing and not self._stopped.is_set():
                     foreseen = isinstance(error, TidemarkError)
-                    _log.warning("the registry cannot be read: %s", error, exc_info=not foreseen)
+                    _log.warning(
+                        "what is followed cannot be read: %s", error, exc_info=not foreseen
+                    )
                 failing = True
             else:
                 failing = False

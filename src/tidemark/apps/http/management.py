@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from tidemark.apps.http import contract
 from tidemark.apps.http.access import OPEN, Caller, forbidden
 from tidemark.apps.http.events import PUSHED, push_path
 from tidemark.apps.http.following import Readiness
+from tidemark.apps.http.pools import Pool
 from tidemark.apps.http.problems import MEDIA_TYPE, Refused, problem
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
 
@@ -28,10 +31,11 @@ _KINDS = {"feature", "on-demand feature"}
 _MOST_HITS = 100
 
 
-def management(store: Store, metrics: Metrics) -> FastAPI:
+def management(store: Store, metrics: Metrics, pool: Pool) -> FastAPI:
     """The application behind the read path.
 
-    Its answers are JSON of msgspec, and every error a problem.
+    Its answers are JSON of msgspec, and every error a problem.  What may ask a database is answered
+    by a thread of the pool, in bounded time.
     """
     app = FastAPI(
         title="Tidemark",
@@ -42,7 +46,7 @@ def management(store: Store, metrics: Metrics) -> FastAPI:
         default_response_class=_Json,
         responses=contract.problem_responses(*contract.EVERYWHERE),
     )
-    _add_registry(app, store)
+    _add_registry(app, store, pool)
     _add_health(app, store, metrics)
     _document(app)
     for kind in (Refused, TidemarkError, RequestValidationError, HTTPException, Exception):
@@ -55,10 +59,24 @@ class _Json(JSONResponse):
         return msgspec.json.encode(content, enc_hook=str)
 
 
-def _add_registry(app: FastAPI, store: Store) -> None:
+def _bounded(pool: Pool) -> Callable[[Callable[..., _Json]], Callable[..., Awaitable[_Json]]]:
+    def bound(answer: Callable[..., _Json]) -> Callable[..., Awaitable[_Json]]:
+        @wraps(answer)
+        async def answered(*arguments: Any, **named: Any) -> _Json:
+            with pool.place():
+                return await pool.run(partial(answer, *arguments, **named))
+
+        return answered
+
+    return bound
+
+
+def _add_registry(app: FastAPI, store: Store, pool: Pool) -> None:
+    bounded = _bounded(pool)
     not_found = contract.problem_responses(404)
 
     @app.get("/v1/services", tags=["registry"], responses=contract.told("Services"))
+    @bounded
     def list_services(request: Request) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """List the services that are in force."""
         caller = _caller(request)
@@ -78,6 +96,7 @@ def _add_registry(app: FastAPI, store: Store) -> None:
     @app.get(
         "/v1/services/{name}", tags=["registry"], responses=contract.told("Contract") | not_found
     )
+    @bounded
     def get_service(request: Request, name: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Tell what a service is asked with and what it answers."""
         snapshot = store.readers.snapshot()
@@ -91,6 +110,7 @@ def _add_registry(app: FastAPI, store: Store) -> None:
     @app.get(
         "/v1/features/{ref}", tags=["registry"], responses=contract.told("Description") | not_found
     )
+    @bounded
     def get_feature(request: Request, ref: str) -> _Json:  # pyright: ignore[reportUnusedFunction]
         """Describe a feature: `user_spend:spend_7d`, or one version of it, `...@2`."""
         caller = _caller(request)
@@ -105,7 +125,16 @@ def _add_registry(app: FastAPI, store: Store) -> None:
             raise NotFound(f"{ref} is not a feature.", remedy="GET /v1/search?q=... finds some.")
         return _Json(facts)
 
+    @app.get("/v1/freshness", tags=["registry"], responses=contract.told("Freshness"))
+    @bounded
+    def get_freshness(request: Request) -> _Json:  # pyright: ignore[reportUnusedFunction]
+        """Tell how old what is served is, view by view, against what was promised."""
+        if _caller(request).limited:  # it would be told of views that it may not read
+            raise forbidden()
+        return _Json(store.freshness().to_dict())
+
     @app.get("/v1/search", tags=["registry"], responses=contract.told("Found"))
+    @bounded
     def search(  # pyright: ignore[reportUnusedFunction]
         request: Request,
         q: Annotated[str, Query(max_length=1_000)] = "",

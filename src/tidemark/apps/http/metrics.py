@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from tidemark.errors import EngineError, StaleSource, StoreUnavailable
 from tidemark.serve.answer import ALWAYS
@@ -38,11 +39,15 @@ _MOST_AGED = 200
 class Metrics:
     """The counts of one worker; where workers share a folder, any of them tells the sums.
 
-    `log` is the serving log that is counted too, where there is one.
+    `log` is the serving log that is counted too, where there is one.  `standing` is told besides,
+    by every worker as it knows it: the stores say the same to all of them.
     """
 
-    def __init__(self, log: ServingLog | None = None) -> None:
+    def __init__(self, log: ServingLog | None = None, standing: Collector | None = None) -> None:
         self._registry = CollectorRegistry()
+        self._standing = standing
+        if standing is not None:
+            self._registry.register(standing)
         self._requests = Counter(
             "tidemark_http_requests",
             "Requests answered.",
@@ -179,4 +184,6 @@ class Metrics:
             return generate_latest(self._registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        if self._standing is not None:
+            together.register(self._standing)
         return generate_latest(together)

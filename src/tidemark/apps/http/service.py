@@ -12,6 +12,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tidemark.apps.http import standing
 from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
 from tidemark.apps.http.contract import FEATURES, SERVICES
 from tidemark.apps.http.events import EVENTS, Events, late, source_of
@@ -20,6 +21,7 @@ from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
 from tidemark.apps.http.pools import Pool
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, failing, problem
+from tidemark.apps.http.standing import Standing
 from tidemark.apps.http.tracing import Tracing
 from tidemark.apps.http.vectors import Vectors
 from tidemark.errors import RequestInvalid, TidemarkError
@@ -48,6 +50,9 @@ Measured with 16 callers and Redis beside it: 4 to 8 threads cost what asking on
 
 _PUSHING = 8
 """Pushes under way at once; those to one source share a write, so more of them is more in each."""
+
+_MANAGING = 4
+"""Requests under way at once that are neither; one that waits for the registry waits for long."""
 
 SETTLE_SECONDS = 1.0
 """How long counts of values are held back."""
@@ -84,10 +89,12 @@ class Service:
         self.store = store
         self.limits = limits
         self.access = Access(store.registry.keys, limits, keyless=keyless)
-        self.metrics = Metrics(store.log if store.config.serving_log else None)
+        self._standing = Standing(store)
+        self.metrics = Metrics(store.log if store.config.serving_log else None, self._standing)
         self._tracing = Tracing()
         self._stopped = stopped
-        self._behind = management(store, self.metrics)
+        self._managing = Pool("requests", _MANAGING, most=limits.waiting, seconds=limits.answer)
+        self._behind = management(store, self.metrics, self._managing)
         self._vectors = Vectors(store, limits)
         self._events = Events(store)
         self._remote = store.config.online.startswith("redis")
@@ -229,8 +236,11 @@ class Service:
             self.store.readers.refresh()
         following = Following(self.access.refresh, self.store.readers.refresh)
         following.start()
+        watching = Following(self._standing.refresh, every=standing.REFRESH_SECONDS)
+        watching.start()
         with suppress(TidemarkError):  # the next push says what is in the way
             await asyncio.to_thread(self.store.catch_up)
+            await asyncio.to_thread(self._standing.refresh)
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request
         settling = asyncio.create_task(self._settle())
@@ -238,9 +248,11 @@ class Service:
         await receive()
         settling.cancel()
         following.stop()
+        watching.stop()
         self.store.readers.expire()
         self._reading.close()
         self._pushing.close()
+        self._managing.close()
         gc.unfreeze()
         self.metrics.settle()
         if self._stopped is not None:

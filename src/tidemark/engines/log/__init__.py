@@ -128,6 +128,10 @@ class EventLog:
         """Up to `most` such rows whose number is greater than `after`."""
         return self._log(name).buried(after, most)
 
+    def count_buried(self, name: str) -> int:
+        """How many such rows there were so far."""
+        return self._log(name).count_buried()
+
     def names(self) -> list[str]:
         """The sources of which something was written."""
         return sorted(unquote(path.parent.name) for path in self.folder.glob(f"*/{FILE}"))

@@ -124,7 +124,8 @@ class SourceLog:
         positions = np.arange(first, first + taken, dtype=np.int64)
         content = _summed(state.content, _content(contents, positions, moments))
         now = replace(state, last=state.last + taken, seen=moment, content=content)
-        return now, Appended(first, now.last, taken, n - taken, moment, taken=accepted)
+        kept = batches.with_added_columns(batch, moments, positions, corrects)
+        return now, Appended(first, now.last, taken, n - taken, moment, taken=accepted, rows=kept)
 
     def _told_apart(self, identities: Words, contents: Words) -> _Told:
         """Tell events that are new, corrected and only delivered again."""
@@ -240,6 +241,14 @@ class SourceLog:
         with self._reading() as (connection, _):
             rows = connection.execute(query, (after, most)).fetchall()
         return [Letter(row, tuple(json.loads(reasons)), *rest) for row, reasons, *rest in rows]
+
+    def count_buried(self) -> int:
+        """How many rows could not be events, so far."""
+        if not self._database.exists():
+            return 0
+        with self._reading() as (connection, _):
+            found = connection.execute("SELECT max(number) FROM buried").fetchone()
+        return int(found[0] or 0)
 
     def compact(self, source: Source, keep_rows: int) -> Compacted:
         """Turn older batches into Parquet."""
