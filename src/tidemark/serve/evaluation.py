@@ -38,6 +38,7 @@ class Part:
     ) -> None:
         self.kernel = Program.of([features[place] for place in places])
         self.places = np.array(places, np.int64)
+        self.output_of = {place: output for output, place in enumerate(places)}
         self.views = tuple(views)
         self.layouts = tuple(
             next(layout for view, layout, _ in features if view == wanted)
@@ -88,22 +89,20 @@ class Found:
     """
 
     def __init__(self, words: Words, parts: Sequence[Rows], at: int, entities: int) -> None:
-        self._of: dict[int, tuple[Answers, int, Words | None]] = {}
-        answers: list[Answers] = []
+        self._parts = parts
+        self._answers = answers = list[Answers]()
         for each in parts:
             rows = each.at if each.folded is None else each.folded.beside(each.at)
             answer = evaluate_rows(words, rows, at, each.part.kernel)
             if each.folded is not None:
                 each.folded.put(answer)
             answers.append(answer)
-            for output, place in enumerate(each.part.places.tolist()):
-                self._of[place] = answer, output, each.entity_of
         if len(parts) == 1 and parts[0].entity_of is None:
             (only,) = answers
             self.words, self.state = only.words, only.state
             self.time, self.known = only.time, only.known
             return
-        shape = len(self._of), entities
+        shape = sum(len(each.part.places) for each in parts), entities
         self.words, self.time = np.empty(shape, np.int64), np.empty(shape, np.int64)
         self.state = np.empty(shape, np.uint8)
         views = sum(len(each.part.views) for each in parts)
@@ -117,11 +116,19 @@ class Found:
 
     def high(self, place: int) -> Words:
         """The high words of a feature, int64[K]."""
-        answer, output, entity_of = self._of[place]
+        answer, output, entity_of = self._result(place)
         high: Words = answer.high[output]
         return high if entity_of is None else high[entity_of]
 
     def list(self, place: int, row: int) -> Words:
         """The words or codes of a list."""
-        answer, output, entity_of = self._of[place]
+        answer, output, entity_of = self._result(place)
         return answer.list(output, row if entity_of is None else int(entity_of[row]))
+
+    def _result(self, place: int) -> tuple[Answers, int, Words | None]:
+        """Where the result of a feature is: of a part, its output, and the entities of the part."""
+        for each, answer in zip(self._parts, self._answers, strict=True):
+            output = each.part.output_of.get(place)
+            if output is not None:
+                return answer, output, each.entity_of
+        raise KeyError(place)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from tidemark.online.keys import (
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.underway import now
 from tidemark.serve.evaluation import Part, Rows
-from tidemark.serve.program import Available, Program, View
+from tidemark.serve.program import Available, Program
 from tidemark.serve.trees import Forest, Replaced
 
 _ATTEMPTS = 20
@@ -69,17 +70,18 @@ class _Asked(NamedTuple):
 
 
 class _Current(NamedTuple):
-    """The states of a view that serve, by their names, newest first.
+    """What serves a program, as its `records` say.
 
-    `stored` is their record, `prefixes` are what the keys of their rows begin with.
+    `states` are those of the program's views, `prefixes` what the keys of their rows begin with.
+    They answer for moments of at least `floor`, and together know the events up to `until`.
     """
 
-    stored: bytes | None
-    states: Mapping[str, State]
-    prefixes: Mapping[str, bytes]
-
-
-_UNKNOWN = _Current(b"", {}, {})
+    program: Program
+    records: Sequence[bytes | None]
+    states: Sequence[State]
+    prefixes: Sequence[bytes]
+    floor: int
+    until: int
 
 
 class OtherStates(Exception):  # nothing is wrong: the program is to be made anew
@@ -98,7 +100,7 @@ class RowReader:
         self.online = online
         self.project = project
         self._known_by = known_by
-        self._current: dict[bytes, _Current] = {}
+        self._current: _Current | None = None
 
     def available(self, views: Iterable[str]) -> dict[str, list[Available]]:
         """The states that serve for each view, newest first."""
@@ -129,43 +131,49 @@ class RowReader:
             moment = now() if at is None else at
             return Stored(count, keys, moment, _NO_WORDS, [Rows(program.whole, none, None, None)])
         asked = _asked(program, program.key_bytes(keys), count)
+        # What others learn meanwhile must not mix with what this read goes by.
+        current = self._current
+        if current is None or current.program is not program:
+            current = _Current(program, (), (), [b""] * len(program.views), 0, 0)
+        records = len(program.records)
         for _ in range(_ATTEMPTS):
-            # What others learn meanwhile must not mix with what this attempt goes by.
-            current = [self._current.get(record, _UNKNOWN) for record in program.records]
             moment = self._known_by() if at is None else at
-            places = [_places(program, current, each) for each in asked]
-            found = self._try(program, current, [place for each in places for place in each])
-            if found is not None:
-                states = [current[view.record].states[view.state] for view in program.views]
-                if at is None:
-                    moment = max(moment, *(state.until for state in states))
-                _check_kept(program, states, moment)
-                try:
-                    words, parts = self._parts(asked, places, found, moment)
-                except Replaced:
+            places = [_places(current, each) for each in asked]
+            wanted = places[0] if len(places) == 1 else [key for each in places for key in each]
+            found = self.online.get_many(program.records + wanted)
+            if found[:records] != current.records:
+                read = self._read(program, found[:records])
+                changed = read.prefixes != current.prefixes
+                self._current = current = read
+                if changed:
                     continue
-                return Stored(count, keys, moment, words, parts, states)
+            if at is None:
+                moment = max(moment, current.until)
+            if moment < current.floor:
+                raise _forgotten(current, moment)
+            try:
+                words, parts = self._parts(asked, places, found[records:], moment)
+            except Replaced:
+                continue
+            return Stored(count, keys, moment, words, parts, current.states)
         raise _restless(self.online)
 
-    def _try(
-        self, program: Program, current: list[_Current], places: list[bytes]
-    ) -> list[bytes | None] | None:
-        """The rows at these places; None if those of other generations are current by now.
-
-        Brings `current` up to the moment of the rows.
-        """
-        found = self.online.get_many(program.records + places)
-        changed = False
-        for place, (known, stored) in enumerate(zip(current, found, strict=False)):
-            if known.stored != stored:
-                read = self._read(program.owners[place], stored)
-                self._current[program.records[place]] = current[place] = read
-                changed |= known.prefixes != read.prefixes
-            if tuple(current[place].states) != program.states[place]:
-                raise OtherStates
+    def _read(self, program: Program, records: Sequence[bytes | None]) -> _Current:
+        """What serves a program by these records."""
+        serving = [{each.state: each for each in read_record(stored).states} for stored in records]
+        if [tuple(states) for states in serving] != program.states:
+            raise OtherStates
         if program.absent:
             raise _absent(program.absent)
-        return None if changed else found[len(current) :]
+        states = [serving[view.record][view.state] for view in program.views]
+        prefixes = [
+            generation_prefix(
+                self.project, program.owners[view.record], view.state, state.generation
+            )
+            for view, state in zip(program.views, states, strict=True)
+        ]
+        floor, until = max(each.floor for each in states), max(each.until for each in states)
+        return _Current(program, records, states, prefixes, floor, until)
 
     def _parts(
         self,
@@ -176,6 +184,9 @@ class RowReader:
     ) -> tuple[NDArray[np.int64], list[Rows]]:
         """All rows in one buffer, those of large entities made of what `at` needs of them."""
         words, starts, large = _joined(found)
+        if not large and len(asked) == 1:
+            rows = starts.reshape(len(asked[0].names), -1)
+            return words, [Rows(asked[0].part, rows, asked[0].entity_of, None)]
         parts: list[Rows] = []
         first = 0
         for each, mine in zip(asked, places, strict=True):
@@ -198,28 +209,12 @@ class RowReader:
             first += len(mine)
         return words, parts
 
-    def _read(self, view: str, stored: bytes | None) -> _Current:
-        states = {each.state: each for each in read_record(stored).states}
-        prefixes = {
-            name: generation_prefix(self.project, view, name, each.generation)
-            for name, each in states.items()
-        }
-        return _Current(stored, states, prefixes)
 
-
-def _check_kept(program: Program, states: Sequence[State], at: int) -> None:
-    """Raise `StaleSource` where the rows do not reach back to a moment."""
-    for view, state in zip(program.views, states, strict=True):
-        if at < state.floor:
-            raise _forgotten(view, at, state.floor)
-
-
-def _places(program: Program, current: Sequence[_Current], asked: _Asked) -> list[bytes]:
+def _places(current: _Current, asked: _Asked) -> list[bytes]:
     """The keys of the rows of a part, by the states that are known."""
     places: list[bytes] = []
     for number, names in zip(asked.part.views, asked.names, strict=True):
-        view = program.views[number]
-        prefix = current[view.record].prefixes.get(view.state, b"")
+        prefix = current.prefixes[number]
         places += [prefix + name for name in names]
     return places
 
@@ -227,7 +222,7 @@ def _places(program: Program, current: Sequence[_Current], asked: _Asked) -> lis
 def _asked(program: Program, of_entity: Sequence[Sequence[bytes]], count: int) -> list[_Asked]:
     """What to read of each part, so that a row that occurs often (an airline's) is used once."""
     distinct = of_entity if count == 1 else [list(dict.fromkeys(names)) for names in of_entity]
-    if all(len(names) == count for names in distinct):
+    if count == 1 or all(len(names) == count for names in distinct):
         return [_Asked(program.whole, [of_entity[view.entity] for view in program.views], None)]
     asked: list[_Asked] = []
     parts = program.by_entity if len(distinct) > 1 else [program.whole]
@@ -245,23 +240,22 @@ def _joined(
     rows: Sequence[bytes | None],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[int]]:
     """Rows as one buffer of words, where in it each begins (-1: none), and which are roots."""
-    present: list[bytes] = []
-    starts: list[int] = []
+    present = [row for row in rows if row is not None]
+    if not present:
+        return _NO_WORDS, np.full(len(rows), -1), []
+    heads = {row[: len(codec.PREAMBLE) + 2] for row in present}  # nearly always one
+    for head in heads:
+        if not head.startswith(codec.PREAMBLE):
+            codec.refuse(head)
     large: list[int] = []
-    size = 0
-    for place, row in enumerate(rows):
-        if row is None:
-            starts.append(-1)
-            continue
-        if not row.startswith(codec.PREAMBLE):
-            codec.refuse(row)
-        if is_directory(row):
-            large.append(place)
-        present.append(row)
-        starts.append(size)
-        size += len(row) >> 3
-    words = np.frombuffer(b"".join(present), np.int64) if present else _NO_WORDS
-    return words, np.array(starts, np.int64), large
+    if any(map(is_directory, heads)):
+        large = [place for place, row in enumerate(rows) if row is not None and is_directory(row)]
+    begins = accumulate(map(len, present[:-1]), initial=0)
+    starts = np.array([begin >> 3 for begin in begins], np.int64)
+    if len(present) < len(rows):
+        of_present, starts = starts, np.full(len(rows), -1)
+        starts[[row is not None for row in rows]] = of_present
+    return np.frombuffer(b"".join(present), np.int64), starts, large
 
 
 def _absent(absent: Sequence[Reference]) -> StaleSource:
@@ -280,7 +274,9 @@ def _restless(online: OnlineStore) -> StoreUnavailable:
     )
 
 
-def _forgotten(view: View, at: int, floor: int) -> StaleSource:
+def _forgotten(current: _Current, at: int) -> StaleSource:
+    of_views = zip(current.program.views, current.states, strict=True)
+    view, floor = next((view, state.floor) for view, state in of_views if at < state.floor)
     return StaleSource(
         f"The online state of {view.view.name!r} does not reach back to {format_moment(at)}.",
         where=f"It answers moments from {format_moment(floor)} on.",
