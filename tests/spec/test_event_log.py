@@ -454,3 +454,18 @@ def test_where_nothing_can_be_written_events_are_refused(
             log.append(ORDERS, numbered([2]), seen=2)
         assert ids(log) == ["o1"]
     folder.chmod(0o755)
+
+
+def test_identities_in_files_are_known(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after files were put together, and to another process; the newest version counts."""
+    monkeypatch.setattr("tidemark.engines.log.identities.RECENT", 10)
+    monkeypatch.setattr("tidemark.engines.log.identities.TOGETHER", 3)
+    for start in range(0, 240, 12):
+        log.append(ORDERS, numbered(range(start, start + 12)), seen=start)
+    log.append(ORDERS, orders(("o5", 55.0, 5)), seen=900)
+    assert 1 < len(list(log.folder.glob("orders/identities-*.run"))) < 10
+    with EventLog(log.folder) as other:
+        done = other.append(ORDERS, numbered(range(200, 230)), seen=901)
+        assert (done.accepted, done.duplicates) == (0, 30)
+        assert other.append(ORDERS, orders(("o5", 55.0, 5)), seen=902).duplicates == 1
+        assert other.append(ORDERS, numbered([5, 240]), seen=903).accepted == 2

@@ -202,6 +202,18 @@ def with_added(schema: pa.Schema) -> pa.Schema:
     return pa.schema([*schema, *ADDED])
 
 
+def with_added_columns(
+    batch: pa.RecordBatch,
+    seen: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    corrects: NDArray[np.bool_],
+) -> pa.Table:
+    """Rows with what the log adds to them, as it gives them when it is read."""
+    columns = [*batch.columns, pa.array(seen), pa.array(positions), pa.array(corrects)]
+    table: pa.Table = pa.table(columns, schema=with_added(batch.schema))
+    return table
+
+
 def aligned(rows: pa.RecordBatch | pa.Table, wanted: pa.Schema) -> pa.RecordBatch | pa.Table:
     """The columns that are wanted, null where there are none of that name."""
     columns = [

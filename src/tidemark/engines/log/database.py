@@ -52,6 +52,15 @@ def checksum(*parts: object, data: memoryview[int] | bytes = b"") -> int:
     return total
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class Database:
     """The file of one source: one connection that writes, some that read.
 
@@ -171,20 +180,6 @@ class Database:
         return self._writer
 
     def _create(self) -> None:
-        """Put an empty file in place, whole: who reads meanwhile sees none, or one with tables."""
-        fresh = self.file.with_name(f"{FILE}.{os.getpid()}-{threading.get_ident()}")
-        try:
-            connection = self._connect(str(fresh), uri=False)
-            try:
-                _prepare(connection)
-            finally:
-                connection.close()
-            with suppress(FileExistsError):  # another process was faster
-                os.link(fresh, self.file)
-        finally:
-            fresh.unlink(missing_ok=True)
-
-    def _create(self) -> None:
         """Make the file whole or not at all: a process may die, and others may read, meanwhile."""
         fresh = self.file.with_name(f"{FILE}-{secrets.token_hex(8)}.new")
         try:
@@ -193,8 +188,10 @@ class Database:
                 _prepare(connection)
             finally:
                 connection.close()
-            with suppress(FileExistsError):
+            with suppress(FileExistsError):  # another process was faster
                 os.link(fresh, self.file)
+            for folder in (self.folder, self.folder.parent):
+                sync_folder(folder)
         finally:
             fresh.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemark.engines.log.database import Database, checksum
+from tidemark.engines.log.database import Database, checksum, sync_folder
 from tidemark.engines.log.records import State
 
 Words = NDArray[np.int64]
@@ -85,12 +85,14 @@ class Identities:
     def find(self, hashes: Words) -> Found:
         """What is known of some identities."""
         positions, contents = np.zeros(len(hashes), np.int64), np.zeros(len(hashes), np.int64)
+        order = np.argsort(hashes)  # looked up in order, they are near to one another in memory
+        ordered = hashes[order]
         for run in self._runs.values():  # from the oldest on, so that the newest one stays
-            places = np.minimum(np.searchsorted(run.hashes, hashes), len(run.hashes) - 1)
-            there = run.hashes[places] == hashes
+            places = np.minimum(np.searchsorted(run.hashes, ordered), len(run.hashes) - 1)
+            there = run.hashes[places] == ordered
             if there.any():
-                positions[there] = run.positions[places[there]]
-                contents[there] = run.contents[places[there]]
+                positions[order[there]] = run.positions[places[there]]
+                contents[order[there]] = run.contents[places[there]]
         if self._recent:
             recent = map(self._recent.get, hashes.tolist())
             for i, newest in enumerate(recent):
@@ -118,6 +120,7 @@ class Identities:
         """Write recent identities into a run if there are many; gives the position up to which."""
         if len(self._recent) < RECENT:
             return None
+        self._sweep()  # the runs are those of the last commit, and nobody else makes one now
         hashes = np.fromiter(self._recent, np.int64, len(self._recent))
         values = np.array(list(self._recent.values()), np.int64)
         order = np.argsort(hashes)
@@ -140,10 +143,10 @@ class Identities:
         self._indexed = self._read
         return self._read
 
-    def sweep(self) -> None:
-        """Remove files that are no run any more; whoever has one open keeps it."""
+    def _sweep(self) -> None:
+        """Remove files that are no run, or none any more; whoever has one open keeps it."""
         known = {_name(number) for number in self._runs}
-        for path in self._database.folder.glob("identities-*.run"):
+        for path in self._database.folder.glob("identities-*.run*"):
             if path.name not in known:
                 path.unlink(missing_ok=True)
 
@@ -193,15 +196,6 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     part.rename(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _name(number: int) -> str:

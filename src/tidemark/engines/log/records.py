@@ -30,7 +30,8 @@ class Appended:
     The rows that were taken have the positions `first` to `last` (`last` is `first - 1` if there
     are none) and were seen by `seen` (UTC microseconds); `duplicates` were there already.
     `replayed` says that the batch's key was known: nothing was done, and this is the answer of the
-    first time; otherwise `taken` says of each row whether it was taken.
+    first time; otherwise `taken` says of each row whether it was taken, and `rows` are those that
+    were, as `EventLog.read` gives them.
     """
 
     first: int
@@ -40,6 +41,7 @@ class Appended:
     seen: int
     replayed: bool = False
     taken: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    rows: pa.Table | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ from tidemark.engines.log.batches import (
     declared,
     with_added,
 )
-from tidemark.engines.log.database import Database, checksum
-from tidemark.engines.log.identities import sync_folder
+from tidemark.engines.log.database import Database, checksum, sync_folder
 from tidemark.engines.log.records import Compacted, State
 from tidemark.model.graph import Field
 
