@@ -2,8 +2,8 @@
 
 From LMDB, or with `--redis` from a `redis-server` that is started for it.  One line for each
 aggregate, read alone, over 30 days that hold all events; the reads of both entities alternate.
-`ratio` is that of the medians.  What grows with the events (exact distinct counts, quantiles, modes,
-top values) is read with `--growing`.
+`ratio` is that of the medians.  What grows with the events (exact distinct counts, quantiles) is
+read with `--growing`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ def view(events: Path) -> type[tm.FeatureView]:
 
 
 GROWING = ("count_distinct", "quantile")
-APPROXIMATE = ("approx_count_distinct", "approx_quantile")
 
 
 def write(path: Path, hot: int) -> None:
@@ -110,7 +109,7 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
         print(f"{'':24}{hot:>14,} us{QUIET:>10,} us{'ratio':>8}")
         names = [each.split(":")[1].split("@")[0] for each in features(store)]
         for name in names:
-            if name in GROWING + APPROXIMATE and not growing:
+            if name in GROWING and not growing:
                 continue
             asked = [f"sales:{name}"]
             works = [
@@ -118,7 +117,7 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
                 for key in (0, 1)
             ]
             times: list[list[float]] = [[], []]
-            for turn in range(calls if name not in GROWING + APPROXIMATE else 3):
+            for turn in range(calls if name not in GROWING else 3):
                 for mine, work in zip(times, works, strict=True):
                     taken = clock(work)
                     if turn:  # the first one compiles and fills caches

@@ -414,5 +414,4 @@ def _estimate(sketch: Sketch) -> np.int64:
     sketch.histogram[:] = 0
     for i in range(REGISTERS):
         sketch.histogram[sketch.registers[i]] += 1
-    estimate: int = estimate_of(sketch.histogram)
-    return estimate
+    return estimate_of(sketch.histogram)
