@@ -59,6 +59,28 @@ def test_what_is_due_is_done_once(tmp_path: Path) -> None:
         assert store.schedule.run(once=True) == []
 
 
+def test_an_audit_fails_where_something_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at what was served since its cadence began."""
+    with tm.connect(project(tmp_path, 'audit = "1d"')) as store:
+        asked: list[datetime] = []
+
+        class Found:
+            differing, compared = 2, 1_000
+
+        def audit(*, since: datetime) -> Found:
+            asked.append(since)
+            return Found()
+
+        monkeypatch.setattr(store, "audit", audit)
+        (ran,) = store.schedule.run(once=True)
+        assert ran.outcome == (
+            "2 of 1,000 values that were served differ from what would be trained on."
+        )
+        assert 86_390 < (datetime.now(UTC) - asked[0]).total_seconds() < 86_700
+
+
 def test_a_schedule_keeps_going_until_it_is_stopped(tmp_path: Path) -> None:
     """Each job in a thread of its own."""
     stop = threading.Event()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Told = Callable[["Ran"], object]
 
-KINDS = ("materialize", "catch_up", "compact", "retain", "freshness")
+KINDS = ("materialize", "catch_up", "compact", "retain", "freshness", "audit")
 LEASE_SECONDS = 60.0
 KEEPING_SECONDS = 15.0
 WATCHING_SECONDS = 1.0
@@ -64,7 +64,8 @@ class Schedule:
 
     `materialize` (all views; `materialize user_spend`: one), `catch_up` (what the event log has and
     the online state not yet), `compact` (the event log), `retain` (deletes events that
-    `log_retention` lets go), `freshness` (fails where a promise is broken).
+    `log_retention` lets go), `freshness` (fails where a promise is broken), `audit` (fails where
+    what was served in the last cadence is not what would be trained on).
     """
 
     def __init__(self, store: Store) -> None:
@@ -220,11 +221,23 @@ class Schedule:
             return f"{self._store.events.compact():,} events moved into Parquet"
         if kind == "retain":
             return f"{self._store.events.retain():,} events deleted"
+        if kind == "audit":
+            return self._audit(name)
         found = self._store.freshness()
         if found.broken:
             names = ", ".join(each.view for each in found.broken)
             raise RequestInvalid(f"Promises of freshness are broken: {names}.")
         return f"{len(found.views)} views looked at"
+
+    def _audit(self, name: str) -> str:
+        found = self._store.audit(since=instant(_now() - self.cadences[name]))
+        if found.differing:
+            raise RequestInvalid(
+                f"{found.differing:,} of {found.compared:,} values that were served differ from "
+                "what would be trained on.",
+                remedy="tidemark audit tells which, and why.",
+            )
+        return f"{found.compared:,} values compared"
 
 
 _LEASE = int(LEASE_SECONDS * 1_000_000)
