@@ -230,7 +230,7 @@ def run(seed: int, store: Store) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="torture") as folder, ExitStack() as stack:
         try:
             _run(outcome, Path(folder), stack)
-        except Exception:  # noqa: BLE001 - whatever it is, the run has failed, and the next one is made
+        except Exception:  # whatever it is: this run has failed, and the next one is made
             outcome.problems.append(traceback.format_exc())
     outcome.seconds = time.monotonic() - began
     return outcome
