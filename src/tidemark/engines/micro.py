@@ -137,7 +137,7 @@ def _evaluated(expr: Expr, source: Source, columns: dict[str, pa.Array]) -> pa.A
             return columns[name]
         case Call(function, (Column(name), *others)) if function in _COMPARE:
             literals = [each for each in others if isinstance(each, Literal)]
-            same = all(_alike(source, name, each) for each in literals)
+            same = all(alike(source, name, each) for each in literals)
             if same and literals and len(literals) == len(others):
                 values = pa.array([each.value for each in literals], columns[name].type)
                 return _COMPARE[function](_comparable(columns[name]), _comparable(values))
@@ -150,7 +150,7 @@ def _evaluated(expr: Expr, source: Source, columns: dict[str, pa.Array]) -> pa.A
     return None
 
 
-def _alike(source: Source, name: str, literal: Literal) -> bool:
+def alike(source: Source, name: str, literal: Literal) -> bool:
     """Whether a constant has the type of a column, and is compared alike everywhere."""
     plain = literal.value is not None and literal.type.name in _PLAIN
     return plain and source.types[name] == literal.type

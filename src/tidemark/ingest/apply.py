@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tidemark.engines.identity import identity_words
 from tidemark.engines.log import CORRECTS, POSITION, SEEN, Newest
 from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
 from tidemark.errors import StaleSource, StoreConflict
 from tidemark.ingest.recorded import Recorded, holders
+from tidemark.ingest.single import FEW, Arrived, Single
 from tidemark.kernel.layout import Layout
 from tidemark.model.graph import Definitions, Entity, FeatureView, Source
 from tidemark.online import tree
@@ -82,10 +82,15 @@ class Reading:
     layout: Layout
     encode: Callable[[Sequence[Sequence[object]]], list[bytes]]
 
-    @property
+    @cached_property
     def source(self) -> Source:
         """The source that the rows were written for."""
         return self.definitions.source(self.view.source)
+
+    @cached_property
+    def single(self) -> Single | None:
+        """How a few events are taken into rows one by one, where they can be."""
+        return Single.of(self.view, self.source, self.layout)
 
     @property
     def entity(self) -> Entity:
@@ -144,22 +149,27 @@ class Applier:
         self.recorded = Recorded(log.folder)
         self._known: tuple[Definitions, dict[str, dict[str, Entity]]] = (Definitions(), {})
 
-    def catch_up(self, engine: DuckDB, definitions: Definitions, name: str) -> CaughtUp:
+    def catch_up(
+        self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None = None
+    ) -> CaughtUp:
         """Apply to every state of a source what the log has beyond it.
 
-        A view that was never materialized has no state: its events wait in the log.  Raises
+        A view that was never materialized has no state: its events wait in the log.  What has just
+        been appended may be given (`fresh`): states that hold all before it need not read.  Raises
         `StoreUnavailable` if the online store does not answer; what was applied until then stays.
         """
         applied = conflicts = 0
         while True:
-            newest = self._log.newest(name)
             serving = self._serving(definitions, name)
             reached = _reached(serving)
+            if fresh is not None and fresh.first - 1 != reached:
+                fresh = None
+            newest = self._log.newest(name) if fresh is None else fresh.newest
             if reached is not None and reached > newest.position:
                 raise _beyond(name, reached, newest.position)
             try:
                 while reached is not None and reached < newest.position:
-                    count, reached, serving = self._step(engine, serving, reached, newest)
+                    count, reached, serving = self._step(engine, serving, reached, newest, fresh)
                     applied += count
             except StoreConflict:
                 conflicts += 1
@@ -173,7 +183,7 @@ class Applier:
     ) -> State:
         """Apply to rows that nobody reads yet what the log has beyond them, up to a position."""
         while state.position < until:
-            batch = self._next(reading.source, state.position)
+            batch = Arrived(reading.source, self._next(reading.source, state.position))
             changes = Changes()
             state = self._apply(engine, reading, prefix, state, batch, changes)
             self._online.put_many(changes.puts, deletes=changes.deletes)
@@ -250,7 +260,12 @@ class Applier:
             most *= 4
 
     def _step(
-        self, engine: DuckDB, serving: Sequence[_Serving], reached: int, newest: Newest
+        self,
+        engine: DuckDB,
+        serving: Sequence[_Serving],
+        reached: int,
+        newest: Newest,
+        fresh: Arrived | None,
     ) -> tuple[int, int, list[_Serving]]:
         """One transaction: the next batch in all states, each with its new position.
 
@@ -258,7 +273,7 @@ class Applier:
         retention has removed all events that are left, there is only the position.
         """
         changes, records, after = Changes(), list[Pair](), list[_Serving]()
-        batches: dict[Source, pa.Table] = {}
+        batches = [fresh] if fresh is not None and fresh.first - 1 == reached else []
         for each in serving:
             states = list(each.record.states)
             for number, state in enumerate(states):
@@ -266,9 +281,11 @@ class Applier:
                 if reading is None:
                     continue
                 source = reading.source
-                if source not in batches:
-                    batches[source] = self._next(source, reached)
-                batch = batches[source]
+                arrived = next((each for each in batches if each.source == source), None)
+                if arrived is None:
+                    arrived = Arrived(source, self._next(source, reached))
+                    batches.append(arrived)
+                batch = arrived.table
                 if not batch.num_rows:
                     states[number] = msgspec.structs.replace(
                         state, until=max(state.until, newest.seen), position=newest.position
@@ -276,22 +293,23 @@ class Applier:
                 done = np.searchsorted(batch.column(POSITION).to_numpy(), state.position, "right")
                 if done < batch.num_rows:
                     prefix = self._prefix(reading.view.name, state)
-                    rest = batch.slice(int(done))
+                    rest = arrived.after(int(done))
                     states[number] = self._apply(engine, reading, prefix, state, rest, changes)
             record = msgspec.structs.replace(each.record, states=tuple(states))
             stored = msgspec.msgpack.encode(record)
             records.append((each.place, stored))
             after.append(replace(each, stored=stored, record=record))
-        records.append(self._measured(*next(iter(batches.items()))))
+        records.append(self._measured(batches[0]))
         expect = {each.place: each.stored for each in serving}
         # What a machine that stops may undo, position and rows alike, is in the log still.
         puts = [*changes.puts, *records]
         self._online.put_many(puts, deletes=changes.deletes, expect=expect, durable=False)
-        count = max(batch.num_rows for batch in batches.values())
+        count = max(each.table.num_rows for each in batches)
         return count, _reached(after) or newest.position, after
 
-    def _measured(self, source: Source, batch: pa.Table) -> Pair:
+    def _measured(self, arrived: Arrived) -> Pair:
         """How long the events of a batch took until now, added to those before it."""
+        source, batch = arrived.source, arrived.table
         place = delays_key(self._project, source.name)
         times = np.asarray(batch.column(str(source.time)).cast(pa.int64()))
         seen = np.asarray(batch.column(SEEN))
@@ -308,15 +326,25 @@ class Applier:
         reading: Reading,
         prefix: bytes,
         state: State,
-        batch: pa.Table,
+        arrived: Arrived,
         changes: Changes,
     ) -> State:
         """Note what a batch changes in the rows of a state; gives the state after it."""
+        batch = arrived.table
         position = int(batch.column(POSITION)[-1].as_py())
         until = max(state.until, int(batch.column(SEEN)[-1].as_py()))
+        after = msgspec.structs.replace(state, until=until, position=position)
+        odd = self._odd(arrived)
+        if batch.num_rows <= FEW and state.floor == ANY_MOMENT and not odd.any():
+            rows = self._singly(reading, prefix, arrived)
+            if rows is not None:
+                changes.puts += rows
+                return after
         new = partition_of(engine, reading.definitions, reading.view, reading.layout, batch)
         keys = reading.keys(prefix, new.keys)
-        wanted = self._holders(engine, reading, prefix, batch)
+        wanted = (
+            self._holders(engine, reading, prefix, batch.filter(pa.array(odd))) if odd.any() else {}
+        )
         events: Events = new
         if wanted:
             mine = np.fromiter((key not in wanted for key in keys), np.bool_, len(keys))
@@ -332,25 +360,31 @@ class Applier:
             wanted[keys[place]] = new.keys.slice(place, 1)
         if wanted:
             self._rebuild(engine, reading, prefix, wanted, Pin(until, position), retention, changes)
-        return msgspec.structs.replace(state, until=until, position=position)
+        return after
+
+    def _singly(self, reading: Reading, prefix: bytes, arrived: Arrived) -> list[Pair] | None:
+        """The rows after a few events, put in one by one; None where that cannot be done."""
+        single = reading.single
+        if single is None:
+            return None
+
+        def place(key: Sequence[object]) -> bytes:
+            return prefix + reading.encode([[value] for value in key])[0]
+
+        return single.rows(arrived, place, self._online.get_many)
+
+    def _odd(self, arrived: Arrived) -> NDArray[np.bool_]:
+        """Which events correct one of the log, or repeat or correct one of history."""
+        if arrived.identities is None:
+            return np.zeros(arrived.table.num_rows, np.bool_)
+        corrects: NDArray[np.bool_] = arrived.table.column(CORRECTS).to_numpy()
+        return corrects | self.recorded.among(arrived.source.name, arrived.identities)
 
     def _holders(
-        self, engine: DuckDB, reading: Reading, prefix: bytes, batch: pa.Table
+        self, engine: DuckDB, reading: Reading, prefix: bytes, events: pa.Table
     ) -> dict[bytes, pa.Table]:
-        """The entities, by the keys of their rows, to which an event of the batch ever belonged.
-
-        Only of events that are corrected, or that history has as well.
-        """
-        source = reading.source
-        if not source.unique:
-            return {}
-        odd = batch.column(CORRECTS).to_numpy()
-        identities = identity_words([batch.column(name) for name in source.unique])
-        odd = odd | self.recorded.among(source.name, identities)
-        if not odd.any():
-            return {}
-        events = batch.filter(pa.array(odd))
-        found = holders(engine, source, reading.view, reading.entity, events)
+        """The entities, by the keys of their rows, to which any version of some events belongs."""
+        found = holders(engine, reading.source, reading.view, reading.entity, events)
         keys = reading.keys(prefix, found)
         return {key: found.slice(place, 1) for place, key in enumerate(keys)}
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
-from tidemark.ingest.apply import ANY_MOMENT, Applier
+from tidemark.ingest.apply import ANY_MOMENT, AT_ONCE, Applier
+from tidemark.ingest.single import Arrived
 from tidemark.ingest.validate import Bounds, Checked, table_of
 from tidemark.model.graph import Definitions, Source
 from tidemark.online.underway import UnderWay
@@ -198,8 +199,8 @@ class Pusher:
         """Append a group of pushes, all or none, and bring the state to the end of the log."""
         try:
             with self._under_way.accepting():
-                self._append(source, group)
-                self._apply(definitions, source)
+                fresh = self._append(source, group)
+                self._apply(definitions, source, fresh)
         except Exception as error:  # noqa: BLE001 - every thread of the group is told
             for push in group:
                 push.error = error
@@ -207,8 +208,11 @@ class Pusher:
             for push in group:
                 push.ready.set()
 
-    def _append(self, source: Source, group: Sequence[_Push]) -> None:
-        """Append a group of pushes; those of which nothing but rows is to be kept, as one batch."""
+    def _append(self, source: Source, group: Sequence[_Push]) -> Arrived | None:
+        """Append a group of pushes; those of which nothing but rows is to be kept, as one batch.
+
+        Gives what was appended, if it is little enough to be applied at once.
+        """
         alone = [push for push in group if push.key or push.letters]
         plain = [push for push in group if not push.key and not push.letters]
         batches = [Batch(push.table, push.key, push.letters) for push in alone]
@@ -223,11 +227,15 @@ class Pusher:
             count = rows if taken is None else int(taken[begin : begin + rows].sum())
             push.appended = replace(done[-1], accepted=count, duplicates=rows - count)
             begin += rows
+        tables = [each.rows for each in done if each.rows is not None]
+        if not 0 < sum(table.num_rows for table in tables) <= AT_ONCE:
+            return None
+        return Arrived(source, pa.concat_tables(tables))
 
-    def _apply(self, definitions: Definitions, source: Source) -> None:
+    def _apply(self, definitions: Definitions, source: Source, fresh: Arrived | None) -> None:
         try:
             with self._engine() as engine:
-                self._applier.catch_up(engine, definitions, source.name)
+                self._applier.catch_up(engine, definitions, source.name, fresh)
         except TidemarkError as error:
             raise StoreUnavailable(
                 f"The events of {source.name} are in the log, but no read counts them yet: "
