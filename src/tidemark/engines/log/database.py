@@ -79,10 +79,15 @@ class Database:
 
     def exists(self) -> bool:
         """Whether anything was written yet; raises `EngineError` if it was, and is gone."""
-        there = self.file.exists() and self.file.stat().st_size > 0
-        if not there and self.acknowledged():
+        if self._made():
+            return True
+        # Another process may make the file, and acknowledge, between two looks.
+        if self.acknowledged() and not self._made():
             raise self.damaged("its file is gone or empty")
-        return there
+        return self._made()
+
+    def _made(self) -> bool:
+        return self.file.exists() and self.file.stat().st_size > 0
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
