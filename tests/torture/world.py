@@ -24,7 +24,7 @@ SMALL = cutting.Sizes(split=16, chunk=4, fanout=4)
 KEPT_ROWS = 32
 """The newest events that a compaction of the runs leaves in batches."""
 
-LEASE = 3.0
+LEASE = 5.0
 """Seconds after which a lock in Redis is free whose holder was killed."""
 
 USERS = ["ada", "bob", "cyd", "dan", "eve"]
