@@ -164,20 +164,30 @@ class Answer:
         return self._found.known
 
     def told(self) -> tuple[list[list[str]], list[list[float]]]:
-        """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each."""
+        """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each.
+
+        Of many sets of keys, outputs that have the same may share the list that says so.
+        """
         found, program = self._found, self.program
         codes = program.status_of[found.state + program.status_from]
-        codes[found.known[program.view_of] == NEVER] = _MISSING
-        seconds = (self.at - found.time) / 1e6
-        seconds[found.time <= ALWAYS] = np.nan
+        missing = found.known == NEVER
+        if missing.any():
+            codes[missing[program.view_of]] = _MISSING
+        times, status_at, age_at = found.time, program.places, program.places
+        if self.rows > 1 and program.features:
+            # Those of one window have the same ages, and mostly the same statuses.
+            codes, status_at = _distinct(codes, program.places)
+            times, age_at = _distinct(times, program.places)
+        seconds = (self.at - times) / 1e6
+        seconds[times <= ALWAYS] = np.nan
         # Those that come from no events share one column at the end, and are told apart after.
         statuses: list[list[str]] = [*_STATUSES[codes].tolist(), []]
         ages: list[list[float]] = [*seconds.tolist(), [math.nan] * self.rows]
-        told = [statuses[place] for place in program.places]
+        told = [statuses[place] for place in status_at]
         for i, (name, place) in enumerate(zip(self.names, program.places, strict=True)):
             if place == -1:
                 told[i] = list(map(str, self.statuses(name)))
-        return told, [ages[place] for place in program.places]
+        return told, [ages[place] for place in age_at]
 
     @property
     def finite(self) -> bool:
@@ -223,11 +233,11 @@ class Answer:
             part = slice(place * rows, (place + 1) * rows)
             values[part] = self._converted(place, values[part], states[part])
         if states.count(VALUE) != len(states):
-            for i, state in enumerate(states):
-                if state != VALUE:
-                    if state == OVERFLOW:
-                        raise self._overflow(*divmod(i, rows))
-                    values[i] = None if state == NULL else program.features[i // rows].nothing
+            others = [i for i, state in enumerate(states) if state != VALUE] if rows == 1 else None
+            for i in others or np.flatnonzero(found.state != VALUE).tolist():
+                if states[i] == OVERFLOW:
+                    raise self._overflow(*divmod(i, rows))
+                values[i] = None if states[i] == NULL else program.features[i // rows].nothing
         return values
 
     def _converted(self, place: int, words: list[int], states: bytes) -> list[Any]:
@@ -278,6 +288,18 @@ class Answer:
             where=f"{keys} at {format_moment(self.at)}",
             remedy="Sum a cast to float64 or to a decimal, or correct the data.",
         )
+
+
+def _distinct(rows: NDArray[Any], places: Sequence[int]) -> tuple[NDArray[Any], list[int]]:
+    """The rows that differ, and which of them each place means; -1 stays what it is."""
+    text, width = rows.tobytes(), rows.shape[1] * rows.itemsize
+    numbers: dict[bytes, int] = {}
+    of_row = [
+        numbers.setdefault(text[start : start + width], len(numbers))
+        for start in range(0, len(text), width)
+    ]
+    kept = np.frombuffer(b"".join(numbers), rows.dtype).reshape(len(numbers), rows.shape[1])
+    return kept, [-1 if place == -1 else of_row[place] for place in places]
 
 
 def _status(newest: int, state: int, value: object) -> Status:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,8 +68,8 @@ class Encoder:
         statuses, ages = answer.told()
         told = {
             "values": values,
-            "statuses": dict(zip(names, statuses, strict=True)),
-            "ages": dict(zip(names, ages, strict=True)),
+            "statuses": dict(zip(names, _written(statuses), strict=True)),
+            "ages": dict(zip(names, _written(ages), strict=True)),
         }
         return self._body(answer, head, told), statuses
 
@@ -109,3 +109,9 @@ class Encoder:
                 **told,  # ages that are NaN become null
             }
         )
+
+
+def _written(columns: Sequence[Sequence[Any]]) -> list[msgspec.Raw]:
+    """JSON of columns; a list that several of them share is written once."""
+    texts = {place: _encode(column) for place, column in {id(e): e for e in columns}.items()}
+    return [msgspec.Raw(texts[id(column)]) for column in columns]
