@@ -291,7 +291,7 @@ def add_sketches(
             if depth == 0:
                 return
             depth -= 3
-            node, child, stop = stack[depth], stack[depth + 1], stack[depth + 2]
+            node, child, stop = int(stack[depth]), int(stack[depth + 1]), int(stack[depth + 2])
         else:
             end = child
             while end < stop and settled_within(forest, node, end, t, low, high):

@@ -41,8 +41,8 @@ class Delays(msgspec.Struct, frozen=True):
 
 def _added(counts: Sequence[int], delays: NDArray[np.int64]) -> tuple[int, ...]:
     if len(delays) == 1:  # without what arrays cost
-        milliseconds = max(-(-int(delays[0]) // 1_000), 1)
-        bucket = min((milliseconds - 1).bit_length(), BUCKETS - 1)
+        alone = max(-(-int(delays[0]) // 1_000), 1)
+        bucket = min((alone - 1).bit_length(), BUCKETS - 1)
         return (*counts[:bucket], counts[bucket] + 1, *counts[bucket + 1 :])
     milliseconds = np.maximum(-(-delays // 1_000), 1)
     buckets = np.minimum(np.ceil(np.log2(milliseconds)).astype(np.int64), BUCKETS - 1)

@@ -47,6 +47,7 @@ def management(store: Store, metrics: Metrics, pool: Pool) -> FastAPI:
         responses=contract.problem_responses(*contract.EVERYWHERE),
     )
     _add_registry(app, store, pool)
+    _add_looking(app, store, pool)
     _add_health(app, store, metrics)
     _document(app)
     for kind in (Refused, TidemarkError, RequestValidationError, HTTPException, Exception):
@@ -124,6 +125,10 @@ def _add_registry(app: FastAPI, store: Store, pool: Pool) -> None:
         if facts.get("kind") not in _KINDS:
             raise NotFound(f"{ref} is not a feature.", remedy="GET /v1/search?q=... finds some.")
         return _Json(facts)
+
+
+def _add_looking(app: FastAPI, store: Store, pool: Pool) -> None:
+    bounded = _bounded(pool)
 
     @app.get("/v1/freshness", tags=["registry"], responses=contract.told("Freshness"))
     @bounded

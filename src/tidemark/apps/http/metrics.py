@@ -153,16 +153,16 @@ class Metrics:
 
     def settle(self) -> None:
         """Count what is held."""
-        for (features, row), times in self._alike.items():
+        for (features, row), count in self._alike.items():
             for pair in zip(features, row, strict=True):
-                self._counted[pair] += times
+                self._counted[pair] += count
         self._alike.clear()
-        for (feature, status), times in self._counted.items():
-            self._values.labels(feature, status).inc(times)
+        for (feature, status), count in self._counted.items():
+            self._values.labels(feature, status).inc(count)
         self._counted.clear()
         aged, self._aged = self._aged, []
         for program, at, newest in aged:
-            times = newest[:, 0].tolist() if newest.shape[1] else []
+            times: list[int] = newest[:, 0].tolist() if newest.shape[1] else []
             for view, time in zip(program.views, times, strict=False):
                 if time > ALWAYS:
                     self._ages.labels(view.view.name).observe((at - time) / 1e6)
