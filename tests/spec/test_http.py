@@ -187,7 +187,7 @@ class TestContract:
         assert set(document["paths"]) == {
             "/v1/services/{name}/online", "/v1/features/online", "/v1/services",
             "/v1/services/{name}", "/v1/features/{ref}", "/v1/search", "/healthz", "/readyz",
-            "/metrics", "/v1/sources/{name}/events",
+            "/metrics", "/v1/sources/{name}/events", "/v1/freshness",
         }  # fmt: skip
         references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
         assert references <= set(document["components"]["schemas"])

@@ -48,6 +48,8 @@ GATHERED_ROWS = 20_000
 class Pushed:
     """What became of a push: it is durable, and every read from now on counts it.
 
+    Should the whole machine fail right after, the event is in the log, and reads of the embedded
+    store count it again from the next push, `catch_up` or start of the service on.
     `duplicates` were there already, with the same content.  `quarantined` rows are in the
     dead-letter table.  `position` is that of the newest event of the source, `seen` when the
     accepted ones became known.
