@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pyarrow as pa
 import pytest
 from msgspec.structs import replace
@@ -339,3 +340,22 @@ class TestByValue:
     def test_the_share_is_asked_for(self, store: tm.Store) -> None:
         """Whatever agrees less is not told; nothing agrees on more than all."""
         assert store.registry.value_twins(least=1.01) == ()
+
+    def test_a_plan_compares_what_it_adds(self, store: tm.Store) -> None:
+        """If it is asked to; the new one is named first, and what was there before is not told."""
+        definitions = list(store.registry.snapshot().definitions)
+        (theirs,) = (each for each in definitions if each.name == "theirs")
+        renamed = msgspec.structs.replace(
+            theirs, name="again", features=(theirs.feature("largest"),)
+        )
+        definitions.append(renamed)
+        assert store.plan(definitions).alike is None
+        plan = store.plan(definitions, values=True)
+        assert plan.alike is not None
+        assert [(each.feature, each.other) for each in plan.alike] == [
+            ("again:largest@1", "theirs:largest@1")
+        ]
+        line = "again:largest@1 equals theirs:largest@1 on 100.0% of 180 rows of a sample"
+        assert f"= {line}" in str(plan)
+        assert f"Twins by value: {line}" in plan.to_markdown()
+        assert plan.to_dict()["alike"][0]["agreement"] == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,22 @@ class Backfill(msgspec.Struct, frozen=True):
     seconds: float | None = None
 
 
+class Alike(msgspec.Struct, frozen=True):
+    """A feature that is added and another one, equal on a share of the rows of a sample.
+
+    `rows` counts those on which at least one of them says something.
+    """
+
+    feature: str
+    other: str
+    agreement: float
+    rows: int
+
+    def __str__(self) -> str:
+        share = math.floor(self.agreement * 1_000) / 10
+        return f"{self.feature} equals {self.other} on {share}% of {self.rows} rows of a sample"
+
+
 class Lost(msgspec.Struct, frozen=True):
     """An on-demand feature that the registry keeps but whose code is gone, and what reads it."""
 
@@ -59,7 +76,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `epoch` is the engine epoch of that revision.  `definitions` are what is said and what is
     `kept`: references of published features that are no longer said.  `drafts` may change still.
     `restated` are sources whose history was rewritten, `defaults` what unsaid things are.  `twins`
-    are those of the features that it adds, `models` those that need a confirmation, `confirmed`
+    are those of the features that it adds, `alike` those of equal values if they were computed
+    (None: they were not), `models` those that need a confirmation, `confirmed`
     those that had one.
     """
 
@@ -77,6 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confirmed: tuple[Confirmation, ...] = ()
     backfill: tuple[Backfill, ...] = ()
     lost: tuple[Lost, ...] = ()
+    alike: tuple[Alike, ...] | None = None
 
     @property
     def digest(self) -> str:
@@ -204,7 +223,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
         facts = msgspec.to_builtins(self)
-        names = ("twins", "kept", "models", "confirmed", "backfill", "lost", "restated")
+        names = ("twins", "alike", "kept", "models", "confirmed", "backfill", "lost", "restated")
         return {
             "revision": self.revision,
             "digest": self.digest,

@@ -47,6 +47,8 @@ def text(plan: Plan) -> Text:
     for twin in plan.twins:
         colour = "red" if twin.kind == "same" else "dim"
         out.append(f"  = {twin}\n".replace("\n  ", "\n      "), colour)
+    for alike in plan.alike or ():
+        out.append(f"  = {alike}\n", "dim")
     for line in _kept(plan):
         out.append(f"  . {line}\n", "dim")
     for impact in plan.models:
@@ -87,6 +89,7 @@ def markdown(plan: Plan) -> str:
         said = "<br>".join(line.replace("|", "\\|") for line in details(change))
         lines.append(f"| `{sign}` | {change.title}{refused} | {change.category} | {said} |")
     notes = [f"Twins: {str(twin).partition(chr(10))[0]}" for twin in plan.twins]
+    notes += [f"Twins by value: {alike}" for alike in plan.alike or ()]
     notes += [*_kept(plan), *(_impact(plan, impact)[0] for impact in plan.models)]
     notes += [_backfill(each) for each in plan.backfill]
     notes += [f"{each.feature}: {each.why}" for each in plan.lost]

@@ -63,16 +63,23 @@ class Store:
         self.events = self._pushing
         self.streams = Streams(self._project, self._online, self._readers, self._pushing)
 
-    def plan(self, definitions: object = None, *, restated: Sequence[object] = ()) -> Plan:
+    def plan(
+        self,
+        definitions: object = None,
+        *,
+        restated: Sequence[object] = (),
+        values: bool = False,
+    ) -> Plan:
         """What applying the definitions would change in the registry.
 
         None stands for those that `tidemark.toml` names; otherwise a module, objects, or
-        `tm.load(...)`.  `restated` are sources whose history was rewritten as it is.  Raises
-        `DefinitionError` with every problem found.
+        `tm.load(...)`.  `restated` are sources whose history was rewritten as it is.  With
+        `values`, what is added is also compared by value with what there is, on a sample of
+        entities, which reads history.  Raises `DefinitionError` with every problem found.
         """
         lowered = self._project.lower(definitions)
         return self.registry.plan(
-            lowered.definitions, restated=[name_of(each) for each in restated]
+            lowered.definitions, restated=[name_of(each) for each in restated], values=values
         )
 
     def apply(

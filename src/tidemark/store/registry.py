@@ -14,6 +14,7 @@ from tidemark.model.records import DatasetRecord
 from tidemark.online.coverage import unserved
 from tidemark.online.protocol import OnlineStore
 from tidemark.registry import Backfill, Plan, Registry
+from tidemark.registry.plan import Alike
 from tidemark.store.project import Project
 from tidemark.store.verification import Verification, verify
 
@@ -37,11 +38,33 @@ class ProjectRegistry(Registry):
         self._project = project
         self._online = online
 
-    def plan(self, definitions: Definitions, *, restated: Sequence[str] = ()) -> Plan:
-        """What applying the definitions would change, with missing rows and code that is gone."""
+    def plan(
+        self, definitions: Definitions, *, restated: Sequence[str] = (), values: bool = False
+    ) -> Plan:
+        """What applying the definitions would change, with missing rows and code that is gone.
+
+        With `values`, features that are added are computed for a sample of entities and compared
+        with those of other views of their entity.
+        """
         self._project.check_open()
         plan = super().plan(definitions, restated=restated)
-        return replace(plan, backfill=self._missing(plan), lost=self._project.lost(plan))
+        plan = replace(plan, backfill=self._missing(plan), lost=self._project.lost(plan))
+        return replace(plan, alike=self._alike(plan)) if values else plan
+
+    def _alike(self, plan: Plan) -> tuple[Alike, ...]:
+        """The features that the plan adds whose values are those of another one."""
+        from tidemark.monitor.agreement import value_twins
+
+        added = {change.name for change in plan.changes if change.what == "added"}
+        found: list[Alike] = []
+        with self._project.engine() as engine:
+            for twin in value_twins(engine, plan.definitions):
+                new, old = twin.first, twin.second
+                if new not in added:
+                    new, old = old, new
+                if new in added:
+                    found.append(Alike(new, old, twin.agreement, twin.rows))
+        return tuple(found)
 
     def published(self) -> Published:
         """What this registry defines, for what keeps online rows of it."""

@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 @click.option(
     "--restated", multiple=True, metavar="SOURCE", help="A source whose history was rewritten."
 )
-def plan(exit_code: bool, out: str | None, markdown: bool, restated: tuple[str, ...]) -> None:
+@click.option("--values", is_flag=True, help="Compare what is added by value, on a sample.")
+def plan(
+    exit_code: bool, out: str | None, markdown: bool, restated: tuple[str, ...], values: bool
+) -> None:
     """Show what applying the definitions would change.
 
     Exits with 12 if a change is refused; with --exit-code, with 11 if a model must be confirmed
     and with 10 if there are changes.
     """
     with open_store() as store:
-        made = store.plan(restated=restated)
+        made = store.plan(restated=restated, values=values)
     if out is not None:
         made.write(out)
     show(made.to_markdown() if markdown else made, made.to_dict())
