@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ from tidemark.engines.log import CORRECTS, POSITION, SEEN, Newest
 from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
 from tidemark.errors import StaleSource, StoreConflict
+from tidemark.ingest.alone import alone
 from tidemark.ingest.recorded import Recorded, holders
 from tidemark.ingest.single import FEW, Arrived, Single
 from tidemark.kernel.layout import Layout
@@ -158,6 +160,14 @@ class Applier:
         been appended may be given (`fresh`): states that hold all before it need not read.  Raises
         `StoreUnavailable` if the online store does not answer; what was applied until then stays.
         """
+        # Elsewhere the condition on the records is enough, and nobody waits.
+        by_itself = alone(self._log.folder, name) if self._online.spread else nullcontext()
+        with by_itself:
+            return self._caught_up(engine, definitions, name, fresh)
+
+    def _caught_up(
+        self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None
+    ) -> CaughtUp:
         applied = conflicts = 0
         while True:
             serving = self._serving(definitions, name)

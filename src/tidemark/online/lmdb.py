@@ -48,6 +48,8 @@ class LmdbStore:
     every key is simply not there.  One that is not writable can be read.
     """
 
+    spread = False
+
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = path.resolve()
         self._map_size = map_size

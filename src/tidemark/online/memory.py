@@ -15,6 +15,7 @@ class MemoryStore:
     """An `OnlineStore` in a dictionary."""
 
     name = "memory:"
+    spread = False
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}

@@ -30,6 +30,11 @@ class OnlineStore(Protocol):
         """Where the state lives, as messages should say it."""
         ...
 
+    @property
+    def spread(self) -> bool:
+        """Whether it lies on several nodes, and a batch is one step within each of them only."""
+        ...
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys in their order, all of one moment; None where there is none.
 

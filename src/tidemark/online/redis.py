@@ -76,6 +76,11 @@ class RedisStore:
         """The address of this store, without the password."""
         return self._address.name
 
+    @property
+    def spread(self) -> bool:
+        """Whether it is a cluster."""
+        return self._address.cluster
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys: one command, or one for each slot of a cluster."""
         if not keys:
