@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -339,8 +340,9 @@ def test_what_is_tagged_pii_is_hashed(tmp_path, logging_to):
     assert row["value.visits"] == 2
     assert row["value.paid"] == 2
     assert len(row["key.email"]) == len(row["value.spent"]) == 32
+    plain = re.compile(rb"(?<![0-9a-f])ada(?![0-9a-f])")  # a hash may have these three digits
     for file in logging_to.rglob("*"):
-        assert not file.is_file() or b"ada" not in file.read_bytes()
+        assert not file.is_file() or not plain.search(file.read_bytes())
     assert (logging_to / "mask.key").stat().st_mode & 0o777 == 0o600
 
 

@@ -15,6 +15,19 @@ pytest.importorskip("uvicorn")
 
 from tests.torture.run import run
 
+
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runs make small in this process is as it was for the tests after them."""
+    from tidemark.engines.log import EventLog
+    from tidemark.online import cutting
+    from tidemark.online.redis import RedisStore
+
+    monkeypatch.setattr(cutting, "SIZES", cutting.SIZES)
+    for function in (EventLog.compact, RedisStore.__init__):
+        monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__))
+
+
 RUNS = int(os.environ.get("TIDEMARK_TORTURE", "6"))
 
 

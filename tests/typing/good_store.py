@@ -22,6 +22,7 @@ from tidemark.model.records import DatasetRecord, Model, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin
 from tidemark.monitor.agreement import ValueTwin
+from tidemark.monitor.audit import Audit
 from tidemark.monitor.freshness import Freshness
 from tidemark.registry import Applied, Backfill, Plan, Snapshot
 from tidemark.registry.protocol import Jobs
@@ -123,6 +124,9 @@ def served(store: tm.Store) -> None:
     assert_type(store.reader([Spend.total]), Reader)
     assert_type(store.readers.snapshot(), Snapshot)
     assert_type(store.freshness(), Freshness)
+    assert_type(store.audit(since="1h", service="fraud", sample=0.5), Audit)
+    assert_type(store.audit(probe=10), Audit)
+    assert_type(store.audits(), list[dict[str, Any]])
     assert_type(store.schedule, Schedule)
     assert_type(store.schedule.standing(), list[Standing])
     assert_type(store.log, ServingLog)
