@@ -1,5 +1,10 @@
 """What every test shares: how many random examples a property sees, and a Redis."""
 
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.redis_server import RedisCluster, RedisServer, required
@@ -10,6 +15,24 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("modest"), max_examples=2_000)
 settings.load_profile("modest")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The next test finds no module, search path or variable of the environment of this one."""
+    modules, path, environment = set(sys.modules), list(sys.path), dict(os.environ)
+    yield
+    sys.path[:] = path
+    for name in (os.environ.keys() | environment.keys()) - {"PYTEST_CURRENT_TEST"}:
+        if name not in environment:
+            del os.environ[name]
+        elif os.environ.get(name) != environment[name]:
+            os.environ[name] = environment[name]
+    temporary = tmp_path_factory.getbasetemp()
+    for name in sys.modules.keys() - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(temporary):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -50,10 +50,5 @@ def test_every_example_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     document = Sybil(parsers=[PythonCodeBlockParser(), ConsoleBlockParser()]).parse(ROOT / page)
-    try:
-        for example in document.examples():
-            example.evaluate()
-    finally:
-        for name, module in list(sys.modules.items()):
-            if str(tmp_path) in str(getattr(module, "__file__", "")):
-                del sys.modules[name]
+    for example in document.examples():
+        example.evaluate()

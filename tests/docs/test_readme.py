@@ -37,14 +37,12 @@ def test_the_definitions_and_the_script_run(tmp_path, monkeypatch):
     pq.write_table(purchases, tmp_path / "data" / "purchases" / "part-0.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.delitem(sys.modules, "features", raising=False)
     (tmp_path / "script.py").write_text(f"from features import *\n\n{script}")
     labels = pa.table({"user_id": ["u1"], "at": [datetime.now(UTC)], "amount": [42.0]})
     pushed = {"order_id": "o3", "user_id": "u2", "amount": 5.0, "status": "settled"}
     rows = [pushed | {"merchant": "tea", "purchased_at": datetime.now(UTC)}]
     given = {"labels": labels, "rows": rows}
     space = runpy.run_path(str(tmp_path / "script.py"), given)
-    sys.modules.pop("features", None)
     row = space["training"].to_arrow().drop_columns(["user_id", "at", "amount"]).to_pylist()[0]
     assert dict(space["vector"]) == row
     assert row == {"purchases_1h": 2, "spend_7d": 42.0, "last_merchant": "ink", "ratio": 2.0}

@@ -26,17 +26,11 @@ Run = Callable[..., Result]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    # A definition file of one test must not be found by the next.
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
 
     def command(*words: str) -> Result:
         return CliRunner().invoke(main, list(words), prog_name="tidemark")
 
-    yield command
-    for name in set(sys.modules) - before:
-        if name == "features":
-            del sys.modules[name]
+    return command
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,9 @@ KEEP = ("train", "fraud", "--labels", "data/labels.parquet", "--save-as", "march
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in the example project, where everything is applied."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
 
     def command(*words: str) -> Result:
         return CliRunner().invoke(main, list(words), prog_name="tidemark")
@@ -32,10 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     assert command("init", "example").exit_code == 0
     monkeypatch.chdir(tmp_path / "example")
     assert command("apply", "--yes").exit_code == 0
-    yield command
-    for name in set(sys.modules) - before:
-        if name == "features":
-            del sys.modules[name]
+    return command
 
 
 class TestSplit:

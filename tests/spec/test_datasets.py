@@ -869,16 +869,11 @@ class TestCommands:
     def example(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """The example project, applied."""
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        before = set(sys.modules)
         runner = CliRunner()
         assert runner.invoke(main, ["init", "example"]).exit_code == 0
         monkeypatch.chdir(tmp_path / "example")
         assert runner.invoke(main, ["apply", "--yes"]).exit_code == 0
-        yield tmp_path / "example"
-        for name in set(sys.modules) - before:
-            if name == "features":
-                del sys.modules[name]
+        return tmp_path / "example"
 
     def test_a_dataset_from_the_command_line(self, example: Path) -> None:
         """Made, listed, shown, verified; and the file that changed is named."""

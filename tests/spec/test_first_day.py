@@ -89,7 +89,6 @@ FRAUD = ["purchases_1h", "spend_7d", "last_merchant", "ratio"]
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with the features above and a few purchases, whose times carry no zone."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "tidemark.toml").write_text('definitions = "fraud_features.py"')
     (tmp_path / "fraud_features.py").write_text(FEATURES)
     (tmp_path / "data" / "purchases").mkdir(parents=True)

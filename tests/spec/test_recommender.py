@@ -34,15 +34,13 @@ LINE = (
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run a command in an empty folder; its definitions are not found by the next test."""
+    """Run a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
     def command(*words: str) -> Result:
         return CliRunner().invoke(main, list(words), prog_name="tidemark")
 
-    yield command
-    sys.modules.pop("features", None)
+    return command
 
 
 @pytest.fixture
@@ -136,13 +134,6 @@ class TestExample:
         for module in (demo, printing):
             monkeypatch.setattr(module, "console", Console(file=text, width=200, highlight=False))
         return text
-
-    @pytest.fixture(autouse=True)
-    def _modules(self, monkeypatch: pytest.MonkeyPatch):
-        """The definitions of its project are not found by the next test."""
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        yield
-        sys.modules.pop("features", None)
 
     def test_embedded_and_redis_give_the_same(self, tmp_path: Path, printed: io.StringIO) -> None:
         """With one line changed; behind HTTP, values, statuses and ages are equal."""

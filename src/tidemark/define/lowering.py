@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -66,13 +67,13 @@ class Loaded(list[graph.Definition]):
         self.unsaid: dict[tuple[str, str], set[str]] = {}
 
 
-def lower(*objects: object, defaults: Defaults = BUILT_IN) -> Lowered:
+def lower(*objects: object, defaults: Defaults = BUILT_IN, root: str | Path = ".") -> Lowered:
     """Lower modules, classes, functions, model objects and lists of them, with all they need.
 
-    `defaults` are written where views and sources do not say.  Raises `DefinitionError` with every
-    problem.
+    `defaults` are written where views and sources do not say; functions that are only named are
+    imported from the project's root.  Raises `DefinitionError` with every problem.
     """
-    lowering = _Lowering(defaults)
+    lowering = _Lowering(defaults, Path(root).resolve())
     with collecting() as problems:
         for each in objects:
             lowering.add(each)
@@ -82,8 +83,9 @@ def lower(*objects: object, defaults: Defaults = BUILT_IN) -> Lowered:
 class _Lowering:
     """Objects by kind and name; a class is lowered once, what it refers to with it."""
 
-    def __init__(self, defaults: Defaults) -> None:
+    def __init__(self, defaults: Defaults, root: Path) -> None:
         self.defaults = defaults
+        self.root = root
         self.done: set[int] = set()
         self.objects: list[graph.Definition] = []
         self.functions: dict[str, Callable[..., Any]] = {}
@@ -132,7 +134,7 @@ class _Lowering:
         for feature in definitions.on_demand:
             if feature.reference not in self.functions:
                 try:
-                    self.functions[feature.reference] = imported_function(feature)
+                    self.functions[feature.reference] = imported_function(feature, self.root)
                 except NotFound as error:
                     spelling = self.spelled.get(Subject("on_demand", feature.name))
                     yield Problem(error.what, str(spelling.where) if spelling else "", error.remedy)

@@ -52,13 +52,9 @@ def load_modules(
     with importable_from(base):
         for known in _from_projects & sys.modules.keys():
             del sys.modules[known]
-        before = set(sys.modules)
-        with collecting() as problems:
+        with collecting() as problems, _noted(base):
             found = [each for name in names for each in _read(name, base)]
-        _from_projects.update(
-            each for each in sys.modules.keys() - before if _is_below(sys.modules[each], base)
-        )
-        return _lowered(found, problems, defaults)
+        return _lowered(found, problems, defaults, base)
 
 
 def _read(name: str | Path, root: Path) -> Generator[object]:
@@ -101,9 +97,9 @@ def _found(name: str | Path, root: Path) -> ModuleSpec:
     return spec
 
 
-def _lowered(module: object, problems: list[Problem], defaults: Defaults) -> Lowered:
+def _lowered(module: object, problems: list[Problem], defaults: Defaults, root: Path) -> Lowered:
     try:
-        found = lower(module, defaults=defaults)
+        found = lower(module, defaults=defaults, root=root)
     except DefinitionError as error:
         problems.extend(error.problems)
     else:
@@ -120,6 +116,32 @@ def importable_from(root: Path) -> Generator[None]:
     sys.path.insert(0, str(root))  # before the roots of projects that were open earlier
     importlib.invalidate_caches()
     yield
+
+
+@contextmanager
+def _noted(root: Path) -> Generator[None]:
+    """Note the modules of the root that are imported meanwhile as a project's."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        new = sys.modules.keys() - before
+        _from_projects.update(each for each in new if _is_below(sys.modules[each], root))
+
+
+def _forget_of_others(module: str, root: Path) -> None:
+    """Let go of the modules of other projects' folders, and of one that stands for the asked one.
+
+    Two projects of one process may each have a `features.py`; each computes with its own.
+    """
+    for name in _from_projects & sys.modules.keys():
+        if not _is_below(sys.modules[name], root):
+            del sys.modules[name]
+    known = sys.modules.get(module)
+    path = root.joinpath(*module.split("."))
+    own = [each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()]
+    if known is not None and own and Path(known.__file__ or "").resolve() not in own:
+        del sys.modules[module]
 
 
 def _module_name(path: Path, root: Path) -> str:
@@ -227,16 +249,19 @@ def functions_of(definitions: Definitions, root: str | Path = ".") -> dict[str, 
 
     Raises `NotFound` for one that is not there, or whose parameters are not its inputs.
     """
-    with importable_from(Path(root).resolve()):
-        return {each.reference: imported_function(each) for each in definitions.on_demand}
+    base = Path(root).resolve()
+    return {each.reference: imported_function(each, base) for each in definitions.on_demand}
 
 
-def imported_function(feature: OnDemand) -> Callable[..., Any]:
-    """The function of an on-demand feature; raises `NotFound`."""
+def imported_function(feature: OnDemand, root: Path) -> Callable[..., Any]:
+    """The function of an on-demand feature of the project at `root`; raises `NotFound`."""
     module, _, qualname = feature.function.partition(":")
+    root = root.resolve()
     found: Any
     try:
-        found = importlib.import_module(module)
+        with importable_from(root), _noted(root):
+            _forget_of_others(module, root)
+            found = importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:

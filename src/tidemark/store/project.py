@@ -14,7 +14,7 @@ import msgspec
 from tidemark import define
 from tidemark.define import Lowered
 from tidemark.define.features import Feature
-from tidemark.define.modules import importable_from, imported_function
+from tidemark.define.modules import imported_function
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import consumers, diff
 from tidemark.model.graph import Definition, Definitions, FeatureView, OnDemand, Output
@@ -116,8 +116,7 @@ class Project:
         """The function of a feature, of just the code that the feature was defined with."""
         known = feature.reference, feature.code
         if known not in self._functions:
-            with importable_from(self.config.root):
-                self._functions[known] = imported_function(feature)
+            self._functions[known] = imported_function(feature, self.config.root)
         return self._functions[known]
 
     def lost(self, plan: Plan) -> tuple[Lost, ...]:
@@ -126,8 +125,7 @@ class Project:
         for feature in plan.definitions.on_demand:
             if feature.reference in plan.kept:
                 try:
-                    with importable_from(self.config.root):
-                        imported_function(feature)
+                    imported_function(feature, self.config.root)
                 except NotFound as error:
                     readers = consumers(plan.definitions, feature.reference)
                     found.append(Lost(feature.reference, error.what, readers))
@@ -167,7 +165,9 @@ class Project:
         return own + [item for item in several if isinstance(item, Definition)]
 
     def _lowered(self, *written: object) -> Lowered:
-        return self._keep(define.lower(*written, defaults=self.config.defaults))
+        return self._keep(
+            define.lower(*written, defaults=self.config.defaults, root=self.config.root)
+        )
 
     def _keep(self, lowered: Lowered) -> Lowered:
         self.frames.update(lowered.frames)
