@@ -1,6 +1,8 @@
 """Events from JSON bytes to durable and visible: batches of several sizes, and one at a time.
 
-python -m benchmarks.push [--batch 10000] [--events 100000] [--profile]
+python -m benchmarks.push [--redis] [--batch 10000] [--events 100000] [--profile]
+
+With `--redis` the state is in a `redis-server` that is started for it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from benchmarks.online import own_redis
 
 import tidemark as tm
 
@@ -101,12 +104,15 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=40)
     parser.add_argument("--batch", type=int, action="append", default=[])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--online", default="lmdb://.tidemark/online")
+    parser.add_argument("--redis", action="store_true", help="measure Redis, not LMDB")
     parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
     for batch, threads in [(each, asked.threads) for each in asked.batch] or STEPS:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = f'name = "push"\nonline = "{asked.online}"\nthreads = 1\n'
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            own_redis(Path(folder)) if asked.redis else nullcontext("lmdb://online") as online,
+        ):
+            settings = f'name = "push"\nonline = "{online}"\nthreads = 1\n'
             (Path(folder) / "tidemark.toml").write_text(settings, "utf-8")
             with tm.connect(folder) as store:
                 store.apply(store.plan([Spend, Sales]))
