@@ -5,9 +5,11 @@ They are children of a server that has loaded all they need, so that they start 
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +17,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from tests.torture.world import Name, Sending, as_json, as_runs_need_it, content
+from tests.torture.world import (
+    Name,
+    Sending,
+    as_json,
+    as_runs_need_it,
+    content,
+    patiently,
+)
 
 from tidemark.apps import cli
 from tidemark.client import Client
-from tidemark.errors import EventsRefused, TidemarkError
+from tidemark.errors import EventsRefused
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.spec.log_writers", "tests.torture.loaded"])
@@ -28,6 +37,9 @@ T = TypeVar("T")
 
 MOST = 12
 """Events in one push."""
+
+TELL = signal.SIGUSR1
+"""Has a process write down what each of its threads is doing."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ def live(life: Life) -> None:
     file = os.open(life.said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    faulthandler.register(TELL)
     os.chdir(life.folder)
     life.clock.wind()
     as_runs_need_it()
@@ -100,13 +113,13 @@ def compact(life: Life) -> None:
 
 def materialize(_: Life) -> None:
     while True:
-        _retried(lambda: command("materialize"))
+        retried(lambda: command("materialize"))
 
 
 def push_in_process(life: Life) -> None:
     import tidemark as tm
 
-    store = _retried(lambda: tm.connect(life.folder))
+    store = retried(lambda: tm.connect(life.folder))
     _send_for_ever(life, lambda names, key: store.push("order", _rows(names, life), key=key))
 
 
@@ -149,23 +162,20 @@ def _send_for_ever(life: Life, push: Callable[[Sequence[Name], str], object]) ->
                 return False
             return True
 
-        if _retried(send):
+        if retried(send):
             said = " ".join(f"{order}:{version}" for order, version in names)
             os.write(1, f"ack {said}\n".encode())
         if chance.random() < 0.3:
             time.sleep(chance.random() * 0.02)
 
 
-def _retried(action: Callable[[], T]) -> T:
-    """Do it until no passing error is in the way; others are said, and end the process."""
-    while True:
-        try:
-            return action()
-        except TidemarkError as error:
-            if not error.retryable:
-                raise
-            os.write(1, f"retry {' '.join(str(error).split())}\n".encode())
-            time.sleep(0.03)
+def retried(action: Callable[[], T]) -> T:
+    """Do it until nothing that passes is in the way; that is said.  What does not ends this."""
+    return patiently(
+        action,
+        within=float("inf"),
+        told=lambda error: os.write(1, f"retry {' '.join(str(error).split())}\n".encode()),
+    )
 
 
 ROLES: dict[str, Callable[[Life], None]] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 from tests.property.pushing import rows_of
-from tests.torture.world import SCHEMA, VIEWS, Name, content, history
+from tests.torture.world import SCHEMA, VIEWS, Name, content, history, patiently
 
 import tidemark as tm
 from tidemark.engines.log import SEEN, EventLog
@@ -151,7 +151,7 @@ def _online_is_offline(store: tm.Store, moment: datetime) -> None:
 def _rows_are_those_of_a_materialization(store: tm.Store) -> None:
     """Byte for byte, and no row more."""
     grown = rows_of(store)
-    store.materialize()
+    patiently(store.materialize)
     made = rows_of(store)
     if grown != made:
         more, less = grown.keys() - made.keys(), made.keys() - grown.keys()

@@ -33,8 +33,7 @@ from tidemark.errors import TidemarkError
 Store = Literal["lmdb", "redis"]
 
 PRODUCERS = ("pusher", "client", "filer")
-RECOVERY_SECONDS = 60.0
-TOLD_LINES = 14
+TOLD_LINES = 60
 JUMPS = (-86_400, -7_200, -600, -3, 3, 600, 7_200, 86_400)
 
 
@@ -185,8 +184,12 @@ class Running:
         self.problems.append(f"The {life.role} ended with {process.exitcode}:\n      {tail}")
 
     def tail(self, role: str) -> str:
-        """What a process said last, but for acknowledgements."""
-        said = self._alive[role][0].said
+        """What a process said last, but for acknowledgements; what it is doing, if it still is."""
+        life, process = self._alive[role]
+        said = life.said
+        if process.is_alive():
+            os.kill(process.pid, actors.TELL)
+            process.join(1.0)
         lines = said.read_text("utf-8", "replace").splitlines() if said.exists() else []
         return "\n      ".join([line for line in lines if line[:4] != "ack "][-TOLD_LINES:])
 
@@ -303,12 +306,12 @@ def _recover(plan: Plan, running: Running) -> None:
         raise Problem("Redis has lost its data, and it is read as if nothing were.")
     if plan.emptied:
         with tm.connect(folder) as store:
-            store.materialize()
+            world.patiently(store.materialize)
     running.start("server", steady=True)
     running.start("client", steady=True)
     once = running.start("consumer_once", steady=True)
-    once.join(RECOVERY_SECONDS)
-    deadline = time.monotonic() + RECOVERY_SECONDS
+    once.join(world.PATIENCE)
+    deadline = time.monotonic() + world.PATIENCE
     while not running.has_acknowledged("client") and time.monotonic() < deadline:
         time.sleep(0.02)
     if once.exitcode != 0:

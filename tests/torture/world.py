@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import parquet
 
 import tidemark as tm
+from tidemark.errors import TidemarkError
 from tidemark.online import cutting
+
+T = TypeVar("T")
 
 SMALL = cutting.Sizes(split=16, chunk=4, fanout=4)
 """The trees of the runs: a few dozen events of an entity make one of several levels."""
@@ -26,6 +30,9 @@ KEPT_ROWS = 32
 
 LEASE = 5.0
 """Seconds after which a lock in Redis is free whose holder was killed."""
+
+PATIENCE = 60.0
+"""Seconds within which whatever was killed is made up for."""
 
 USERS = ["ada", "bob", "cyd", "dan", "eve"]
 SHOPS = [1, 2]
@@ -208,6 +215,24 @@ def make_project(folder: Path, online: str, stream: str, base: datetime, kafka: 
         store.apply(store.plan())
         store.materialize()
     return folder
+
+
+def patiently(
+    action: Callable[[], T],
+    *,
+    within: float = PATIENCE,
+    told: Callable[[TidemarkError], object] = str,
+) -> T:
+    """Do it again while what is in the way passes: the lock of a process that was killed, say."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return action()
+        except TidemarkError as error:
+            if not error.retryable or time.monotonic() > deadline:
+                raise
+            told(error)
+            time.sleep(0.03)
 
 
 def now() -> datetime:

@@ -168,7 +168,7 @@ class Applier:
     def _caught_up(
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None
     ) -> CaughtUp:
-        applied = conflicts = 0
+        applied, conflicts, wanted = 0, 0, None
         while True:
             serving = self._serving(definitions, name)
             reached = _reached(serving)
@@ -177,16 +177,16 @@ class Applier:
             newest = self._log.newest(name) if fresh is None else fresh.newest
             if reached is not None and reached > newest.position:
                 raise _beyond(name, reached, newest.position)
+            wanted = wanted or newest  # what others append meanwhile is theirs to apply
             try:
-                while reached is not None and reached < newest.position:
+                while reached is not None and reached < wanted.position:
                     count, reached, serving = self._step(engine, serving, reached, newest, fresh)
                     applied += count
             except StoreConflict:
-                conflicts += 1
-                if conflicts == _ATTEMPTS:
+                if (conflicts := conflicts + 1) == _ATTEMPTS:
                     raise
                 continue
-            return CaughtUp(newest.position, newest.seen, applied)
+            return CaughtUp(wanted.position, wanted.seen, applied)
 
     def advance(
         self, engine: DuckDB, reading: Reading, prefix: bytes, state: State, until: int
