@@ -38,11 +38,20 @@ class TidemarkError(Exception):
         self.remedy = remedy
         super().__init__(what, where, remedy)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process and come back with all that this one holds, subclasses too."""
+        return _restored, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         lines = [self.what]
         lines += [f"  {line}" for line in self.where.splitlines()]
         lines += [f"  {line}" for line in self.remedy.splitlines()]
         return "\n".join(lines)
+
+
+def _restored(kind: type[TidemarkError], args: tuple[object, ...]) -> TidemarkError:
+    """An error without what its constructor would make of other arguments than these."""
+    return kind.__new__(kind, *args)
 
 
 @dataclass(frozen=True)
