@@ -14,10 +14,13 @@ _PATIENCE = 1.0  # seconds before anything is shown
 
 
 class Progress:
-    """Shows on stderr, where that is a terminal, which view is read and how many rows have come."""
+    """Shows on stderr, where that is a terminal, which view is read and how many rows have come.
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
+    One that is `quiet` shows nothing: it is part of something that has a line of its own.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
         self._began = time.monotonic()
         self._what, self._count = "", 0
         self._bar: Bar | None = None

@@ -34,13 +34,14 @@ def training_set(
     time: str | None = None,
     timezone: str | None = None,
     hindsight: bool = False,
+    quiet: bool = False,
 ) -> TrainingSet:
     """The label rows, unchanged and in their order, followed by one column for each output.
 
     `functions` are the on-demand functions by reference.  `labels` is any Arrow-capable frame;
     `time` names its column of moments (None: its only timestamp column), `timezone` the zone of one
     that carries none.  With `hindsight`, when an event became known is ignored and corrections
-    count from the beginning.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
+    count from the beginning.  `quiet`: no line on the terminal.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
     """
     began = clock.perf_counter()
     rows = read_labels(labels, time=time, timezone=timezone)
@@ -53,7 +54,7 @@ def training_set(
             request = definitions.request(reference.owner)
             field = next(f for f in request.fields if f.name == reference.name)
             columns[reference] = rows.field(request.name, field)
-    with Progress() as progress:
+    with Progress(quiet=quiet) as progress:
         reading = _Reading(engine, definitions, rows, report, progress, hindsight=hindsight)
         columns |= reading.features([each for each in needed if each.kind == "feature"])
     columns |= _on_demand(definitions, functions, needed, columns, rows.table.num_rows)
