@@ -10,17 +10,20 @@ once also while, or although, these are still there.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -32,11 +35,15 @@ from tidemark.serve.log.form import MOMENT, Description, read_description
 
 _MERGED = "-merged-"
 _REPLACES = b"tidemark.replaces"
+_PARTS = b"tidemark.parts"
 _LARGE_BYTES = 1 << 26
 _GROUP_ROWS = 100_000
+_READ_ROWS = 1 << 16
 
 _ATTEMPTS = 5
 """How often a reading begins anew when files are forgotten under it."""
+
+_log = logging.getLogger("tidemark.log")
 
 
 def write(root: Path, description: Description, table: pa.Table) -> None:
@@ -46,7 +53,7 @@ def write(root: Path, description: Description, table: pa.Table) -> None:
     hours = pc.divide(table["answered"].cast(pa.int64()), HOUR)
     distinct: list[int] = pc.unique(hours).to_pylist()
     for hour in distinct:
-        rows = table.filter(pc.equal(hours, hour))
+        rows = table if len(distinct) == 1 else table.filter(pc.equal(hours, hour))
         at = instant(hour * HOUR)
         into = folder / f"day={at:%Y-%m-%d}" / f"hour={at:%H}"
         into.mkdir(parents=True, exist_ok=True)
@@ -54,12 +61,23 @@ def write(root: Path, description: Description, table: pa.Table) -> None:
         name = f"{first:016x}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
         part = into / f".{name}"
         try:
-            pq.write_table(rows, part, compression="zstd")
+            pq.write_table(rows, part, **_form(rows.schema))
             part.rename(into / name)
         except (OSError, pa.ArrowException) as error:
             with suppress(OSError):
                 part.unlink()
             raise OSError(str(error)) from error
+
+
+def _form(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are written: what nobody looks for, and what hardly repeats, costs the least."""
+    measured = ("value.", "status.", "age.", "known.", "position.")
+    repeated = (pa.types.is_string, pa.types.is_binary, pa.types.is_dictionary)
+    return {
+        "compression": "zstd",
+        "use_dictionary": [each.name for each in schema if any(is_(each.type) for is_ in repeated)],
+        "write_statistics": [name for name in schema.names if not name.startswith(measured)],
+    }
 
 
 def folders(root: Path, service: str | None) -> list[Path]:
@@ -85,7 +103,7 @@ def _live(hour: Path) -> list[Path]:
     if len(names) > 1:
         for file in names:
             if _MERGED in file.name:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, pa.ArrowInvalid):
                     metadata: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
                     replaced.update(msgspec.json.decode(metadata[_REPLACES], type=list[str]))
     return [file for file in names if file.name not in replaced]
@@ -106,7 +124,7 @@ def _merged(hour: Path) -> int:
     """Merge the small files of an hour; raises `OSError` if somebody else is about to."""
     live = _live(hour)
     leftover = set(hour.glob("[!.]*.parquet")) - set(live)
-    small = [file for file in live if file.stat().st_size <= _LARGE_BYTES]
+    small = _sound(file for file in live if file.stat().st_size <= _LARGE_BYTES)
     if len(small) < 2 and not leftover:
         return 0
     lock = hour / ".merging"
@@ -128,11 +146,13 @@ def _merged(hour: Path) -> int:
 def _write_merged(hour: Path, small: Sequence[Path]) -> None:
     schema = pq.read_schema(small[0])
     names = msgspec.json.encode([file.name for file in small])
-    schema = schema.with_metadata({**(schema.metadata or {}), _REPLACES: names})
+    held = [part for file in small for part in _parts(file, pq.ParquetFile(file))]
+    parts = msgspec.json.encode(held)
+    schema = schema.with_metadata({**(schema.metadata or {}), _REPLACES: names, _PARTS: parts})
     first = small[0].name.partition("-")[0]
     name = f"{first}{_MERGED}{secrets.token_hex(4)}.parquet"
     part = hour / f".{name}"
-    with pq.ParquetWriter(part, schema, compression="zstd") as out:
+    with pq.ParquetWriter(part, schema, **_form(schema)) as out:
         rows: list[pa.Table] = []
         for file in small:
             rows.append(pq.ParquetFile(file).read().replace_schema_metadata(schema.metadata))
@@ -150,11 +170,13 @@ def read(
     where: ds.Expression | None = None,
 ) -> pa.Table | None:
     """The rows answered from `since` until before `until`; None: no file has any."""
+    damaged = False
     for attempt in range(_ATTEMPTS):
         names = files(folder, since, until)
-        if not names:
-            break
         try:
+            names = _sound(names) if damaged else names
+            if not names:
+                break
             schema = pq.read_schema(names[-1])
             answered = pc.field("answered")
             low, high = (pa.scalar(each, pa.int64()).cast(MOMENT) for each in (since, until))
@@ -163,7 +185,8 @@ def read(
             answered_then: pa.Table = rows.to_table(
                 filter=wanted if where is None else wanted & where
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            damaged = isinstance(error, pa.ArrowInvalid)
             if attempt + 1 == _ATTEMPTS:
                 raise
         else:
@@ -171,10 +194,111 @@ def read(
     return None
 
 
+def batches(
+    root: Path, service: str | None, since: int, until: int, *, rows: int, damaged: set[str]
+) -> Iterator[tuple[Description, pa.Table]]:
+    """The rows answered from `since` until before `until`, `rows` at a time at most.
+
+    Statuses and ages are left out.  Memory does not grow with the log: what one list of outputs was
+    served as comes together, in the order of the files' names, each row once, also while files
+    become one.  Files that are no Parquet are left out, and their names added to `damaged`.
+    """
+    for folder in folders(root, service):
+        description = described(folder, since, until)
+        if description is None:
+            damaged.update(each.name for each in files(folder, since, until))
+            continue
+        held: list[pa.Table] = []
+        for table in _tables(folder, description, since, until, damaged):
+            held.append(table)
+            while sum(map(len, held)) >= rows:
+                together = pa.concat_tables(held)
+                yield description, together.slice(0, rows)
+                held = [together.slice(rows)]
+        if any(map(len, held)):
+            yield description, pa.concat_tables(held)
+
+
+def _tables(
+    folder: Path, description: Description, since: int, until: int, damaged: set[str]
+) -> Iterator[pa.Table]:
+    names = description.schema.names
+    columns = [each for each in names if not each.startswith(("status.", "age.", "seconds"))]
+    low, high = (pa.scalar(each, pa.int64()).cast(MOMENT) for each in (since, until))
+    for hour in _hours(folder):
+        begins = _begins(hour)
+        if begins + HOUR <= since or begins >= until:
+            continue
+        whole = since <= begins and begins + HOUR <= until
+        for table in _hour(hour, columns, damaged):
+            at = table["answered"]
+            then = pc.and_(pc.greater_equal(at, low), pc.less(at, high))
+            yield table if whole else table.filter(then)
+
+
+def _hour(hour: Path, columns: Sequence[str], damaged: set[str]) -> Iterator[pa.Table]:
+    done: set[str] = set()
+    for attempt in range(_ATTEMPTS):
+        try:
+            for file in _live(hour):
+                if file.name in done:
+                    continue
+                try:
+                    opened = pq.ParquetFile(file)
+                except pa.ArrowInvalid:
+                    damaged.add(file.name)
+                else:
+                    parts = _parts(file, opened)
+                    yield from _but(opened, [name in done for name, _ in parts], parts, columns)
+                    done.update(name for name, _ in parts)
+                done.add(file.name)
+        except FileNotFoundError:  # merged or forgotten meanwhile
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _but(
+    file: pq.ParquetFile,
+    skipped: Sequence[bool],
+    parts: Sequence[tuple[str, int]],
+    columns: Sequence[str],
+) -> Iterator[pa.Table]:
+    """The rows of a file without those of the parts that are skipped."""
+    keep = pa.array(np.repeat([not each for each in skipped], [rows for _, rows in parts]))
+    place = 0
+    for batch in file.iter_batches(_READ_ROWS, columns=columns):
+        table = pa.Table.from_batches([batch])
+        yield table.filter(keep.slice(place, len(batch))) if any(skipped) else table
+        place += len(batch)
+
+
+def _parts(file: Path, opened: pq.ParquetFile) -> list[tuple[str, int]]:
+    """The names and the numbers of rows of the files that one was made of, in their order."""
+    said: dict[bytes, bytes] = opened.schema_arrow.metadata or {}
+    if _PARTS in said:
+        return msgspec.json.decode(said[_PARTS], type=list[tuple[str, int]])
+    return [(file.name, opened.metadata.num_rows)]
+
+
+def _sound(files: Iterable[Path]) -> list[Path]:
+    """The files that are Parquet: a machine that stopped may have left some that are not."""
+    sound: list[Path] = []
+    for file in files:
+        try:
+            pq.read_metadata(file)
+        except pa.ArrowInvalid:
+            _log.error("%s is damaged and is left out of the serving log.", file)
+        else:
+            sound.append(file)
+    return sound
+
+
 def described(folder: Path, since: int, until: int) -> Description | None:
     """What the files of a folder hold; None: there are none from that time."""
     for file in reversed(files(folder, since, until)):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, pa.ArrowInvalid):
             return read_description(pq.read_schema(file))
     return None
 
@@ -184,7 +308,10 @@ def last_read(folder: Path, since: int) -> tuple[Description, int] | None:
     with suppress(FileNotFoundError):
         for file in reversed(files(folder, since, 2**62)):
             last = 0
-            footer = pq.ParquetFile(file)
+            try:
+                footer = pq.ParquetFile(file)
+            except pa.ArrowInvalid:
+                continue
             place = footer.schema_arrow.get_field_index("answered")
             for group in range(footer.metadata.num_row_groups):
                 newest: datetime = footer.metadata.row_group(group).column(place).statistics.max
