@@ -37,9 +37,10 @@ class Shop(tm.Entity):
 
 
 def views(history: str | None, *, unique: bool) -> list[Any]:
-    """Two views of different entities over one source, with what pushes can get wrong.
+    """Views of different entities over one source, with what pushes can get wrong.
 
-    Sums and counts show an event that is lost or counted twice, `last` the order, `newest` nulls.
+    Sums and counts show an event that is lost or counted twice, `last` the order, `newest` nulls;
+    `Hourly` keeps sums of hours instead of events where there are many.
     """
     told = {} if history is None else {"history": tm.parquet(history)}
 
@@ -63,7 +64,13 @@ def views(history: str | None, *, unique: bool) -> list[Any]:
         statuses = tm.count_distinct(Order.status)
         orders = tm.last_n(Order.order, n=3)
 
-    return [OfUser, OfShop]
+    class Hourly(tm.FeatureView, entity=User, source=Order, step="1h"):
+        spent = tm.sum(Order.amount, over="3h")
+        orders = tm.count(over="1d", offset="1h")
+        spread = tm.stddev(Order.amount)
+        dearest = tm.max(Order.amount, where=Order.status == "paid")
+
+    return [OfUser, OfShop, Hourly]
 
 
 def rows_of(store: tm.Store) -> dict[bytes, bytes]:
@@ -111,6 +118,7 @@ def everything_equal(store: tm.Store) -> None:
     for view, key, values in (
         ("of_user", "user_id", ["ada", "bob", "cyd", "dan"]),
         ("of_shop", "shop", [1, 2, 3]),
+        ("hourly", "user_id", ["ada", "bob", "cyd", "dan"]),
     ):
         names = [
             f"{view}:{each.name}"

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.property import worlds
-from tests.property.test_online import TREES, compare, forced
+from tests.property.test_online import compare
 from tests.property.test_training import differences
 from tests.property.worlds import store_of
 
@@ -23,10 +23,8 @@ def test_a_training_set_moves_in_steps(seed: int, step: int) -> None:
 
 
 @pytest.mark.parametrize(("seed", "step"), CASES)
-def test_a_vector_moves_in_steps(seed: int, step: int, monkeypatch) -> None:
-    """From rows, and from trees of several sizes."""
+def test_a_vector_moves_in_steps(seed: int, step: int) -> None:
+    """From the events of small entities; `test_tiles` has the large ones."""
     world = worlds.stepped(seed, step)
-    if seed % 2:
-        forced(monkeypatch, TREES[seed % len(TREES)], seed)
     with store_of(world) as store:
         compare(world, store)

@@ -54,11 +54,15 @@ class LayoutFeature:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns and filters of a view, each once, in the order in which features need them."""
+    """The columns and filters of a view, each once, in the order in which features need them.
+
+    `step` is that of the view, in microseconds; 0 where it has none.
+    """
 
     columns: tuple[InputColumn, ...]
     filters: tuple[Expr, ...]
     features: tuple[LayoutFeature, ...]
+    step: int = 0
 
     @classmethod
     def of(cls, view: FeatureView, types: Mapping[str, Type]) -> Layout:
@@ -111,4 +115,4 @@ def _layout(view: FeatureView, types: tuple[tuple[str, Type], ...]) -> Layout:
         )
         for feature in view.features
     )
-    return Layout(tuple(columns), tuple(filters), features)
+    return Layout(tuple(columns), tuple(filters), features, view.step)

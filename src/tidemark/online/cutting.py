@@ -4,7 +4,7 @@ An entity of up to `Sizes.split` events is one row.  A larger one is a tree: und
 directory, under `child_key` chunks (rows of consecutive events) and, for very many events,
 directories between.  Where a chunk begins follows from the events beside the cut alone, and a child
 is named by its bytes.  So the same events give the same tree in whatever order they came, and what
-a change does not touch stays as it is.
+a change does not touch stays as it is.  Views with a step have `tiles` in the place of chunks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, directories
+from tidemark.online import codec, directories, tiles
 from tidemark.online.codec import Events, Unpacked
-from tidemark.online.directories import Children, child_key, id_of
+from tidemark.online.directories import CHUNKS, DIRECTORIES, Children, child_key, id_of
 from tidemark.online.merging import pick, recut
 
 if TYPE_CHECKING:
@@ -69,7 +69,11 @@ class Cutter:
         rows = codec.pack(self.layout, pick(events, small))
         items = [(keys[place], row) for place, row in zip(small.tolist(), rows, strict=True)]
         if len(large):
-            items += self._trees([keys[place] for place in large.tolist()], pick(events, large))
+            names, several = [keys[place] for place in large.tolist()], pick(events, large)
+            if self.layout.step:
+                items += tiles.written(self.layout, self.sizes.fanout, names, several)
+            else:
+                items += self._trees(names, several)
         return items
 
     def chunks(self, events: Unpacked) -> tuple[list[bytes], Children, Words]:
@@ -91,7 +95,7 @@ class Cutter:
 
         runs = directories.cut(children, self.sizes.fanout)
         rows = [
-            directories.pack(1, children.part(first, stop))
+            directories.pack(CHUNKS, children.part(first, stop))
             for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
         ]
         known = combine(Cells.of(self.layout), children.known, runs)
@@ -100,10 +104,10 @@ class Cutter:
     def root(self, key: bytes, children: Children) -> list[Item]:
         """The root over all chunks, after the directories below it."""
         if children.events <= self.sizes.deep:
-            return [(key, directories.pack(1, children))]
+            return [(key, directories.pack(CHUNKS, children))]
         rows, inner = self.inner(children)
         items = under(key, inner.ids, rows)
-        return [*items, (key, directories.pack(2, inner))]
+        return [*items, (key, directories.pack(DIRECTORIES, inner))]
 
     def _trees(self, keys: Sequence[bytes], events: Unpacked) -> list[Item]:
         rows, children, begins = self.chunks(events)

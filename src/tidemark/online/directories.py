@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _HEAD = int.from_bytes(PREAMBLE, "little") | DIRECTORY << 48
 _COLUMNS = 5
 
+CHUNKS, DIRECTORIES, TILES = 1, 2, 3
+"""Levels of a directory: what its children are.  Tiles have no bytes of their own."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -96,7 +99,7 @@ def torn() -> StoreConflict:
 
 
 def pack(level: int, children: Children) -> bytes:
-    """The bytes of a directory; of level 1 its children are chunks, of level 2 directories."""
+    """The bytes of a directory of `CHUNKS`, `DIRECTORIES` or `TILES`."""
     known, count = children.known, len(children)
     cells = (len(known.starts) - 1) // count
     heap = HEADER + (_COLUMNS + cells) * count

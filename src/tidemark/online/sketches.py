@@ -128,7 +128,7 @@ class _Change:
         ):
             if row is None or root is None:
                 continue
-            deep = directories.level_of(row) == 2
+            deep = directories.level_of(row) == directories.DIRECTORIES
             groups.update((each.key, each) for each in groups_of(self._key, root, chunks=not deep))
             if not deep:
                 continue

@@ -11,9 +11,18 @@ from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories, sketches
 from tidemark.online.codec import Events, Unpacked
 from tidemark.online.cutting import Cutter, Item, under
-from tidemark.online.directories import Children, child_key, is_directory, joined
+from tidemark.online.directories import (
+    CHUNKS,
+    DIRECTORIES,
+    TILES,
+    Children,
+    child_key,
+    is_directory,
+    joined,
+)
 from tidemark.online.merging import combine, part, pick, recut
 from tidemark.online.retention import Retention
+from tidemark.online.tiles import Tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +95,11 @@ def merge(
     failed: list[int] = plain[undecided].tolist()
     for place in np.flatnonzero(large).tolist():
         root = old[place] or b""
-        tree = _Tree(cutter, keys[place], root, fetch, told_apart)
+        tree: _Tree | Tiles
+        if layout.step:
+            tree = Tiles(layout, cutter.sizes.fanout, keys[place], root, fetch, told_apart)
+        else:
+            tree = _Tree(cutter, keys[place], root, fetch, told_apart)
         if not tree.insert(pick(new, np.array([place])), retention):
             failed.append(place)
             continue
@@ -118,15 +131,13 @@ def replace(
 
 def stored_children(key: bytes, root: bytes, fetch: Fetch) -> list[bytes]:
     """The keys of everything below a root; none for a row of events."""
-    if not is_directory(root):
+    if not is_directory(root) or directories.level_of(root) == TILES:
         return []
     keys = [child_key(key, each) for each in directories.read(root).ids.tolist()]
-    if directories.level_of(root) == 1:
+    if directories.level_of(root) == CHUNKS:
         return keys
     inner = [row for row in fetch(keys) if row is not None]
-    return keys + [
-        child_key(key, each) for row in inner for each in directories.read(row).ids.tolist()
-    ]
+    return keys + [each for row in inner for each in stored_children(key, row, fetch)]
 
 
 Place = tuple[int, int]
@@ -146,7 +157,7 @@ class _Tree:
         self._cutter, self._key, self._fetch = cutter, key, fetch
         self._told_apart = told_apart
         self._top = directories.read(root)
-        self._deep = directories.level_of(root) == 2
+        self._deep = directories.level_of(root) == DIRECTORIES
         count = len(self._top) if self._deep else 1
         self._groups: list[Children | None] = [None] * count
         if not self._deep:
@@ -300,7 +311,7 @@ class _Tree:
         for group, children in enumerate(self._groups):
             for each in changed.get(group, [children] if children else []):
                 self._alive.update(each.ids.tolist())
-        self.puts.append((self._key, directories.pack(2, top)))
+        self.puts.append((self._key, directories.pack(DIRECTORIES, top)))
 
     def _group_runs(self, changed: dict[int, list[Children]]) -> list[tuple[int, int]]:
         """The directories that are cut anew together, as those of `_runs` for chunks.

@@ -26,8 +26,8 @@ from tidemark.online.keys import (
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.underway import now
 from tidemark.serve.evaluation import Part, Rows
-from tidemark.serve.program import Available, Program
-from tidemark.serve.trees import Forest, Replaced
+from tidemark.serve.program import Available, Program, View
+from tidemark.serve.trees import Forest, Replaced, Unsettled
 
 _ATTEMPTS = 20
 """How often a read follows materializations that finish while it reads."""
@@ -155,6 +155,8 @@ class RowReader:
                 words, parts = self._parts(asked, places, found[records:], moment)
             except Replaced:
                 continue
+            except Unsettled as unsettled:
+                raise _came_later(program.views[unsettled.view], moment) from None
             return Stored(count, keys, moment, words, parts, current.states)
         raise _restless(self.online)
 
@@ -200,8 +202,11 @@ class RowReader:
             folded = None
             if roots:
                 forest = Forest(words, roots)
-                folded = forest.fold(each.part.trees, at, self.online.get_many)
                 part = each.part
+                try:
+                    folded = forest.fold(part.trees, at, self.online.get_many)
+                except Unsettled as unsettled:
+                    raise Unsettled(part.views[unsettled.view]) from None
                 for view, entity, start in forest.rows(part.layouts, part.columns, folded.needed):
                     rows[view, entity] = start
                 words = forest.words
@@ -271,6 +276,14 @@ def _absent(absent: Sequence[Reference]) -> StaleSource:
 def _restless(online: OnlineStore) -> StoreUnavailable:
     return StoreUnavailable(
         "The online state kept changing while it was read.", where=online.name, remedy="Try again."
+    )
+
+
+def _came_later(view: View, at: int) -> StaleSource:
+    return StaleSource(
+        f"The online state of {view.view.name!r} cannot answer {format_moment(at)}: of an entity "
+        "with many events it keeps sums of whole steps, and some of these events came later.",
+        remedy="Ask for a later moment, or for a row of it: store.training_set(...).",
     )
 
 

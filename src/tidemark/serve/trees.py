@@ -21,11 +21,20 @@ Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _MORE = 1 << 15  # words for what is read later: a path of directories, and a few chunks
 _ABSENT = -3  # no sketch, as `kernel.forest.ABSENT`
-_EVENTS, _ID = 1, 4  # the word of the number of children, the column of their ids
+_EVENTS, _LEVEL = 1, 3  # words of the number of children, and of what they are
+_ID = 4  # the column of their ids
 
 
 class Replaced(Exception):  # nothing is wrong: a writer was faster, and its root is there
     """A part of a tree is gone, as the tree is another one by now."""
+
+
+class Unsettled(Exception):  # told to the user with the name of the view
+    """A moment needs events of which only a summary is kept; `view` is the number of the view."""
+
+    def __init__(self, view: int) -> None:
+        super().__init__(view)
+        self.view = view
 
 
 class Forest:
@@ -49,7 +58,8 @@ class Forest:
     def fold(self, program: TreeProgram, t: int, fetch: Fetch) -> Folded:
         """Read what the moment `t` needs, and compute what summaries can.
 
-        Raises `Replaced` where a writer has replaced what is to be read.
+        Raises `Replaced` where a writer has replaced what is to be read, and `Unsettled` where
+        tiles hold events that came after `t`.
         """
         from tidemark.kernel.tree import fold
 
@@ -78,6 +88,9 @@ class Forest:
             yield view, entity, mine[0] if mine else -1
 
     def _open(self, misses: Sequence[tuple[int, int]], fetch: Fetch) -> None:
+        for node, _ in misses:
+            if self.words[self._nodes[node][0] + _LEVEL] == directories.TILES:
+                raise Unsettled(self._roots[self._paths[node][0]][0])
         found = fetch([self._child_key(node, child) for node, child in misses])
         rows = [row for row in found if row is not None]
         starts = iter(self._append(rows))
