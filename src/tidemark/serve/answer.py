@@ -47,22 +47,26 @@ ALWAYS = NEVER + 1
 class Parts(NamedTuple):
     """What the serving log keeps of an answer: neither the rows that were read, nor much else.
 
-    Many of these wait at a time, and the collector looks at every object that holds others.
-    `words`, `state` and `time` are [F, rows], `known` is [V, rows], as in `Found`; `values` and
+    Many of these wait at a time, and the collector looks at every object that holds others; bytes
+    it does not.  `words`, `state` and `time` are [F, rows], `known` is [V, rows], as in `Found`.
+    `values` are those that are not numbers, from `program.numbers` on, one feature after the other;
     `others` are as `Answer` holds them; `states` are those of the program's views.
     """
 
     program: Program
-    words: NDArray[np.int64]
-    state: NDArray[np.uint8]
-    time: NDArray[np.int64]
-    known: NDArray[np.int64]
+    words: bytes
+    state: bytes
+    time: bytes
+    known: bytes
     values: Sequence[Any]
     others: Mapping[Reference, Sequence[Any]]
     keys: Sequence[Sequence[Any]]
     rows: int
     at: int
     states: Sequence[State]
+
+
+_NONE: Mapping[Reference, Sequence[Any]] = {}
 
 
 class Answer:
@@ -108,15 +112,16 @@ class Answer:
     @property
     def parts(self) -> Parts:
         """What is to be logged."""
-        stored, found = self._stored, self._found
+        stored, found, program = self._stored, self._found, self.program
+        numbers = program.numbers
         return Parts(
-            self.program,
-            found.words,
-            found.state,
-            found.time,
-            found.known,
-            self._values,
-            self._others,
+            program,
+            found.words.tobytes(),
+            found.state.tobytes(),
+            found.time.tobytes(),
+            found.known.tobytes(),
+            () if numbers == len(program.features) else self._values[numbers * self.rows :],
+            self._others or _NONE,
             stored.keys,
             self.rows,
             self.at,

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -40,8 +40,10 @@ __all__ = ["Description", "Explanation", "ServingLog", "span"]
 QUEUE_ROWS = 20_000
 """Rows that wait at most for the thread that writes; further ones are dropped and counted."""
 
-TAKE_SECONDS = 0.05
-"""How often the thread looks for answers; until then they are references to small arrays."""
+TAKE_SECONDS = 0.5
+TAKE_ROWS = 2_000
+"""Answers become columns so often, or when there are so many rows: what that takes is mostly for
+each column, whatever its length."""
 
 FLUSH_ROWS = 50_000
 FLUSH_SECONDS = 10.0
@@ -52,8 +54,8 @@ _OVER = 10 * MINUTE
 
 _FORMS = 256
 
-_ANSWERS = 256
-"""Answers that become columns, and are let go of, at once."""
+_ROWS = 4_096
+"""Rows that become columns at once; what is done to all of them holds up nobody for long."""
 
 _log = logging.getLogger("tidemark.log")
 
@@ -88,7 +90,8 @@ class ServingLog:
         self._tidied_at = float("-inf")
         self._failing = False
         self._writing = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -109,6 +112,8 @@ class ServingLog:
             self._queue.append(
                 Entry(target, revision, request_id, time_ns() // 1_000, seconds, answer.parts)
             )
+            if self._rows >= TAKE_ROWS and not self._wake.is_set():
+                self._wake.set()
             if self._thread is None:
                 self._start()
 
@@ -120,7 +125,8 @@ class ServingLog:
 
     def close(self) -> None:
         """Write all that is waiting, and end the thread."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -242,7 +248,9 @@ class ServingLog:
             self._thread = thread
 
     def _run(self) -> None:
-        while not self._stopping.wait(TAKE_SECONDS):
+        while not self._stopping:
+            self._wake.wait(TAKE_SECONDS)
+            self._wake.clear()
             with self._writing:
                 self._take(Pace())
                 held = sum(len(each) for batches in self._held.values() for each in batches)
@@ -260,9 +268,7 @@ class ServingLog:
             self._held_since = time.monotonic()
         entries.clear()
         for form, mine in of_form.items():
-            while mine:
-                some = mine[-_ANSWERS:]
-                del mine[-_ANSWERS:]
+            for some in _cut(mine):
                 self._hold(form, some, pace)
                 pace.let_go(some)
 
@@ -322,6 +328,18 @@ def _moment(said: datetime | str) -> int:
     if isinstance(said, str) and said[:1].isdigit() and said[-1:] in "wdhms" and said.isalnum():
         return time_ns() // 1_000 - parse_duration(said)
     return parse_moment(said)
+
+
+def _cut(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """The answers, so many at once that they have `_ROWS` rows or a few more; empties the list."""
+    entries.reverse()
+    while entries:
+        some: list[Entry] = []
+        rows = 0
+        while entries and rows < _ROWS:
+            some.append(entries.pop())
+            rows += some[-1].parts.rows
+        yield some
 
 
 def _sampled(entries: list[Entry], share: float) -> list[bool]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from tidemark.engines.arrow import arrow_type, column_of
+from tidemark.engines.arrow import arrow_type
 from tidemark.model.fingerprint import meaning, on_demand_fingerprints
 from tidemark.model.graph import Definitions, Reference
-from tidemark.model.types import FLOAT64, INT64, Type, parse_type
+from tidemark.model.types import Type, parse_type
 from tidemark.serve.answer import ALWAYS, NEVER, Parts
 from tidemark.serve.log.masking import Mask, is_masked, masked_keys
 from tidemark.serve.program import NULL, VALUE, Program
 from tidemark.serve.vector import Status
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FORMAT = 1
 METADATA = b"tidemark"
@@ -35,8 +32,8 @@ METADATA = b"tidemark"
 _WORK_SECONDS, _PAUSE_SECONDS = 50e-6, 150e-6
 """How long the thread works until it pauses; shorter pauses give the interpreter to nobody."""
 
-_FREED = 8
-"""Answers that are let go of at once: what they hold costs some 3 us each."""
+_FREED = 32
+"""Answers that are let go of at once: what they hold costs about a microsecond each."""
 
 MOMENT = pa.timestamp("us", "UTC")
 AGE = pa.duration("us")
@@ -193,98 +190,88 @@ class Form:
         )
         self.schema = self.description.schema
         self._view_of = {view.view.name: place for place, view in enumerate(program.views)}
+        # What numbers are where the kernel found nothing, as words; [numbers, 1].
+        nothing = [each.nothing for each in program.features[: program.numbers]]
+        self._has_nothing = np.array([each is not None for each in nothing]).reshape(-1, 1)
+        words = [np.array(each or 0.0).view(np.int64) for each in nothing[: program.doubles]]
+        words += [np.array(each or 0, np.int64) for each in nothing[program.doubles :]]
+        self._nothing = np.array(words, np.int64).reshape(-1, 1)
 
     def batch(self, entries: Sequence[Entry], pace: Pace) -> pa.RecordBatch:
         """The rows of some answers of the program, in their order."""
-        columns: dict[str, pa.Array] = {}
-        for name, column in zip(self.schema.names, self._columns(entries, pace), strict=True):
-            columns[name] = column
+        columns: list[pa.Array] = []
+        for column in self._columns(entries, pace):
+            columns.append(column)
             pace.rest()
-        return pa.RecordBatch.from_pydict(columns, schema=self.schema)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _columns(self, entries: Sequence[Entry], pace: Pace) -> Iterator[pa.Array]:
         """The columns, in the order of the schema."""
-        counts = np.array([each.parts.rows for each in entries])
-        repeat = np.repeat(np.arange(len(entries)), counts)
-        which = pa.array(repeat)
-        yield pa.array([each.request_id for each in entries]).take(which)
-        first = np.cumsum(counts) - counts
-        yield pa.array((np.arange(len(repeat)) - first[repeat]).astype(np.int32))
-        yield pa.array([each.answered for each in entries], pa.int64()).view(MOMENT).take(which)
-        at = np.array([each.parts.at for each in entries], np.int64)[repeat]
-        yield pa.array(at).view(MOMENT)
-        yield pa.array([each.revision for each in entries], pa.int64()).take(which)
-        yield pa.array([each.seconds for each in entries], pa.float64()).take(which)
+        _, revisions, request_ids, answered, seconds, parts = zip(*entries, strict=True)
+        found = _Found(parts, self._program, pace)
+        yield found.spread(pa.array(request_ids, pa.string()))
+        yield pa.array(found.row)
+        yield found.spread(pa.array(answered, pa.int64()).view(MOMENT))
+        yield pa.array(found.at).view(MOMENT)
+        yield found.spread(pa.array(revisions, pa.int64()))
+        yield found.spread(pa.array(seconds, pa.float64()))
         for place, key in enumerate(self.keys):
-            yield self._written(key, [v for each in entries for v in each.parts.keys[place]])
-        yield from self._features(entries, at, pace)
+            yield self._written(key, [v for each in parts for v in each.keys[place]])
+        yield from self._features(found, pace)
         for request in self.description.request:
             reference = self._requests[request.name]
-            given = [v for each in entries for v in each.parts.others[reference]]
-            yield self._written(request, given)
+            yield self._written(request, [v for each in parts for v in each.others[reference]])
+        served = {id(each.states): each.states for each in parts}  # of a few materializations
+        order = {key: place for place, key in enumerate(served)}
+        which = found.spread(pa.array([order[id(each.states)] for each in parts], pa.int32()))
         for view in self.description.views:
             place = self._view_of[view]
-            states = [each.parts.states[place] if each.parts.states else None for each in entries]
+            states = [each[place] if each else None for each in served.values()]
             known = [None if state is None else state.until for state in states]
             yield pa.array(known, pa.int64()).view(MOMENT).take(which)
             position = [None if state is None else state.position for state in states]
             yield pa.array(position, pa.int64()).take(which)
 
-    def _features(
-        self, entries: Sequence[Entry], at: NDArray[np.int64], pace: Pace
-    ) -> Iterator[pa.Array]:
+    def _features(self, found: _Found, pace: Pace) -> Iterator[pa.Array]:
+        """Value, status and age of each feature; numbers are taken from all that were found."""
         program = self._program
-        found = [each.parts for each in entries]
-        words = np.concatenate([each.words for each in found], axis=1)
+        numbers = self._numbers(found)
         pace.rest()
-        state = np.concatenate([each.state for each in found], axis=1)
+        statuses = _columns(_codes(found, program), pa.uint8())
         pace.rest()
-        time_ = np.concatenate([each.time for each in found], axis=1)
+        never = found.time <= ALWAYS
+        ages = _columns(np.where(never, 0, found.at - found.time), AGE, ~never)
         pace.rest()
-        known = np.concatenate([each.known for each in found], axis=1)
         for column in self.description.features:
             reference = self._references[column.name]
             place = program.place.get(reference)
             if place is None:
-                values = [v for each in entries for v in each.parts.others[reference]]
+                values = [v for each in found.parts for v in each.others[reference]]
                 yield self._written(column, values)
                 codes = np.array([_NULL if v is None else _PRESENT for v in values], np.uint8)
-                yield _statuses(codes)
+                yield _statuses(pa.array(codes))
                 yield pa.nulls(len(values), AGE)
                 continue
-            yield self._values(column, place, words[place], state[place], entries)
-            codes = program.status_of[state[place] + program.status_from[place]]
-            codes[known[program.view_of[place]] == NEVER] = _MISSING
-            yield _statuses(codes)
-            never = time_[place] <= ALWAYS
-            ages = np.where(never, 0, at - np.where(never, 0, time_[place]))
-            yield pa.array(ages, pa.int64(), mask=never).view(AGE)
+            if place >= program.numbers:
+                yield self._written(column, found.values(place - program.numbers))
+            elif column.masked:
+                yield self._written(column, numbers[place].to_pylist())
+            else:
+                yield numbers[place]
+            yield _statuses(statuses[place])
+            yield ages[place]
 
-    def _values(
-        self,
-        column: Column,
-        place: int,
-        words: NDArray[np.int64],
-        state: NDArray[np.uint8],
-        entries: Sequence[Entry],
-    ) -> pa.Array:
-        feature = self._program.features[place]
-        numeric = feature.type in {FLOAT64, INT64}
-        if column.masked or not feature.plain or (feature.nothing is not None and not numeric):
-            values = [
-                value
-                for each in entries
-                for value in each.parts.values[
-                    place * each.parts.rows : (place + 1) * each.parts.rows
-                ]
-            ]
-            return self._written(column, values)
-        numbers: NDArray[Any] = words.view(np.float64) if feature.type == FLOAT64 else words
-        defined = state == VALUE
-        if feature.nothing is not None:
-            numbers = np.where(defined, numbers, feature.nothing)
-            defined = state != NULL
-        return column_of(numbers, defined, feature.type)
+    def _numbers(self, found: _Found) -> list[pa.Array]:
+        """The columns of those features that are numbers."""
+        doubles, numbers = self._program.doubles, self._program.numbers
+        state = found.state[:numbers]
+        valid = state == VALUE
+        words = np.where(valid, found.words[:numbers], self._nothing)
+        valid |= self._has_nothing & (state != NULL)
+        return [
+            *_columns(words[:doubles], pa.float64(), valid[:doubles]),
+            *_columns(words[doubles:], pa.int64(), valid[doubles:]),
+        ]
 
     def _written(self, column: Column, values: Sequence[Any]) -> pa.Array:
         type_: Type = parse_type(column.type)
@@ -293,5 +280,93 @@ class Form:
         return pa.array(values, arrow_type(type_))
 
 
-def _statuses(codes: NDArray[np.uint8]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), _STATUSES)
+class _Found:
+    """What was found for N sets of keys, of several answers.
+
+    `words`, `state` and `time` are [F, N], `known` is [V, N]; `at` is the moment and `row` the
+    place in its answer of each.
+    """
+
+    def __init__(self, parts: Sequence[Parts], program: Program, pace: Pace) -> None:
+        self.parts = parts
+        self._counts = [each.rows for each in parts]
+        self.rows = sum(self._counts)
+        self.at = np.array([each.at for each in parts], np.int64)
+        self.row = np.zeros(self.rows, np.int32)
+        self._which: pa.Array | None = None
+        if self._counts.count(1) < len(parts):
+            counts = np.array(self._counts)
+            which = np.repeat(np.arange(len(parts)), counts)
+            first = np.cumsum(counts) - counts
+            self.at, self.row = self.at[which], np.arange(self.rows, dtype=np.int32)
+            self.row -= first[which].astype(np.int32)
+            self._which = pa.array(which)
+        features, views = len(program.features), len(program.views)
+        pace.rest()
+        self.words = self._together([each.words for each in parts], features, np.int64)
+        pace.rest()
+        self.state = self._together([each.state for each in parts], features, np.uint8)
+        pace.rest()
+        self.time = self._together([each.time for each in parts], features, np.int64)
+        pace.rest()
+        self.known = self._together([each.known for each in parts], views, np.int64)
+        pace.rest()
+
+    def spread(self, column: pa.Array) -> pa.Array:
+        """What holds for each answer, for each of its rows."""
+        return column if self._which is None else column.take(self._which)
+
+    def values(self, place: int) -> list[Any]:
+        """The values of a feature that are no numbers; `place` is among those."""
+        return [
+            value
+            for each in self.parts
+            for value in each.values[place * each.rows : (place + 1) * each.rows]
+        ]
+
+    def _together(self, texts: Sequence[bytes], height: int, kind: DTypeLike) -> NDArray[Any]:
+        """One array [height, N] of those of the answers."""
+        rows = self._counts[0]
+        if self._counts.count(rows) == len(texts):
+            shape = len(texts), height, rows
+            joined = np.frombuffer(b"".join(texts), kind).reshape(shape)
+            return np.ascontiguousarray(joined.transpose(1, 0, 2)).reshape(height, self.rows)
+        arrays: list[NDArray[Any]] = [
+            np.frombuffer(text, kind).reshape(height, rows)
+            for text, rows in zip(texts, self._counts, strict=True)
+        ]
+        return np.concatenate(arrays, axis=1)
+
+
+def _columns(
+    rows: NDArray[Any], type_: pa.DataType, defined: NDArray[np.bool_] | None = None
+) -> list[pa.Array]:
+    """The rows of an array [F, N] as Arrow columns that share its memory; null if not `defined`."""
+    count, size = rows.shape[1], rows.shape[1] * rows.itemsize
+    items = pa.py_buffer(rows)
+    columns = [items.slice(place * size, size) for place in range(len(rows))]
+    if defined is None:
+        return [pa.Array.from_buffers(type_, count, [None, each]) for each in columns]
+    bits = np.packbits(defined, axis=1, bitorder="little")
+    known, width = pa.py_buffer(bits), bits.shape[1]
+    valid = [
+        None if known_all else known.slice(place * width, width)
+        for place, known_all in enumerate(np.all(defined, axis=1).tolist())
+    ]
+    return [
+        pa.Array.from_buffers(type_, count, [mask, each])
+        for mask, each in zip(valid, columns, strict=True)
+    ]
+
+
+def _codes(found: _Found, program: Program) -> NDArray[np.uint8]:
+    """The places of the statuses of features of views among all, [F, N]."""
+    codes: NDArray[np.uint8] = program.status_of[found.state + program.status_from]
+    missing = found.known == NEVER
+    if missing.any():
+        codes[missing[program.view_of]] = _MISSING
+    return codes
+
+
+def _statuses(codes: pa.Array) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(codes, _STATUSES)
