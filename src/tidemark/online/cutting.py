@@ -20,15 +20,21 @@ from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories, tiles
 from tidemark.online.codec import Events, Unpacked
-from tidemark.online.directories import CHUNKS, DIRECTORIES, Children, child_key, id_of
+from tidemark.online.directories import (
+    CHUNKS,
+    DIRECTORIES,
+    Children,
+    Item,
+    above,
+    id_of,
+    under,
+)
 from tidemark.online.merging import pick, recut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.int64]
-
-Item = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True)
@@ -91,22 +97,14 @@ class Cutter:
 
     def inner(self, children: Children) -> tuple[list[bytes], Children]:
         """The directories of consecutive chunks, and what is known of them."""
-        from tidemark.kernel.partials import combine
-
-        runs = directories.cut(children, self.sizes.fanout)
-        rows = [
-            directories.pack(CHUNKS, children.part(first, stop))
-            for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
-        ]
-        known = combine(Cells.of(self.layout), children.known, runs)
-        return rows, Children(known, np.fromiter(map(id_of, rows), np.int64, len(rows)))
+        return above(self.layout, self.sizes.fanout, CHUNKS, children)
 
     def root(self, key: bytes, children: Children) -> list[Item]:
         """The root over all chunks, after the directories below it."""
         if children.events <= self.sizes.deep:
             return [(key, directories.pack(CHUNKS, children))]
         rows, inner = self.inner(children)
-        items = under(key, inner.ids, rows)
+        items = under(key, inner, rows)
         return [*items, (key, directories.pack(DIRECTORIES, inner))]
 
     def _trees(self, keys: Sequence[bytes], events: Unpacked) -> list[Item]:
@@ -115,7 +113,7 @@ class Cutter:
         bounds = zip(keys, begins[:-1].tolist(), begins[1:].tolist(), strict=True)
         for key, first, stop in bounds:
             mine = children.part(first, stop)
-            items += under(key, mine.ids, rows[first:stop])
+            items += under(key, mine, rows[first:stop])
             items += self.root(key, mine)
         return items
 
@@ -140,8 +138,3 @@ class Cutter:
         begins[1:] &= (table[1:] != table[:-1]).any(axis=1)
         begins[timeline.starts[:-1]] = True
         return directories.split_long(np.append(np.flatnonzero(begins), n), 2 * self.sizes.chunk)
-
-
-def under(key: bytes, ids: Words, rows: Sequence[bytes]) -> list[Item]:
-    """The children of an entity as they are to be written."""
-    return [(child_key(key, each), row) for each, row in zip(ids.tolist(), rows, strict=True)]

@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 
 from tidemark.errors import StoreConflict
+from tidemark.kernel.cells import Cells
+from tidemark.kernel.layout import Layout
 from tidemark.online.codec import DIRECTORY, HEADER, PREAMBLE, refuse
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _HEAD = int.from_bytes(PREAMBLE, "little") | DIRECTORY << 48
 _COLUMNS = 5
+
+Item = tuple[bytes, bytes]
 
 CHUNKS, DIRECTORIES, TILES = 1, 2, 3
 """Levels of a directory: what its children are.  Tiles have no bytes of their own."""
@@ -83,6 +87,27 @@ def id_of(value: bytes) -> int:
 def child_key(key: bytes, child: int) -> bytes:
     """Where a child of the entity with this row key is."""
     return key + _encode(child)
+
+
+def under(key: bytes, children: Children, rows: Sequence[bytes]) -> list[Item]:
+    """The children of an entity as they are to be written."""
+    ids = children.ids.tolist()
+    return [(child_key(key, each), row) for each, row in zip(ids, rows, strict=True)]
+
+
+def above(
+    layout: Layout, fanout: int, level: int, children: Children
+) -> tuple[list[bytes], Children]:
+    """The directories of consecutive children, and what is known of them."""
+    from tidemark.kernel.partials import combine  # compiled with the first use
+
+    runs = cut(children, fanout)
+    rows = [
+        pack(level, children.part(first, stop))
+        for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
+    ]
+    known = combine(Cells.of(layout), children.known, runs)
+    return rows, Children(known, np.fromiter(map(id_of, rows), np.int64, len(rows)))
 
 
 def is_directory(row: bytes) -> bool:

@@ -19,7 +19,16 @@ from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
 from tidemark.online import directories
 from tidemark.online.codec import NEVER, Unpacked
-from tidemark.online.directories import DIRECTORIES, TILES, Children, child_key, id_of, joined
+from tidemark.online.directories import (
+    DIRECTORIES,
+    TILES,
+    Children,
+    Item,
+    above,
+    child_key,
+    joined,
+    under,
+)
 from tidemark.online.retention import Retention
 
 if TYPE_CHECKING:
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
-Item = tuple[bytes, bytes]
 
 
 def tiles_of(layout: Layout, events: Unpacked) -> tuple[Children, Words]:
@@ -105,8 +113,8 @@ class Tiles:
         for first, stop in self._runs(changed):
             parts += [self._top.part(at, first)] if at < first else []
             known = joined([changed.get(each) or self._group(each) for each in range(first, stop)])
-            rows, inner = _inner(self._layout, self._fanout, known)
-            self.puts += _under(self._key, inner, rows)
+            rows, inner = above(self._layout, self._fanout, TILES, known)
+            self.puts += under(self._key, inner, rows)
             before |= {child_key(self._key, each) for each in self._top.ids[first:stop].tolist()}
             parts.append(inner)
             at = stop
@@ -188,26 +196,8 @@ def _whole(layout: Layout, fanout: int, key: bytes, tiles: Children) -> list[Ite
     """The directories of all tiles of an entity, the root last."""
     if len(tiles) <= 2 * fanout:
         return [(key, directories.pack(TILES, tiles))]
-    rows, inner = _inner(layout, fanout, tiles)
-    return [*_under(key, inner, rows), (key, directories.pack(DIRECTORIES, inner))]
-
-
-def _inner(layout: Layout, fanout: int, tiles: Children) -> tuple[list[bytes], Children]:
-    """The directories of consecutive tiles, and what is known of them."""
-    from tidemark.kernel.partials import combine
-
-    runs = directories.cut(tiles, fanout)
-    rows = [
-        directories.pack(TILES, tiles.part(first, stop))
-        for first, stop in zip(runs[:-1].tolist(), runs[1:].tolist(), strict=True)
-    ]
-    known = combine(Cells.of(layout), tiles.known, runs)
-    return rows, Children(known, np.fromiter(map(id_of, rows), np.int64, len(rows)))
-
-
-def _under(key: bytes, children: Children, rows: Sequence[bytes]) -> list[Item]:
-    ids = children.ids.tolist()
-    return [(child_key(key, each), row) for each, row in zip(ids, rows, strict=True)]
+    rows, inner = above(layout, fanout, TILES, tiles)
+    return [*under(key, inner, rows), (key, directories.pack(DIRECTORIES, inner))]
 
 
 def _numbers(step: int, times: Words) -> Words:

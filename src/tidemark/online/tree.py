@@ -10,15 +10,17 @@ import numpy as np
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories, sketches
 from tidemark.online.codec import Events, Unpacked
-from tidemark.online.cutting import Cutter, Item, under
+from tidemark.online.cutting import Cutter
 from tidemark.online.directories import (
     CHUNKS,
     DIRECTORIES,
     TILES,
     Children,
+    Item,
     child_key,
     is_directory,
     joined,
+    under,
 )
 from tidemark.online.merging import combine, part, pick, recut
 from tidemark.online.retention import Retention
@@ -184,7 +186,7 @@ class _Tree:
         if undecided.any():
             return False
         rows, children, begins = self._cutter.chunks(events)
-        self.puts += under(self._key, children.ids, rows)
+        self.puts += under(self._key, children, rows)
         bounds = zip(runs, begins[:-1].tolist(), begins[1:].tolist(), strict=True)
         cuts = [(run, children.part(first, stop)) for run, first, stop in bounds]
         self._splice(cuts, retention)
@@ -304,7 +306,7 @@ class _Tree:
             fresh = None
             if parts:
                 rows, fresh = self._cutter.inner(joined(parts))
-                self.puts += under(self._key, fresh.ids, rows)
+                self.puts += under(self._key, fresh, rows)
             edits.append((first, stop, fresh))
         top = joined(_edited(self._top, edits))
         self._alive.update(top.ids.tolist())
