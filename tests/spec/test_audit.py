@@ -21,7 +21,7 @@ from tests.spec.served import ASKED, make_project
 
 import tidemark as tm
 from tidemark.apps.cli import main
-from tidemark.monitor.audit import differing
+from tidemark.monitor.audit_differences import differing
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -26,9 +26,9 @@ class Progress:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
-    def begin(self, what: str) -> None:
-        """Say what is read from now on."""
-        self._what, self._count = what, 0
+    def begin(self, what: str, count: int = 0) -> None:
+        """Say what is read from now on, and how much of it has come already."""
+        self._what, self._count = what, count
         self.rows(0)
 
     def rows(self, count: int) -> None:

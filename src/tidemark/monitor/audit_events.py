@@ -1,17 +1,16 @@
-"""The events behind a few rows of the serving log, and features computed from altered ones.
+"""The events behind rows of the serving log, and features computed from altered ones.
 
-Every trial is a case: some events of one entity and one moment.  All cases of a call become one
-frame whose only key is the number of the case, and go through the same code as training does.
+A case is the events of one entity, altered: without some, or with one twice.  The cases of a call
+become one frame whose only key is the number of the case, the rows become its labels, and both go
+through the same code as training does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +18,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tidemark.compile import identifier
-from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.histories import LOGGED, SEEN
 from tidemark.engines.inventory import glance
 from tidemark.engines.sources import open_source
 from tidemark.engines.training import training_set
 from tidemark.errors import TidemarkError
-from tidemark.model.expr import Call
 from tidemark.model.graph import (
     Definitions,
     Entity,
@@ -39,37 +36,47 @@ from tidemark.model.graph import (
     Source,
 )
 from tidemark.model.types import INT64, TIMESTAMP
-from tidemark.model.window import HOUR, Window, format_moment
-from tidemark.online.values import instant
+from tidemark.model.window import format_moment
+from tidemark.monitor.audit_faults import Reading
 
-CANDIDATES = 100
-"""Events of an entity that are left out or doubled one by one, the newest."""
+EVENTS_AT_ONCE = 1_000_000
+"""Events of one frame."""
 
-_CASE, _COPY, _KNOWN = "tidemark_case", "tidemark_copy", "tidemark_known"
+_ENTITY, _CASE, _COPY, _KNOWN = (f"tidemark_{each}" for each in ("entity", "case", "copy", "known"))
 _FRAME = "tidemark trials"
+_MICROS = pa.timestamp("us", "UTC")
 
-# Zones differ from UTC by whole hours, some by halves, those of Nepal and the Chathams by quarters.
-_QUARTERS = [k for k in range(-56, 57) if k and (k % 2 == 0 or abs(k) in {23, 51})]
-_SHIFTS = [k * HOUR // 4 for k in sorted(_QUARTERS, key=lambda k: (k % 4 != 0, abs(k)))]
-Trial = tuple[int, Sequence[int], Sequence[int]]
-"""A row, the places of its events, and of those that count twice."""
+
+class Case(NamedTuple):
+    """Events of an entity: those known by two moments, of history and of the log, or all (None).
+
+    Without the events at some places, and with those at others twice.
+    """
+
+    entity: int
+    known: tuple[int, int] | None = None
+    without: frozenset[int] = frozenset()
+    twice: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Entities:
     """The events of the entities of some rows; an event is its place in `table`.
 
-    `time` and `seen` are microseconds; `logged` says that the event log has the event.  `of_row`
-    has for each row its entity, its moment, and the moments up to which the online state knew
-    history and the log.
+    `time` and `seen` are microseconds; `logged` says that the event log has the event.  The events
+    of entity e are those from `starts[e]` until before `starts[e + 1]`, oldest first.  `of_row`,
+    `at` and `known` have for each row its entity, its moment, and the moments up to which the
+    online state knew history and the log.
     """
 
     table: pa.Table
     time: NDArray[np.int64]
     seen: NDArray[np.int64]
     logged: NDArray[np.bool_]
-    of_entity: Mapping[int, NDArray[np.int64]]
-    of_row: Mapping[int, tuple[int, int, int, int]]
+    starts: NDArray[np.int64]
+    of_row: NDArray[np.int64]
+    at: NDArray[np.int64]
+    known: NDArray[np.int64]
     source: Source
     before: bool
 
@@ -77,7 +84,7 @@ class Entities:
     def of(
         cls, engine: DuckDB, definitions: Definitions, view: FeatureView, moments: pa.Table
     ) -> Entities:
-        """Read the events of whoever `moments` names."""
+        """Read the events of whoever `moments` names: `key_0`, ..., `at`, `known`, `position`."""
         source = definitions.source(view.source)
         names = [name for name in moments.column_names if name.startswith("key_")]
         keys = list(zip(*(moments[name].to_pylist() for name in names), strict=True))
@@ -87,59 +94,76 @@ class Entities:
             name: pa.array([key[i] for key in numbers], type_)
             for i, (name, type_) in enumerate(zip(names, types, strict=True))
         }
-        asked = pa.table(
-            {**columns, "tidemark_entity": pa.array(list(numbers.values()), pa.int64())}
-        )
+        asked = pa.table({**columns, _ENTITY: pa.array(list(numbers.values()), pa.int64())})
         table = _joined(engine, source, view, asked)
-        entity = table["tidemark_entity"].to_numpy()
-        order = np.argsort(entity, kind="stable")
-        starts = np.searchsorted(entity[order], np.arange(len(numbers) + 1))
-        taken = {number: order[starts[number] : starts[number + 1]] for number in numbers.values()}
+        table = table.take(pa.array(np.argsort(table[_ENTITY].to_numpy(), kind="stable")))
         known_log = _seen_at(engine, source, moments["position"].to_pylist())
-        of_row = {
-            row: (numbers[key], at, known or 0, known_log[position or 0])
-            for row, key, at, known, position in zip(
-                moments["row"].to_pylist(),
-                keys,
-                moments["at"].to_pylist(),
-                moments["known"].to_pylist(),
-                moments["position"].to_pylist(),
-                strict=True,
+        known = [
+            (until or 0, known_log[position or 0])
+            for until, position in zip(
+                moments["known"].to_pylist(), moments["position"].to_pylist(), strict=True
             )
-        }
-        time = table[source.time].cast(pa.int64()).to_numpy()
-        seen = table[SEEN].to_numpy()
-        logged = table[LOGGED].to_numpy()
-        before = view.bound == "before"
-        return cls(table, time, seen, logged, taken, of_row, source, before)
-
-    def events(self, row: int) -> list[int]:
-        """All events of the entity of a row, oldest first."""
-        return [int(each) for each in self.of_entity[self.of_row[row][0]]]
-
-    def at(self, row: int) -> int:
-        """The moment of a row."""
-        return self.of_row[row][1]
-
-    def unknown(self, row: int) -> list[int]:
-        """Events seen by the moment of a row that the online state had not taken in."""
-        _, at, known, known_log = self.of_row[row]
-        return [
-            e
-            for e in self.events(row)
-            if self.seen[e] <= at and self.seen[e] > (known_log if self.logged[e] else known)
         ]
+        return cls(
+            table,
+            table[source.time].cast(pa.int64()).to_numpy(),
+            table[SEEN].to_numpy(),
+            table[LOGGED].to_numpy(),
+            np.searchsorted(table[_ENTITY].to_numpy(), np.arange(len(numbers) + 1)),
+            np.array([numbers[key] for key in keys], np.int64),
+            moments["at"].to_numpy(),
+            np.array(known, np.int64).reshape(-1, 2),
+            source,
+            view.bound == "before",
+        )
 
-    def late(self, row: int) -> list[int]:
+    def events(self, row: int) -> slice:
+        """All events of the entity of a row."""
+        entity = self.of_row[row]
+        return slice(int(self.starts[entity]), int(self.starts[entity + 1]))
+
+    def unknown(self, row: int) -> NDArray[np.int64]:
+        """Events seen by the moment of a row that the online state had not taken in."""
+        own = self.events(row)
+        history, log = self.known[row].tolist()
+        limit: NDArray[np.int64] = np.where(self.logged[own], log, history)
+        seen: NDArray[np.int64] = self.seen[own]
+        places: NDArray[np.int64] = np.flatnonzero((seen <= self.at[row]) & (seen > limit))
+        return own.start + places
+
+    def late(self, row: int) -> NDArray[np.int64]:
         """Events that happened by the moment of a row and were seen after it."""
-        at = self.at(row) - self.before
-        return [e for e in self.events(row) if self.time[e] <= at < self.seen[e]]
+        own = self.events(row)
+        at = self.at[row] - self.before
+        late = (self.time[own] <= at) & (self.seen[own] > at)
+        places: NDArray[np.int64] = own.start + np.flatnonzero(late)
+        return places
 
-    def candidates(self, row: int) -> list[int]:
-        """The newest events that were visible at the moment of a row."""
-        at = self.at(row)
-        visible = [e for e in self.events(row) if self.time[e] <= at and self.seen[e] <= at]
-        return visible[-CANDIDATES:]
+    def visible(self, row: int) -> NDArray[np.int64]:
+        """The events that training counts for a row if their windows reach back to them."""
+        own = self.events(row)
+        at = self.at[row]
+        then = (self.time[own] <= at) & (self.seen[own] <= at)
+        places: NDArray[np.int64] = own.start + np.flatnonzero(then)
+        return places
+
+    def lagging(self, row: int, entity_case: Case) -> Case:
+        """A case as the online state had it that served a row."""
+        history, log = self.known[row].tolist()
+        return entity_case._replace(known=(history, log))
+
+    def places(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The events of a case, and which of them are copies."""
+        first, end = self.starts[case.entity : case.entity + 2].tolist()
+        own: NDArray[np.int64] = np.arange(first, end, dtype=np.int64)
+        if case.known is not None:
+            history, log = case.known
+            own = own[self.seen[own] <= np.where(self.logged[own], log, history)]
+        if case.without:
+            own = own[~np.isin(own, list(case.without))]
+        twice = np.array(sorted(case.twice), np.int64)
+        copies = np.repeat(np.array([0, 1], np.int64), [len(own), len(twice)])
+        return np.concatenate([own, twice]), copies
 
     def describe(self, event: int) -> str:
         """An event in words: what identifies it, and when it happened."""
@@ -164,7 +188,7 @@ def _joined(engine: DuckDB, source: Source, view: FeatureView, asked: pa.Table) 
             f"r.{identifier(name)} = asked.key_{i}" for i, name in enumerate(view.keys)
         )
         query = (
-            f"SELECT {columns}, {told}, asked.tidemark_entity FROM ({parts}) AS r "
+            f"SELECT {columns}, {told}, asked.{_ENTITY} FROM ({parts}) AS r "
             f"JOIN asked ON {on} ORDER BY r.{identifier(str(source.time))}"
         )
         return _reconciled(relation.table(query, {"asked": asked}), source)
@@ -177,6 +201,8 @@ def _reconciled(table: pa.Table, source: Source) -> pa.Table:
     if not source.unique or not table.num_rows:
         return table
     logged = table[LOGGED].to_pylist()
+    if not any(logged):
+        return table
     names = list(zip(*(table[name].to_pylist() for name in source.unique), strict=True))
     recorded = {name for name, yes in zip(names, logged, strict=True) if yes}
     keep = [yes or name not in recorded for name, yes in zip(names, logged, strict=True)]
@@ -196,29 +222,15 @@ def _seen_at(engine: DuckDB, source: Source, positions: Sequence[int | None]) ->
     return found
 
 
-@dataclass(frozen=True)
-class Fault:
-    """An error of a whole view; `values` computes its features for rows as if it had been made."""
-
-    cause: str
-    detail: str
-    values: Callable[[Sequence[int]], list[dict[str, Any]]]
-
-
 class Trials:
-    """Computes some features of a view from altered events or under another definition.
+    """Computes some features of a view from altered events or in another way.
 
     Close it: it owns an engine.
     """
 
     def __init__(
-        self,
-        definitions: Definitions,
-        view: FeatureView,
-        features: Sequence[Feature],
-        entities: Entities,
+        self, definitions: Definitions, view: FeatureView, features: Sequence[Feature]
     ) -> None:
-        self._entities = entities
         self._engine = DuckDB(threads=1)
         source = definitions.source(view.source)
         fields = (Field(_CASE, INT64), Field(_COPY, INT64), Field(_KNOWN, TIMESTAMP))
@@ -232,165 +244,103 @@ class Trials:
             timezone="",
         )
         self._entity = Entity(name=view.entity, keys=(Field(_CASE, INT64),))
-        self._view = replace(view, keys=(_CASE,), features=tuple(features))
+        self.plain = Reading(replace(view, keys=(_CASE,), features=tuple(features)))
 
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
 
-    def of_events(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
-        """The values of each trial, by feature."""
-        return self._computed(trials, self._view)
-
-    def in_hindsight(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The values of rows as if every event had been seen when it happened."""
-        return self._computed(self._whole(rows), self._view, hindsight=True)
-
-    def faults(self) -> Iterator[Fault]:
-        """The faults of a whole view that are worth trying, the likeliest first."""
-        yield from self._other_bounds()
-        yield from self._other_filters()
-        yield from self._shifted()
-        yield from self._other_zones()
-
-    def _other_bounds(self) -> Iterator[Fault]:
-        other = "before" if self._view.bound == "at" else "at"
-        yield self._redefined(
-            "off-by-one bound",
-            f"it is served as with bound={other!r}; the view says {self._view.bound!r}",
-            replace(self._view, bound=other),
-        )
-        for micros in (1, -1):
-            more = "longer" if micros > 0 else "shorter"
-            yield self._redefined(
-                "off-by-one bound",
-                f"it is served as with windows that are a microsecond {more}",
-                self._with_windows(partial(_longer, micros)),
-            )
-
-    def _other_filters(self) -> Iterator[Fault]:
-        if any(feature.aggregate.where is not None for feature in self._view.features):
-            for detail, negated in (
-                ("without its filter", False),
-                ("with its filter reversed", True),
-            ):
-                features = tuple(_unfiltered(each, negated) for each in self._view.features)
-                view = replace(self._view, features=features)
-                yield self._redefined("changed definition", f"it is served as {detail}", view)
-
-    def _shifted(self) -> Iterator[Fault]:
-        for shift in _SHIFTS:
-            when = "later" if shift > 0 else "earlier"
-            yield Fault(
-                "shifted zone",
-                f"it is served as if every event had happened {abs(shift) / HOUR:g} h {when}",
-                partial(self._moved, shift),
-            )
-
-    def _other_zones(self) -> Iterator[Fault]:
-        if all(each.aggregate.window.unit is None for each in self._view.features):
-            return
-        for zone in ("UTC", *(f"Etc/GMT{k:+d}" for k in range(-14, 13) if k)):
-            yield self._redefined(
-                "shifted zone",
-                f"it is served as with calendar windows of {zone}",
-                self._with_windows(partial(_in_zone, zone)),
-            )
-
-    def _with_windows(self, change: Callable[[Window], Window]) -> FeatureView:
-        features = tuple(
-            replace(each, aggregate=replace(each.aggregate, window=change(each.aggregate.window)))
-            for each in self._view.features
-        )
-        return replace(self._view, features=features)
-
-    def _redefined(self, cause: str, detail: str, view: FeatureView) -> Fault:
-        return Fault(cause, detail, lambda rows: self._computed(self._whole(rows), view))
-
-    def _moved(self, shift: int, rows: Sequence[int]) -> list[dict[str, Any]]:
-        return self._computed(self._whole(rows), self._view, shift=shift)
-
-    def _whole(self, rows: Sequence[int]) -> list[Trial]:
-        return [(row, self._entities.events(row), ()) for row in rows]
+    def values(
+        self, entities: Entities, rows: NDArray[np.int64], cases: Sequence[Case], reading: Reading
+    ) -> list[pa.ChunkedArray]:
+        """The values of rows, each computed from its case; a column for each feature."""
+        numbers = {case: number for number, case in enumerate(dict.fromkeys(cases))}
+        number = np.array([numbers[case] for case in cases], np.int64)
+        order = np.argsort(number, kind="stable")
+        at = entities.at[rows]
+        tables: list[pa.Table] = []
+        for first, frame, last in _frames(entities, list(numbers), reading.shift):
+            mine = order[slice(*np.searchsorted(number[order], [first, last]))]
+            tables.append(self._computed(frame, number[mine], at[mine], reading))
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        table = pa.concat_tables(tables).take(pa.array(back))
+        return [table[feature.name] for feature in reading.view.features]
 
     def _computed(
         self,
-        trials: Sequence[Trial],
-        view: FeatureView,
-        *,
-        shift: int = 0,
-        hindsight: bool = False,
-    ) -> list[dict[str, Any]]:
-        if not trials:
-            return []
-        frame = self._frame(trials, shift)
-        moments = [instant(self._entities.at(row)) for row, _, _ in trials]
-        labels = pa.table(
-            {
-                _CASE: pa.array(range(len(trials)), pa.int64()),
-                "at": pa.array(moments, pa.timestamp("us", "UTC")),
-            }
-        )
+        frame: pa.Table,
+        case: NDArray[np.int64],
+        at: NDArray[np.int64],
+        reading: Reading,
+    ) -> pa.Table:
+        labels = pa.table({_CASE: pa.array(case), "at": pa.array(at).view(_MICROS)})
+        view = reading.view
         outputs = [
             Output(each.name, Reference("feature", each.name, view.name, each.version))
             for each in view.features
         ]
         definitions = Definitions.of([self._entity, self._source, view])
         self._engine.frames[_FRAME] = frame
-        table = training_set(
-            self._engine, definitions, {}, outputs, labels, time="at", hindsight=hindsight
-        ).to_arrow()
-        records: list[dict[str, Any]] = table.select([each.name for each in outputs]).to_pylist()
-        return records
-
-    def _frame(self, trials: Sequence[Trial], shift: int) -> pa.Table:
-        """The events of all cases, each with the number of its case."""
-        entities = self._entities
-        places = [[*events, *twice] for _, events, twice in trials]
-        copies = [[0] * len(events) + [1] * len(twice) for _, events, twice in trials]
-        where = np.array([e for each in places for e in each], np.int64)
-        case = np.repeat(np.arange(len(trials)), [len(each) for each in places])
-        table = entities.table.take(pa.array(where)).drop_columns([SEEN, LOGGED, "tidemark_entity"])
-        micros = pa.timestamp("us", "UTC")
-        seen = entities.seen[where]
-        if shift:
-            recorded = entities.logged[where] | (entities.source.seen is not None)
-            seen = np.where(recorded, seen, seen + shift)
-            place = table.schema.get_field_index(str(entities.source.time))
-            moved = pa.array(entities.time[where] + shift).view(micros)
-            table = table.set_column(place, str(entities.source.time), moved)
-        copied = np.array([c for each in copies for c in each], np.int64)
-        return (
-            table.append_column(_CASE, pa.chunked_array([pa.array(case, arrow_type(INT64))]))
-            .append_column(_COPY, pa.chunked_array([pa.array(copied)]))
-            .append_column(_KNOWN, pa.chunked_array([pa.array(seen).view(micros)]))
+        made = training_set(
+            self._engine,
+            definitions,
+            {},
+            outputs,
+            labels,
+            time="at",
+            hindsight=reading.hindsight,
+            quiet=True,
         )
+        table: pa.Table = made.to_arrow().select([each.name for each in outputs])
+        return table
 
 
-def _longer(micros: int, window: Window) -> Window:
-    return replace(window, length=window.length + micros) if window.kind == "sliding" else window
+def _frames(
+    entities: Entities, cases: Sequence[Case], shift: int
+) -> Iterator[tuple[int, pa.Table, int]]:
+    """The events of cases, some cases at a time: the first, their frame, and the one behind."""
+    begin = 0
+    held: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    size = 0
+    for number, case in enumerate(cases):
+        held.append(entities.places(case))
+        size += len(held[-1][0])
+        if size >= EVENTS_AT_ONCE or number + 1 == len(cases):
+            numbers = np.repeat(np.arange(begin, number + 1), [len(each) for each, _ in held])
+            where = np.concatenate([each for each, _ in held])
+            copies = np.concatenate([each for _, each in held])
+            yield begin, _frame(entities, where, numbers, copies, shift), number + 1
+            begin, size = number + 1, 0
+            held.clear()
 
 
-def _in_zone(zone: str, window: Window) -> Window:
-    return replace(window, zone=zone) if window.unit is not None else window
+def _frame(
+    entities: Entities,
+    where: NDArray[np.int64],
+    case: NDArray[np.int64],
+    copy: NDArray[np.int64],
+    shift: int,
+) -> pa.Table:
+    """The events at places, each with the number of its case."""
+    table = entities.table.take(pa.array(where)).drop_columns([SEEN, LOGGED, _ENTITY])
+    seen = entities.seen[where]
+    if shift:
+        recorded = entities.logged[where] | (entities.source.seen is not None)
+        seen = np.where(recorded, seen, seen + shift)
+        place = table.schema.get_field_index(str(entities.source.time))
+        moved = pa.array(entities.time[where] + shift).view(_MICROS)
+        table = table.set_column(place, str(entities.source.time), moved)
+    return (
+        table.append_column(_CASE, pa.chunked_array([pa.array(case)]))
+        .append_column(_COPY, pa.chunked_array([pa.array(copy)]))
+        .append_column(_KNOWN, pa.chunked_array([pa.array(seen).view(_MICROS)]))
+    )
 
 
-def _unfiltered(feature: Feature, negated: bool) -> Feature:
-    where = feature.aggregate.where
-    if where is None:
-        return feature
-    altered = Call("not", (where,)) if negated else None
-    return replace(feature, aggregate=replace(feature.aggregate, where=altered))
-
-
-def history_changed(engine: DuckDB, source: Source, since: int) -> str:
-    """What of a history was written after a moment, in words; empty where nothing is known."""
+def written(engine: DuckDB, source: Source) -> Mapping[str, int]:
+    """When the files of a history were last written, by name (microseconds); what is known."""
     try:
-        files = glance(engine, source).files
-    except TidemarkError as error:
-        return error.what
-    for file in files:
-        if file.changed > since:
-            when = datetime.fromtimestamp(file.changed / 1e6, UTC).isoformat(timespec="seconds")
-            return f"{Path(file.path).name} was written at {when.replace('+00:00', 'Z')}"
-    return ""
+        return {Path(each.path).name: each.changed for each in glance(engine, source).files}
+    except TidemarkError:
+        return {}

@@ -81,11 +81,15 @@ class Observing:
         probe: int,
     ) -> Audit:
         """Compute again what was served and compare; see `Store.audit`."""
-        from tidemark.monitor.audit import audit
+        from tidemark.monitor.audit import BATCH_ROWS, Blocks, audit
         from tidemark.serve.log import span
+        from tidemark.serve.log.files import batches
 
         definitions = self._readers.snapshot().definitions
         left_out: dict[str, str] = {}
+        damaged: set[str] = set()
+        period = span(since, until)
+        blocks: Blocks
         with self._project.engine() as engine:
             if probe:
                 from tidemark.monitor import probe as probing
@@ -102,17 +106,20 @@ class Observing:
             else:
                 mask = self.log.mask
                 self.log.flush()
-                blocks = self.log.blocks(service=service, since=since, until=until)
+                blocks = batches(
+                    self.log.folder, service, *period, rows=BATCH_ROWS, damaged=damaged
+                )
             found = audit(
                 engine,
                 definitions,
                 lambda outputs: self._project.functions(definitions, outputs),
                 blocks,
                 mask,
-                span=span(since, until),
+                span=period,
                 service=service,
                 sample=sample,
                 left_out=left_out,
+                damaged=damaged,
             )
         self._keep(found)
         return found

@@ -1,0 +1,115 @@
+"""What an audit found, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+
+class Compared(msgspec.Struct, frozen=True):
+    """A feature: how many values were compared, and how many are not equal, in which way.
+
+    `missing` were served as null and are not, `extra` were served and are null, `different` are two
+    values.  Each that is not equal counts under one of the `causes`.
+    """
+
+    feature: str
+    compared: int
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    causes: dict[str, int] = {}
+
+    @property
+    def differing(self) -> int:
+        """Values that are not equal."""
+        return self.compared - self.equal
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A value that was served and is computed otherwise, where, and why."""
+
+    feature: str
+    request_id: str
+    service: str
+    keys: dict[str, Any]
+    at: str
+    served: Any
+    offline: Any
+    cause: str
+    detail: str
+
+    def __str__(self) -> str:
+        keys = ", ".join(f"{name}={value!r}" for name, value in self.keys.items())
+        return (
+            f"{self.feature} of {keys or 'nobody in particular'} at {self.at}: served "
+            f"{self.served!r}, offline {self.offline!r}\n    {self.cause}: {self.detail}\n"
+            f"    request {self.request_id} of {self.service}"
+        )
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """What an audit found.
+
+    `first` is the first difference of each feature with each cause.  `unread` rows could not be
+    computed again, as who a masked key is cannot be told; `left_out` features neither, each with
+    the reason.  `damaged` are files of the serving log that are none.
+    """
+
+    at: str
+    since: str
+    until: str
+    service: str | None
+    requests: int
+    rows: int
+    compared: int
+    equal: int
+    features: tuple[Compared, ...]
+    first: tuple[Difference, ...]
+    unread: int
+    left_out: dict[str, str]
+    seconds: float
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def differing(self) -> int:
+        """Values that are not equal."""
+        return self.compared - self.equal
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """How many differences have which cause."""
+        counted: Counter[str] = Counter()
+        for each in self.features:
+            counted.update(each.causes)
+        return dict(counted.most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        facts: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
+        return facts | {"differing": self.differing, "causes": self.causes}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.compared:,} values of {self.requests:,} requests, {self.differing:,} differ"
+        ]
+        lines[0] += f" ({self.since} to {self.until}, {self.seconds:.1f} s)"
+        for each in self.features:
+            if each.differing:
+                ways = {"missing": each.missing, "extra": each.extra, "different": each.different}
+                told = ", ".join(f"{count:,} {way}" for way, count in ways.items() if count)
+                why = ", ".join(f"{cause} {count:,}" for cause, count in each.causes.items())
+                lines.append(f"  {each.feature}: {told} of {each.compared:,} ({why})")
+        shown = {each.cause: each for each in reversed(self.first)}
+        lines += [f"  first: {shown[cause]}" for cause in self.causes if cause in shown]
+        if self.unread:
+            lines.append(
+                f"  {self.unread:,} rows are not compared: they have masked keys that no history "
+                "holds"
+            )
+        lines += [f"  not compared: {name}, {why}" for name, why in self.left_out.items()]
+        lines += [f"  not read: {name}, it is damaged" for name in self.damaged]
+        return "\n".join(lines)
