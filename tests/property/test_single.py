@@ -16,7 +16,7 @@ from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.log import CORRECTS, POSITION, SEEN
 from tidemark.engines.micro import partition_of
-from tidemark.ingest.apply import Reading
+from tidemark.ingest.serving import Reading
 from tidemark.ingest.single import Arrived
 from tidemark.online import tree
 from tidemark.online.single import inserted

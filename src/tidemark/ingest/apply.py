@@ -9,10 +9,9 @@ next, and what is done twice is refused the second time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -20,27 +19,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tidemark.engines.log import CORRECTS, POSITION, SEEN, Newest
+from tidemark.engines.few import FEW
+from tidemark.engines.log import POSITION, SEEN, Newest
 from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
 from tidemark.errors import StaleSource, StoreConflict
 from tidemark.ingest.alone import alone
+from tidemark.ingest.quick import Quick
 from tidemark.ingest.recorded import Recorded, holders
-from tidemark.ingest.single import FEW, Arrived, Single
-from tidemark.kernel.layout import Layout
-from tidemark.model.graph import Definitions, Entity, FeatureView, Source
+from tidemark.ingest.serving import Finder, Followers, Pair, Reading, Serving
+from tidemark.ingest.single import ANY_MOMENT, Arrived
+from tidemark.model.graph import Definitions, Source
 from tidemark.online import tree
 from tidemark.online.codec import Events, unpack_rows
-from tidemark.online.keys import (
-    Record,
-    State,
-    generation_prefix,
-    held_key,
-    key_encoder,
-    read_held,
-    read_record,
-    record_key,
-)
+from tidemark.online.keys import State
 from tidemark.online.merging import kept
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import delays_key, read_delays
@@ -53,13 +45,9 @@ if TYPE_CHECKING:
 AT_ONCE = 20_000
 """Events that are applied in one transaction, but for one moment that has more."""
 
-ANY_MOMENT = -(2**63)
-"""The floor of a state that keeps everything."""
-
 _ATTEMPTS = 300
 """How often a batch is made again because somebody else has moved the state."""
 
-Pair = tuple[bytes, bytes]
 Words = NDArray[np.int64]
 
 
@@ -73,47 +61,6 @@ class CaughtUp:
     position: int
     seen: int
     events: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the rows of a state are made: from which columns, and under which keys."""
-
-    view: FeatureView
-    definitions: Definitions
-    layout: Layout
-    encode: Callable[[Sequence[Sequence[object]]], list[bytes]]
-
-    @cached_property
-    def source(self) -> Source:
-        """The source that the rows were written for."""
-        return self.definitions.source(self.view.source)
-
-    @cached_property
-    def single(self) -> Single | None:
-        """How a few events are taken into rows one by one, where they can be."""
-        return Single.of(self.view, self.source, self.layout)
-
-    @property
-    def entity(self) -> Entity:
-        """What the rows are of."""
-        return self.definitions.entity(self.view.entity)
-
-    @classmethod
-    def of(cls, view: FeatureView, source: Source, entity: Entity) -> Reading:
-        """The reading of rows that a view has over a source."""
-        layout = Layout.of(view, source.types)
-        return cls(view, Definitions.of([entity, source, view]), layout, key_encoder(entity))
-
-    def keys(self, prefix: bytes, table: pa.Table) -> list[bytes]:
-        """The keys of the rows of some entities."""
-        return [prefix + key for key in self.encode([each.to_pylist() for each in table.columns])]
-
-
-@lru_cache(maxsize=1024)
-def _reading(held: bytes, entity: Entity) -> Reading:
-    found, _ = read_held(held)
-    return Reading.of(found.view, found.source, entity)
 
 
 @dataclass
@@ -131,16 +78,6 @@ class Pin(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True)
-class _Serving:
-    """The states of one view that read the source: `stored` are the bytes of its record."""
-
-    place: bytes
-    stored: bytes
-    record: Record
-    readings: Mapping[str, Reading]
-
-
 class Applier:
     """Brings the online states of a project to the end of its event log."""
 
@@ -149,7 +86,8 @@ class Applier:
         self._online = online
         self._project = project
         self.recorded = Recorded(log.folder)
-        self._known: tuple[Definitions, dict[str, dict[str, Entity]]] = (Definitions(), {})
+        self._finder = Finder(online, project)
+        self._quick = Quick(online, project)
 
     def catch_up(
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None = None
@@ -168,10 +106,14 @@ class Applier:
     def _caught_up(
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None
     ) -> CaughtUp:
+        if fresh is not None and fresh.few is not None:
+            odd = self._odd(fresh).any()
+            if not odd and self._quick.count(definitions, fresh):
+                return CaughtUp(fresh.newest.position, fresh.newest.seen, len(fresh))
         applied, conflicts, wanted = 0, 0, None
         while True:
-            serving = self._serving(definitions, name)
-            reached = _reached(serving)
+            followers = self._finder.of(definitions, name)
+            reached = followers.reached
             if fresh is not None and fresh.first - 1 != reached:
                 fresh = None
             newest = self._log.newest(name) if fresh is None else fresh.newest
@@ -180,12 +122,14 @@ class Applier:
             wanted = wanted or newest  # what others append meanwhile is theirs to apply
             try:
                 while reached is not None and reached < wanted.position:
-                    count, reached, serving = self._step(engine, serving, reached, newest, fresh)
+                    count, followers = self._step(engine, followers, reached, newest, fresh)
+                    reached = followers.reached
                     applied += count
             except StoreConflict:
                 if (conflicts := conflicts + 1) == _ATTEMPTS:
                     raise
                 continue
+            self._quick.leave(definitions, definitions.source(name), followers)
             return CaughtUp(wanted.position, wanted.seen, applied)
 
     def advance(
@@ -201,7 +145,7 @@ class Applier:
 
     def check_log(self, definitions: Definitions, name: str) -> None:
         """Raise `StaleSource` if states hold more than the log: new events would not be applied."""
-        reached = _reached(self._serving(definitions, name))
+        reached = self._finder.of(definitions, name).reached
         last = self._log.last(name)
         if reached is not None and reached > last:
             raise _beyond(name, reached, last)
@@ -209,7 +153,7 @@ class Applier:
     def oldest(self, definitions: Definitions, name: str) -> int:
         """The time (microseconds) before which no state of a source keeps events."""
         limits: list[int] = []
-        for serving in self._serving(definitions, name):
+        for serving in self._finder.of(definitions, name).serving:
             for state in serving.record.states:
                 reading = serving.readings.get(state.state)
                 if reading is None:
@@ -219,41 +163,6 @@ class Applier:
                     return ANY_MOMENT
                 limits.append(state.floor - reach - 1)
         return min(limits, default=ANY_MOMENT)
-
-    def _serving(self, definitions: Definitions, name: str) -> list[_Serving]:
-        views = self._views(definitions, name)
-        places = [record_key(self._project, view) for view in views]
-        found: list[_Serving] = []
-        stored_records = self._online.get_many(places)
-        for (view, entity), place, stored in zip(
-            views.items(), places, stored_records, strict=True
-        ):
-            if stored is None:
-                continue
-            record = read_record(stored)
-            held = self._online.get_many(
-                [held_key(self._project, view, each.state) for each in record.states]
-            )
-            readings: dict[str, Reading] = {}
-            for state, text in zip(record.states, held, strict=True):
-                if text is None:
-                    continue
-                about, _ = read_held(bytes(text))
-                if about.source.name == name:
-                    readings[state.state] = _reading(bytes(text), entity)
-            if readings:
-                found.append(_Serving(place, bytes(stored), record, readings))
-        return found
-
-    def _views(self, definitions: Definitions, name: str) -> Mapping[str, Entity]:
-        """The views that read a source, or have read it in a version that is kept."""
-        known, views = self._known
-        if known is not definitions:  # comparing or hashing thousands of definitions takes long
-            self._known = definitions, (views := {})
-        if name not in views:
-            reading = (view for view in definitions.views if view.source == name)
-            views[name] = {view.name: definitions.entity(view.entity) for view in reading}
-        return views[name]
 
     def _next(self, source: Source, after: int) -> pa.Table:
         """The next events after a position; all that were seen at one moment stay together."""
@@ -272,19 +181,19 @@ class Applier:
     def _step(
         self,
         engine: DuckDB,
-        serving: Sequence[_Serving],
+        followers: Followers,
         reached: int,
         newest: Newest,
         fresh: Arrived | None,
-    ) -> tuple[int, int, list[_Serving]]:
+    ) -> tuple[int, Followers]:
         """One transaction: the next batch in all states, each with its new position.
 
-        Gives the events, the position that all states have reached, and the states.  Where
-        retention has removed all events that are left, there is only the position.
+        Gives the events and the states.  Where retention has removed all events that are left,
+        there is only the position.
         """
-        changes, records, after = Changes(), list[Pair](), list[_Serving]()
+        changes, records, after = Changes(), list[Pair](), list[Serving]()
         batches = [fresh] if fresh is not None and fresh.first - 1 == reached else []
-        for each in serving:
+        for each in followers.serving:
             states = list(each.record.states)
             for number, state in enumerate(states):
                 reading = each.readings.get(state.state)
@@ -295,40 +204,31 @@ class Applier:
                 if arrived is None:
                     arrived = Arrived(source, self._next(source, reached))
                     batches.append(arrived)
-                batch = arrived.table
-                if not batch.num_rows:
+                if not len(arrived):
                     states[number] = msgspec.structs.replace(
                         state, until=max(state.until, newest.seen), position=newest.position
                     )
-                done = np.searchsorted(batch.column(POSITION).to_numpy(), state.position, "right")
-                if done < batch.num_rows:
-                    prefix = self._prefix(reading.view.name, state)
-                    rest = arrived.after(int(done))
+                elif state.position < arrived.newest.position:
+                    rest = arrived.after(_until(arrived, state.position))
+                    prefix = each.prefix(self._project, state)
                     states[number] = self._apply(engine, reading, prefix, state, rest, changes)
             record = msgspec.structs.replace(each.record, states=tuple(states))
             stored = msgspec.msgpack.encode(record)
             records.append((each.place, stored))
             after.append(replace(each, stored=stored, record=record))
         records.append(self._measured(batches[0]))
-        expect = {each.place: each.stored for each in serving}
+        expect = {each.place: each.stored for each in followers.serving}
         # What a machine that stops may undo, position and rows alike, is in the log still.
         puts = [*changes.puts, *records]
         self._online.put_many(puts, deletes=changes.deletes, expect=expect, durable=False)
-        count = max(each.table.num_rows for each in batches)
-        return count, _reached(after) or newest.position, after
+        return max(map(len, batches)), Followers(after, followers.others)
 
     def _measured(self, arrived: Arrived) -> Pair:
         """How long the events of a batch took until now, added to those before it."""
-        source, batch = arrived.source, arrived.table
-        place = delays_key(self._project, source.name)
-        times = np.asarray(batch.column(str(source.time)).cast(pa.int64()))
-        seen = np.asarray(batch.column(SEEN))
+        place = delays_key(self._project, arrived.source.name)
         delays = read_delays(self._online.get_many([place])[0])
         now = time.time_ns() // 1_000
-        return place, msgspec.msgpack.encode(delays.and_these(now, times, seen))
-
-    def _prefix(self, view: str, state: State) -> bytes:
-        return generation_prefix(self._project, view, state.state, state.generation)
+        return place, msgspec.msgpack.encode(delays.and_these(now, arrived.times, arrived.seen))
 
     def _apply(
         self,
@@ -340,16 +240,16 @@ class Applier:
         changes: Changes,
     ) -> State:
         """Note what a batch changes in the rows of a state; gives the state after it."""
-        batch = arrived.table
-        position = int(batch.column(POSITION)[-1].as_py())
-        until = max(state.until, int(batch.column(SEEN)[-1].as_py()))
+        position, seen = arrived.newest.position, arrived.newest.seen
+        until = max(state.until, seen)
         after = msgspec.structs.replace(state, until=until, position=position)
         odd = self._odd(arrived)
-        if batch.num_rows <= FEW and state.floor == ANY_MOMENT and not odd.any():
+        if len(arrived) <= FEW and state.floor == ANY_MOMENT and not odd.any():
             rows = self._singly(reading, prefix, arrived)
             if rows is not None:
                 changes.puts += rows
                 return after
+        batch = arrived.table
         new = partition_of(engine, reading.definitions, reading.view, reading.layout, batch)
         keys = reading.keys(prefix, new.keys)
         wanted = (
@@ -377,18 +277,17 @@ class Applier:
         single = reading.single
         if single is None:
             return None
-
-        def place(key: Sequence[object]) -> bytes:
-            return prefix + reading.encode([[value] for value in key])[0]
-
-        return single.rows(arrived, place, self._online.get_many)
+        events = single.events(arrived, lambda key: reading.key(prefix, key))
+        places = list(dict.fromkeys(place for place, _ in events))
+        old = dict(zip(places, self._online.get_many(places), strict=True))
+        rows = single.taken(events, old)
+        return None if rows is None else list(rows.items())
 
     def _odd(self, arrived: Arrived) -> NDArray[np.bool_]:
         """Which events correct one of the log, or repeat or correct one of history."""
         if arrived.identities is None:
-            return np.zeros(arrived.table.num_rows, np.bool_)
-        corrects: NDArray[np.bool_] = arrived.table.column(CORRECTS).to_numpy()
-        return corrects | self.recorded.among(arrived.source.name, arrived.identities)
+            return np.zeros(len(arrived), np.bool_)
+        return arrived.corrects | self.recorded.among(arrived.source.name, arrived.identities)
 
     def _holders(
         self, engine: DuckDB, reading: Reading, prefix: bytes, events: pa.Table
@@ -439,12 +338,8 @@ def _beyond(name: str, reached: int, last: int) -> StaleSource:
     )
 
 
-def _reached(serving: Sequence[_Serving]) -> int | None:
-    """The least position of all states; None where there is no state."""
-    positions = [
-        state.position
-        for each in serving
-        for state in each.record.states
-        if state.state in each.readings
-    ]
-    return min(positions, default=None)
+def _until(arrived: Arrived, position: int) -> int:
+    """How many of some events are up to a position."""
+    if position < arrived.first:
+        return 0
+    return int(np.searchsorted(arrived.table.column(POSITION).to_numpy(), position, "right"))

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.engines.log import SEEN
-from tidemark.ingest.apply import Applier, Reading
+from tidemark.ingest.apply import Applier
+from tidemark.ingest.serving import Reading
 from tidemark.model.graph import Definitions, FeatureView, Source
 from tidemark.online.keys import State
 from tidemark.online.protocol import OnlineStore

@@ -19,8 +19,8 @@ import msgspec
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import entities
 from tidemark.errors import StoreConflict
-from tidemark.ingest.apply import ANY_MOMENT
 from tidemark.ingest.following import Following
+from tidemark.ingest.single import ANY_MOMENT
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import held_id, state_id

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pyarrow as pa
 
+from tidemark.engines.few import FEW, Few
 from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
-from tidemark.ingest.apply import ANY_MOMENT, AT_ONCE, Applier
-from tidemark.ingest.single import Arrived
-from tidemark.ingest.validate import Bounds, Checked, table_of
+from tidemark.ingest.apply import AT_ONCE, Applier
+from tidemark.ingest.single import ANY_MOMENT, Arrived
+from tidemark.ingest.validate import Bounds, Checked, as_rows, table_of
 from tidemark.model.graph import Definitions, Source
 from tidemark.online.underway import UnderWay
 from tidemark.online.values import instant
@@ -66,13 +68,18 @@ class Pushed:
 class _Push:
     """A push that waits; `leads` tells its thread to work for all that wait."""
 
-    table: pa.Table
+    rows: pa.Table | Few
     key: str
     letters: tuple[Letter, ...]
-    ready: threading.Event = field(default_factory=threading.Event)
+    ready: threading.Event | None = None
     leads: bool = False
     appended: Appended | None = None
     error: Exception | None = None
+
+    def wake(self) -> None:
+        """Let its thread go on, if it waits."""
+        if self.ready is not None:
+            self.ready.set()
 
 
 @dataclass
@@ -88,7 +95,7 @@ class _Queue:
         with self.lock:
             taken = rows = 0
             for push in self.waiting:
-                rows += push.table.num_rows
+                rows += len(push.rows)
                 if taken and rows > GATHERED_ROWS:
                     break
                 taken += 1
@@ -100,7 +107,7 @@ class _Queue:
         with self.lock:
             if self.waiting:
                 self.waiting[0].leads = True
-                self.waiting[0].ready.set()
+                self.waiting[0].wake()
             else:
                 self.busy = False
 
@@ -161,7 +168,7 @@ class Pusher:
         checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))
         if checked.bad and on_error == "refuse":
             raise refused(source, checked)
-        push = _Push(checked.table, key, letters(checked))
+        push = _Push(checked.rows, key, letters(checked))
         self._submit(definitions, source, push)
         done = push.appended
         if done is None:
@@ -175,9 +182,9 @@ class Pusher:
         with self._making:
             queue = self._queues.setdefault(source.name, _Queue())
         with queue.lock:
-            rows = sum(each.table.num_rows for each in queue.waiting)
+            rows = sum(len(each.rows) for each in queue.waiting)
             if queue.waiting and (
-                len(queue.waiting) >= WAITING or rows + push.table.num_rows > WAITING_ROWS
+                len(queue.waiting) >= WAITING or rows + len(push.rows) > WAITING_ROWS
             ):
                 raise StoreUnavailable(
                     f"Too many pushes to {source.name} are waiting.",
@@ -186,8 +193,9 @@ class Pusher:
                 )
             queue.waiting.append(push)
             push.leads = not queue.busy
+            push.ready = threading.Event() if queue.busy else None
             queue.busy = True
-        if not push.leads:
+        if push.ready is not None:
             push.ready.wait()
         if push.leads:
             try:
@@ -208,7 +216,7 @@ class Pusher:
                 push.error = error
         finally:
             for push in group:
-                push.ready.set()
+                push.wake()
 
     def _append(self, source: Source, group: Sequence[_Push]) -> Arrived | None:
         """Append a group of pushes; those of which nothing but rows is to be kept, as one batch.
@@ -217,22 +225,22 @@ class Pusher:
         """
         alone = [push for push in group if push.key or push.letters]
         plain = [push for push in group if not push.key and not push.letters]
-        batches = [Batch(push.table, push.key, push.letters) for push in alone]
+        batches = [Batch(push.rows, push.key, push.letters) for push in alone]
         if plain:
-            batches.append(Batch(pa.concat_tables([push.table for push in plain])))
+            batches.append(Batch(_together([push.rows for push in plain])))
         done = self._log.append_all(source, batches, seen=time.time_ns() // 1_000)
         for push, appended in zip(alone, done, strict=False):
             push.appended = appended
         begin = 0
         for push in plain:
-            rows, taken = push.table.num_rows, done[-1].taken
-            count = rows if taken is None else int(taken[begin : begin + rows].sum())
+            rows, accepts = len(push.rows), done[-1].accepts
+            count = done[-1].accepted
+            if accepts is not None and len(plain) > 1:
+                count = int(np.count_nonzero(accepts[begin : begin + rows]))
             push.appended = replace(done[-1], accepted=count, duplicates=rows - count)
             begin += rows
-        tables = [each.rows for each in done if each.rows is not None]
-        if not 0 < sum(table.num_rows for table in tables) <= AT_ONCE:
-            return None
-        return Arrived(source, pa.concat_tables(tables))
+        fresh = Arrived.appended(source, done)
+        return fresh if fresh is not None and len(fresh) <= AT_ONCE else None
 
     def _apply(self, definitions: Definitions, source: Source, fresh: Arrived | None) -> None:
         try:
@@ -246,6 +254,20 @@ class Pusher:
                 remedy="They will count with the next push, or at the next start of the server. "
                 "Pushing them again is safe where the source has `unique`, or with the same key.",
             ) from error
+
+
+def _together(parts: Sequence[pa.Table | Few]) -> pa.Table | Few:
+    """The rows of several pushes as one batch; a few stay as they are."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    few = [each for each in parts if isinstance(each, Few)]
+    if len(few) == len(parts) and isinstance(first, Few):
+        rows = [row for each in few for row in each.rows]
+        if len(rows) <= FEW and all(each.plain is first.plain for each in few):
+            return Few(first.plain, rows)
+    table: pa.Table = pa.concat_tables([as_rows(each) for each in parts])
+    return table
 
 
 def letters(checked: Checked) -> tuple[Letter, ...]:

@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemark.engines.few import COUNTED, PLAIN, Few, Row
 from tidemark.engines.identity import identity_words
-from tidemark.engines.log import POSITION, SEEN, Newest
+from tidemark.engines.log import CORRECTS, POSITION, SEEN, Appended, Newest, Taken
+from tidemark.engines.log.batches import table_of_taken
 from tidemark.engines.micro import alike
 from tidemark.kernel.hashing import hash_bytes
 from tidemark.kernel.layout import InputColumn, Layout
@@ -26,34 +28,61 @@ from tidemark.model.graph import FeatureView, Source
 from tidemark.model.types import FLOAT64
 from tidemark.online.single import TEXTS, Event, inserted, is_simple
 
-Values = Mapping[str, Any]
-"""An event's columns: moments in microseconds, dates in days, everything else as Python has it."""
+Values = Row
+"""An event's columns, as `engines.few` has them."""
 
 Function = Callable[[Values], Any]
 
-FEW = 8
-"""Events that are cheaper one by one."""
+ANY_MOMENT = -(2**63)
+"""The floor of a state that keeps everything."""
 
 _integer, _float = struct.Struct("<q").pack, struct.Struct("<d").pack
-_counted = frozenset({"timestamp", "date"})
-_plain = TEXTS | _counted | {"int64", "float64", "bool"}
 
 
-@dataclass(frozen=True)
 class Arrived:
-    """Events of a source, as `EventLog.read` gives them; what is made of them is made once."""
+    """Events of a source that are to be counted; what is made of them is made once.
 
-    source: Source
-    table: pa.Table
+    They are as `EventLog.read` gives them, or were just taken (`Taken`).
+    """
+
+    def __init__(self, source: Source, events: pa.Table | Taken) -> None:
+        self.source = source
+        self._events = events
+
+    @classmethod
+    def appended(cls, source: Source, done: Sequence[Appended]) -> Arrived | None:
+        """What a writing has taken; None where that is nothing."""
+        parts = [each.taken for each in done if each.taken is not None]
+        if len(parts) < 2:
+            return cls(source, parts[0]) if parts else None
+        return cls(source, pa.concat_tables([table_of_taken(each) for each in parts]))
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     @property
+    def few(self) -> Few | None:
+        """The rows, where they are at hand one by one."""
+        rows = self._events.rows if isinstance(self._events, Taken) else None
+        return rows if isinstance(rows, Few) else None
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """The events as `EventLog.read` gives them."""
+        return table_of_taken(self._events) if isinstance(self._events, Taken) else self._events
+
+    @cached_property
     def first(self) -> int:
         """The position of the first one."""
+        if isinstance(self._events, Taken):
+            return self._events.first
         return int(self.table.column(POSITION)[0].as_py())
 
-    @property
+    @cached_property
     def newest(self) -> Newest:
         """The position of the last one, and when it was seen."""
+        if isinstance(self._events, Taken):
+            return Newest(self.first + len(self) - 1, int(self._events.seen[-1]))
         position, seen = (self.table.column(name)[-1].as_py() for name in (POSITION, SEEN))
         return Newest(int(position), int(seen))
 
@@ -65,18 +94,47 @@ class Arrived:
     def identities(self) -> NDArray[np.int64] | None:
         """What identifies them (`identity_words`); None where the source has no `unique`."""
         unique = self.source.unique
-        return identity_words([self.table.column(name) for name in unique]) if unique else None
+        if not unique:
+            return None
+        if isinstance(self._events, Taken):
+            return np.asarray(self._events.identities, np.int64)
+        return identity_words([self.table.column(name) for name in unique])
 
     @cached_property
-    def values(self) -> list[dict[str, Any]]:
-        """Their columns, but for those of other types than `Values` has."""
+    def corrects(self) -> NDArray[np.bool_]:
+        """Which of them are new versions of an event of the log."""
+        if isinstance(self._events, Taken):
+            return np.asarray(self._events.corrects, np.bool_)
+        corrects: NDArray[np.bool_] = self.table.column(CORRECTS).to_numpy()
+        return corrects
+
+    @cached_property
+    def times(self) -> Sequence[int] | NDArray[np.int64]:
+        """When they happened, in microseconds."""
+        time = str(self.source.time)
+        if self.few is not None:
+            return [row[time] for row in self.few.rows]
+        return np.asarray(self.table.column(time).cast(pa.int64()))
+
+    @cached_property
+    def seen(self) -> Sequence[int] | NDArray[np.int64]:
+        """When they were seen, in microseconds."""
+        if isinstance(self._events, Taken):
+            return self._events.seen
+        return np.asarray(self.table.column(SEEN))
+
+    @cached_property
+    def values(self) -> list[Values]:
+        """Their columns one by one, with `SEEN`, but for those that are not plain."""
+        if self.few is not None:
+            return [{**row, SEEN: seen} for row, seen in zip(self.few.rows, self.seen, strict=True)]
         columns = {SEEN: self.table.column(SEEN).to_pylist()}
         for each in self.source.columns:
-            if each.type.name in _plain:
+            if each.type.name in PLAIN:
                 column = self.table.column(each.name)
                 columns[each.name] = (
                     [value.value for value in column]
-                    if each.type.name in _counted
+                    if each.type.name in COUNTED
                     else column.to_pylist()
                 )
         rows = zip(*columns.values(), strict=True)
@@ -96,7 +154,7 @@ class Single:
     @classmethod
     def of(cls, view: FeatureView, source: Source, layout: Layout) -> Single | None:
         """None where rows need more of an event than is plain to see."""
-        keyed = all(source.types[name].name in _plain - _counted for name in view.keys)
+        keyed = all(source.types[name].name in PLAIN - COUNTED for name in view.keys)
         if not keyed or source.time is None or not is_simple(layout):
             return None
         columns = [_column(each, source) for each in layout.columns]
@@ -107,32 +165,30 @@ class Single:
             return None
         return cls(view, layout, source.time, found, kept)
 
-    def rows(
-        self,
-        arrived: Arrived,
-        place: Callable[[Sequence[object]], bytes],
-        fetch: Callable[[Sequence[bytes]], list[bytes | None]],
-    ) -> list[tuple[bytes, bytes]] | None:
-        """The rows with some events in them, by what `place` makes of their entities' keys.
-
-        None where a row does not take an event in (`inserted`).
-        """
+    def events(
+        self, arrived: Arrived, place: Callable[[Sequence[object]], bytes]
+    ) -> list[tuple[bytes, Event]]:
+        """What rows take of events, by what `place` makes of their entities' keys."""
         found = arrived.identities
-        identities = [None] * arrived.table.num_rows if found is None else found.tolist()
+        identities = [None] * len(arrived) if found is None else found.tolist()
         events: list[tuple[bytes, Event]] = []
         for values, identity in zip(arrived.values, identities, strict=True):
             key = self.key(values)
             if key is not None:
                 events.append((place(key), self.event(values, identity)))
-        places = list(dict.fromkeys(where for where, _ in events))
-        old = dict(zip(places, fetch(places), strict=True))
+        return events
+
+    def taken(
+        self, events: Sequence[tuple[bytes, Event]], old: Mapping[bytes, bytes | None]
+    ) -> dict[bytes, bytes] | None:
+        """The rows with the events in them; None where one does not take them in (`inserted`)."""
         new: dict[bytes, bytes] = {}
         for where, event in events:
             row = inserted(self.layout, new.get(where, old[where]), event)
             if row is None:
                 return None
             new[where] = row
-        return list(new.items())
+        return new
 
     def key(self, values: Values) -> list[Any] | None:
         """The key of the entity that an event belongs to; None where it belongs to none."""
@@ -178,7 +234,7 @@ def _hashed(value: Function, type_: str) -> Function:
 def _evaluated(expr: Expr, source: Source) -> Function | None:
     """The function to the value of what is a column, or a condition on columns."""
     match expr:
-        case Column(name) if source.types[name].name in _plain:
+        case Column(name) if source.types[name].name in PLAIN:
             return operator.itemgetter(name)
         case Call(function, (Column(name), *others)) if function in _COMPARE:
             literals = [each for each in others if isinstance(each, Literal)]

@@ -21,9 +21,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
+from tidemark.engines.few import FEW, Few, plain
 from tidemark.engines.histories import as_table
 from tidemark.errors import BadValue, RequestInvalid
-from tidemark.ingest.values import Refusal, column_of, micros_of, reader
+from tidemark.ingest.values import Refusal, column_of, micros_of, plain_reader, reader
 from tidemark.model.graph import Field, Source
 from tidemark.model.window import format_duration, format_moment
 
@@ -53,13 +54,18 @@ class Bounds:
 class Checked:
     """The good rows, in the declared columns and types, and what is wrong with the others.
 
-    `good` has the numbers (from 0) of the rows that are in `table`.
+    `rows` are the good ones, and `good` has their numbers (from 0) among all.
     """
 
-    table: pa.Table
+    rows: pa.Table | Few
     good: NDArray[np.int64]
     bad: tuple[BadValue, ...]
     _given: _Given = field(repr=False)
+
+    @property
+    def table(self) -> pa.Table:
+        """The good rows as a table."""
+        return as_rows(self.rows)
 
     def content(self, row: int) -> str:
         """A row as it came, as JSON text."""
@@ -76,18 +82,53 @@ def table_of(
     not declare makes a row bad, and a frame a `RequestInvalid` error, unless such are ignored.
     """
     given = _Reader(source, strict=unknown == "refuse").given(rows)
+    bounds = bounds or Bounds()
+    few = _few(source, given, bounds)
+    if few is not None:
+        return Checked(few, np.arange(given.count), (), given)
     bad: dict[int, list[BadValue]] = {}
     for problem in given.problems:
         bad.setdefault(problem.row, []).append(problem)
     columns = [_checked(source, each, given, bad) for each in source.columns]
     table = pa.table(columns, schema=schema_of(source))
     if source.time is not None:
-        _check_times(source, table.column(source.time), bounds or Bounds(), bad)
+        _check_times(source, table.column(source.time), bounds, bad)
     if not bad:
         return Checked(table, np.arange(given.count), (), given)
     good = np.setdiff1d(np.arange(given.count), np.fromiter(bad, np.int64, len(bad)))
     ordered = tuple(each for row in sorted(bad) for each in bad[row])
     return Checked(table.take(pa.array(good)), good, ordered, given)
+
+
+def as_rows(rows: pa.Table | Few) -> pa.Table:
+    """Rows as a table, however they were kept."""
+    if not isinstance(rows, Few):
+        return rows
+    table: pa.Table = cast("Any", pa.Table).from_batches([rows.batch])
+    return table
+
+
+def _few(source: Source, given: _Given, bounds: Bounds) -> Few | None:
+    """The rows one by one, where they are few, plain and all right; None: look at the columns."""
+    layout = plain(source)
+    time = source.time
+    if layout is None or time is None or given.problems or not 0 < given.count <= FEW:
+        return None
+    rows: list[dict[str, Any]] = [{} for _ in range(given.count)]
+    try:
+        for each in source.columns:
+            values = given.columns.get(each.name)
+            if values is not None and not isinstance(values, list):
+                return None
+            read = plain_reader(each.type, source.timezone, json=given.json)
+            for row, value in zip(rows, cast("Any", values) or [None] * len(rows), strict=True):
+                row[each.name] = None if value is None else read(value)
+    except (ValueError, OverflowError):
+        return None
+    times = [row[time] for row in rows]
+    if None in times or max(times) > bounds.latest or min(times) < bounds.oldest:
+        return None
+    return Few(layout, rows)
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from tidemark.online.keys import encode, of_project
 
+Moments = Sequence[int] | NDArray[np.int64]
+"""Some moments in microseconds; few of them in a list."""
+
 BUCKETS = 34
 """The first holds delays of up to a millisecond, each other one up to twice as much; the last, all
 that are longer (from 50 days on)."""
@@ -34,16 +37,19 @@ class Delays(msgspec.Struct, frozen=True):
         """How many events were counted."""
         return sum(self.seen)
 
-    def and_these(self, now: int, times: NDArray[np.int64], seen: NDArray[np.int64]) -> Delays:
+    def and_these(self, now: int, times: Moments, seen: Moments) -> Delays:
         """With events of these times, accepted at `seen`, that are written `now` (microseconds)."""
-        return Delays(_added(self.event, now - times), _added(self.seen, now - seen))
+        return Delays(_added(self.event, now, times), _added(self.seen, now, seen))
 
 
-def _added(counts: Sequence[int], delays: NDArray[np.int64]) -> tuple[int, ...]:
-    if len(delays) == 1:  # without what arrays cost
-        alone = max(-(-int(delays[0]) // 1_000), 1)
-        bucket = min((alone - 1).bit_length(), BUCKETS - 1)
-        return (*counts[:bucket], counts[bucket] + 1, *counts[bucket + 1 :])
+def _added(counts: Sequence[int], now: int, moments: Moments) -> tuple[int, ...]:
+    if not isinstance(moments, np.ndarray):  # few: without what arrays cost
+        sums = list(counts)
+        for moment in moments:
+            alone = max(-((moment - now) // 1_000), 1)
+            sums[min((alone - 1).bit_length(), BUCKETS - 1)] += 1
+        return tuple(sums)
+    delays = now - moments
     milliseconds = np.maximum(-(-delays // 1_000), 1)
     buckets = np.minimum(np.ceil(np.log2(milliseconds)).astype(np.int64), BUCKETS - 1)
     more = np.bincount(buckets, minlength=BUCKETS)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tidemark.engines.log.batches import CORRECTS, POSITION, SEEN
 from tidemark.engines.log.database import FILE
-from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, Newest, State
+from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, Newest, State, Taken
 from tidemark.engines.log.segments import Snapshot
 from tidemark.engines.log.source_log import SourceLog
 from tidemark.model.graph import Source
@@ -35,6 +35,7 @@ __all__ = [
     "Newest",
     "Snapshot",
     "State",
+    "Taken",
 ]
 
 HOT_ROWS = 50_000

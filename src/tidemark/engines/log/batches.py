@@ -12,7 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
+from tidemark.engines.few import Few
 from tidemark.engines.log.database import Database, checksum
+from tidemark.engines.log.records import Taken
 from tidemark.errors import SchemaMismatch
 from tidemark.model.graph import Field, Source
 from tidemark.model.types import Type
@@ -34,6 +36,11 @@ class Schemas:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[int, tuple[Field, ...]] = {}
+        self._number: tuple[tuple[Field, ...], int] = (), 0
+
+    def forget(self) -> None:
+        """Read them anew, after a writing that was undone."""
+        self._known, self._number = {}, ((), 0)
 
     def load(self, connection: sqlite3.Connection) -> dict[int, tuple[Field, ...]]:
         """All of them by number."""
@@ -51,10 +58,13 @@ class Schemas:
 
         Raises `SchemaMismatch` where a column had another type.
         """
+        if self._number[0] is source.columns:  # what has a number keeps it
+            return self._number[1]
         known = self.load(connection)
         wanted = _plain(source)
         for number, columns in reversed(known.items()):
             if columns == wanted:
+                self._number = source.columns, number
                 return number
         self.check(source.columns)
         number = max(known, default=0) + 1
@@ -125,11 +135,12 @@ def write(
     seen: int,
     schema: int,
     batch: pa.RecordBatch,
-    corrects: NDArray[np.bool_],
+    corrects: NDArray[np.bool_] | Sequence[bool],
 ) -> None:
     """Store a batch that was seen at one moment."""
     payload = memoryview(batch.serialize())
-    marks = np.packbits(corrects).tobytes() if corrects.any() else b""
+    marked = any(corrects) if isinstance(corrects, list) else np.any(corrects)
+    marks = np.packbits(corrects).tobytes() if marked else b""
     sum_ = checksum(first, batch.num_rows, seen, schema, marks, data=payload)
     connection.execute(
         "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -202,14 +213,12 @@ def with_added(schema: pa.Schema) -> pa.Schema:
     return pa.schema([*schema, *ADDED])
 
 
-def with_added_columns(
-    batch: pa.RecordBatch,
-    seen: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    corrects: NDArray[np.bool_],
-) -> pa.Table:
+def table_of_taken(taken: Taken) -> pa.Table:
     """Rows with what the log adds to them, as it gives them when it is read."""
-    columns = [*batch.columns, pa.array(seen), pa.array(positions), pa.array(corrects)]
+    batch = taken.rows.batch if isinstance(taken.rows, Few) else taken.rows
+    seen = pa.array(taken.seen, pa.int64())
+    positions = pa.array(np.arange(taken.first, taken.first + len(taken), dtype=np.int64))
+    columns = [*batch.columns, seen, positions, pa.array(taken.corrects, pa.bool_())]
     table: pa.Table = pa.table(columns, schema=with_added(batch.schema))
     return table
 

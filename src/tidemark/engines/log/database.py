@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,7 +65,8 @@ class Database:
     """The file of one source: one connection that writes, some that read.
 
     Nothing is created before the first writing.  `wait` is how many seconds a writer waits for
-    another process.
+    another process.  What keeps in memory what it wrote is in `forgetting`, and told of a writing
+    that was undone before anybody else writes.
     """
 
     def __init__(self, folder: Path, source: str, wait: float) -> None:
@@ -76,6 +77,7 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._mark = -1
+        self.forgetting: list[Callable[[], None]] = []
 
     def exists(self) -> bool:
         """Whether anything was written yet; raises `EngineError` if it was, and is gone."""
@@ -105,6 +107,8 @@ class Database:
                     if connection.in_transaction:
                         with suppress(sqlite3.Error):
                             connection.execute("ROLLBACK")
+                    for forget in self.forgetting:
+                        forget()
                     raise
         finally:
             self._writing.release()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +77,7 @@ class Identities:
             if checksum(first, data=entries) != sum_:
                 raise self._database.damaged(f"identities at position {first:,} have changed")
             hashes, contents = np.frombuffer(entries, np.int64).reshape(2, -1)
-            self._remember(first, hashes, contents)
+            self._remember(first, hashes.tolist(), contents.tolist())
         self._read = state.last
 
     def forget(self) -> None:
@@ -100,15 +102,26 @@ class Identities:
                     positions[i], contents[i] = newest
         return Found(positions, contents)
 
+    def content_of(self, hash_: int) -> int | None:
+        """The hash of the newest content of one identity; None where it is new."""
+        newest = self._recent.get(hash_)
+        if newest is not None:
+            return newest[1]
+        for run in reversed(self._runs.values()):
+            place = int(run.hashes.searchsorted(hash_))
+            if place < len(run.hashes) and run.hashes[place] == hash_:
+                return int(run.contents[place])
+        return None
+
     def add(
         self,
         connection: sqlite3.Connection,
         first: int,
-        hashes: Words,
-        contents: Words,
+        hashes: Sequence[int],
+        contents: Sequence[int],
     ) -> None:
         """Enter rows from a position on; a hash of 0 is no identity."""
-        entries = np.concatenate([hashes, contents]).tobytes()
+        entries = array("q", [*hashes, *contents]).tobytes()
         connection.execute(
             "INSERT INTO identities VALUES (?, ?, ?)",
             (first, checksum(first, data=entries), entries),
@@ -150,10 +163,10 @@ class Identities:
             if path.name not in known:
                 path.unlink(missing_ok=True)
 
-    def _remember(self, first: int, hashes: Words, contents: Words) -> None:
+    def _remember(self, first: int, hashes: Sequence[int], contents: Sequence[int]) -> None:
         positions = range(first, first + len(hashes))
-        pairs = zip(positions, contents.tolist(), strict=True)
-        self._recent.update(zip(hashes.tolist(), pairs, strict=True))
+        pairs = zip(positions, contents, strict=True)
+        self._recent.update(zip(hashes, pairs, strict=True))
         self._recent.pop(0, None)
 
     def _load_runs(self, connection: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from tidemark.engines.few import Few
+
+    Words = NDArray[np.int64] | Sequence[int]
+    Flags = NDArray[np.bool_] | Sequence[bool]
 
 
 @dataclass(frozen=True)
@@ -18,9 +24,27 @@ class Batch:
     `rows` have the declared columns; `buried` are those beside them that cannot be events.
     """
 
-    rows: pa.Table
+    rows: pa.Table | Few
     key: str = ""
     buried: tuple[Letter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rows that were taken, from the position `first` on, and what the log knows of each.
+
+    `identities` are None where the source has no `unique`.  Of few rows all is in lists, and they
+    were seen at one moment.
+    """
+
+    rows: pa.RecordBatch | Few
+    first: int
+    seen: Words
+    corrects: Flags
+    identities: Words | None
+
+    def __len__(self) -> int:
+        return len(self.seen)
 
 
 @dataclass(frozen=True)
@@ -30,8 +54,8 @@ class Appended:
     The rows that were taken have the positions `first` to `last` (`last` is `first - 1` if there
     are none) and were seen by `seen` (UTC microseconds); `duplicates` were there already.
     `replayed` says that the batch's key was known: nothing was done, and this is the answer of the
-    first time; otherwise `taken` says of each row whether it was taken, and `rows` are those that
-    were, as `EventLog.read` gives them.
+    first time; otherwise `accepts` says of each row whether it was taken, and `taken` has those
+    that were.
     """
 
     first: int
@@ -40,8 +64,8 @@ class Appended:
     duplicates: int
     seen: int
     replayed: bool = False
-    taken: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
-    rows: pa.Table | None = field(default=None, compare=False, repr=False)
+    accepts: Flags | None = field(default=None, compare=False, repr=False)
+    taken: Taken | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

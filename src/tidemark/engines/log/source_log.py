@@ -9,19 +9,21 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tidemark.engines.few import Few, signed, spread_one
 from tidemark.engines.identity import content_words, identity_words, spread
 from tidemark.engines.log import batches, segments
 from tidemark.engines.log.batches import ADDED, POSITION, SEEN, Schemas
 from tidemark.engines.log.database import FORMAT, Database, checksum
 from tidemark.engines.log.identities import Identities
-from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State
+from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State, Taken
 from tidemark.errors import StoreConflict
 from tidemark.model.graph import Field, Source
 
@@ -57,6 +59,7 @@ class SourceLog:
         self._database = Database(folder, name, wait)
         self._schemas = Schemas(self._database)
         self._identities = Identities(self._database)
+        self._database.forgetting += [self._schemas.forget, self._identities.forget]
 
     def append(
         self,
@@ -67,26 +70,22 @@ class SourceLog:
         expected: Mapping[str, str | None],
     ) -> list[Appended]:
         """Keep batches in one transaction."""
-        ready = [_hashed(source, batches.checked(source, each.rows)) for each in given]
-        answers: list[Appended] = []
+        ready = [_prepared(source, each.rows) for each in given]
         with self._database.writing() as connection:
             before = state = self._state(connection, self._database.acknowledged())
             self._refuse_moved(connection, expected)
-            try:
-                for batch, rows in zip(given, ready, strict=True):
-                    done = _replayed(connection, batch.key)
-                    if done is None:
-                        state, done = self._take(connection, state, source, rows, seen)
-                        _keep_key(connection, batch.key, done)
-                        _keep_letters(connection, batch.buried, max(seen, done.seen))
-                    answers.append(done)
-                if state.last > before.last:
-                    state = replace(state, indexed=self._settled(connection, state, source))
-                    _store(connection, state)
-                _keep_offsets(connection, offsets)
-            except BaseException:
-                self._identities.forget()
-                raise
+            answers: list[Appended] = []
+            for batch, rows in zip(given, ready, strict=True):
+                done = _replayed(connection, batch.key)
+                if done is None:
+                    state, done = self._take(connection, state, source, rows, seen)
+                    _keep_key(connection, batch.key, done)
+                    _keep_letters(connection, batch.buried, max(seen, done.seen))
+                answers.append(done)
+            if state.last > before.last:
+                state = replace(state, indexed=self._settled(connection, state, source))
+                _store(connection, state)
+            _keep_offsets(connection, offsets)
         if state.last > before.last:
             self._database.acknowledge(state.last)
         return answers
@@ -96,9 +95,19 @@ class SourceLog:
         return state.indexed if settled is None else settled
 
     def _take(
-        self, connection: sqlite3.Connection, state: State, source: Source, rows: _Rows, seen: int
+        self,
+        connection: sqlite3.Connection,
+        state: State,
+        source: Source,
+        rows: _Rows | Few,
+        seen: int,
     ) -> tuple[State, Appended]:
         """Store the rows that are new; gives where the log stands then."""
+        if isinstance(rows, Few):
+            known = [each for each in rows.identities or () if each]
+            if len(set(known)) == len(known):
+                return self._take_few(connection, state, rows, seen)
+            rows = _hashed(source, rows.batch)
         batch, contents, identities = rows
         n = batch.num_rows
         accepted, corrects, cuts = np.ones(n, np.bool_), np.zeros(n, np.bool_), [0]
@@ -111,7 +120,7 @@ class SourceLog:
                 identities = identities[accepted]
         first, taken = state.last + 1, batch.num_rows
         if not taken:
-            return state, Appended(first, state.last, 0, n, state.seen, taken=accepted)
+            return state, Appended(first, state.last, 0, n, state.seen, accepts=accepted)
         schema = self._schemas.number(connection, source)
         moments = np.zeros(taken, np.int64)
         moment = max(seen, state.seen + 1)
@@ -120,12 +129,49 @@ class SourceLog:
             part = batch.slice(begin, end - begin)
             batches.write(connection, first + begin, moment, schema, part, corrects[begin:end])
         if identities is not None:
-            self._identities.add(connection, first, identities, contents)
+            self._identities.add(connection, first, identities.tolist(), contents.tolist())
         positions = np.arange(first, first + taken, dtype=np.int64)
         content = _summed(state.content, _content(contents, positions, moments))
         now = replace(state, last=state.last + taken, seen=moment, content=content)
-        kept = batches.with_added_columns(batch, moments, positions, corrects)
-        return now, Appended(first, now.last, taken, n - taken, moment, taken=accepted, rows=kept)
+        kept = Taken(batch, first, moments, corrects, identities)
+        return now, Appended(
+            first, now.last, taken, n - taken, moment, accepts=accepted, taken=kept
+        )
+
+    def _take_few(
+        self,
+        connection: sqlite3.Connection,
+        state: State,
+        rows: Few,
+        seen: int,
+    ) -> tuple[State, Appended]:
+        """`_take` of rows of which no two are versions of one event, without arrays."""
+        n, accepts, corrects = len(rows), [True] * len(rows), [False] * len(rows)
+        identities = rows.identities
+        if identities is not None:
+            self._identities.refresh(connection, state)
+            for i, (identity, content) in enumerate(zip(identities, rows.contents, strict=True)):
+                newest = self._identities.content_of(identity) if identity else None
+                corrects[i] = newest is not None and newest != content
+                accepts[i] = newest != content
+            if not all(accepts):
+                rows = rows.only(accepts)
+                identities, corrects = rows.identities, list(compress(corrects, accepts))
+        first, taken = state.last + 1, len(rows)
+        if not taken:
+            return state, Appended(first, state.last, 0, n, state.seen, accepts=accepts)
+        moment = max(seen, state.seen + 1)
+        schema = self._schemas.number(connection, rows.plain.source)
+        batches.write(connection, first, moment, schema, rows.batch, corrects)
+        if identities is not None:
+            self._identities.add(connection, first, identities, rows.contents)
+        content = state.content
+        for position, each in enumerate(rows.contents, first):
+            content += spread_one(each ^ (spread_one(position) + moment))
+        last = state.last + taken
+        now = State(last, moment, signed(content), state.dropped, state.indexed)
+        kept = Taken(rows, first, [moment] * taken, corrects, identities)
+        return now, Appended(first, last, taken, n - taken, moment, accepts=accepts, taken=kept)
 
     def _told_apart(self, identities: Words, contents: Words) -> _Told:
         """Tell events that are new, corrected and only delivered again."""
@@ -168,11 +214,12 @@ class SourceLog:
             nothing: pa.Table = batches.with_added(wanted).empty_table()
             return nothing
         with self._reading() as (connection, state):
+            schemas = self._schemas.load(connection)
             self._schemas.check(columns)
             low = _next_position(connection, after + 1)
             high = low + most
             cold = segments.read(self._database, connection, wanted, low, high)
-            reader = batches.Reader(self._database, self._schemas.load(connection), wanted)
+            reader = batches.Reader(self._database, schemas, wanted)
             begin = connection.execute("SELECT max(first) FROM batches WHERE first <= ?", (low,))
             for row in connection.execute(
                 "SELECT * FROM batches WHERE first >= ? AND first < ? ORDER BY first",
@@ -193,9 +240,10 @@ class SourceLog:
         if not self._database.exists():
             return segments.Snapshot(0)
         with segments.shared(self._database) as shared, self._reading() as (connection, state):
+            schemas = self._schemas.load(connection)
             self._schemas.check(source.columns)
             wanted = batches.declared(source.columns)
-            reader = batches.Reader(self._database, self._schemas.load(connection), wanted)
+            reader = batches.Reader(self._database, schemas, wanted)
             return segments.snapshot(
                 self._database, connection, state, reader, until, spill, shared
             )
@@ -309,6 +357,16 @@ class SourceLog:
                     where=f"expected offset {offset}, stored {stored.get(origin)}",
                     remedy="Go on from the offsets that are stored; nothing of this was kept.",
                 )
+
+
+def _prepared(source: Source, rows: pa.Table | Few) -> _Rows | Few:
+    """Rows as they are stored, once they are seen to be the source's."""
+    if not isinstance(rows, Few):
+        return _hashed(source, batches.checked(source, rows))
+    if rows.plain.source.columns == source.columns and rows.plain.source.unique == source.unique:
+        return rows
+    table = cast("Any", pa.Table).from_batches([rows.batch])
+    return _hashed(source, batches.checked(source, table))
 
 
 def _hashed(source: Source, batch: pa.RecordBatch) -> _Rows:
