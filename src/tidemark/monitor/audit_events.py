@@ -125,11 +125,10 @@ class Entities:
     def unknown(self, row: int) -> NDArray[np.int64]:
         """Events seen by the moment of a row that the online state had not taken in."""
         own = self.events(row)
-        history, log = self.known[row].tolist()
-        limit: NDArray[np.int64] = np.where(self.logged[own], log, history)
-        seen: NDArray[np.int64] = self.seen[own]
-        places: NDArray[np.int64] = np.flatnonzero((seen <= self.at[row]) & (seen > limit))
-        return own.start + places
+        limit = self.known[row][self.logged[own].astype(np.int64)]
+        missed = (self.seen[own] <= self.at[row]) & (self.seen[own] > limit)
+        places: NDArray[np.int64] = own.start + np.flatnonzero(missed)
+        return places
 
     def late(self, row: int) -> NDArray[np.int64]:
         """Events that happened by the moment of a row and were seen after it."""

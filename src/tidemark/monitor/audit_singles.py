@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemark.monitor.audit_events import Case, Entities
 from tidemark.monitor.audit_faults import Reading
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 CANDIDATES = 100
 """Events of an entity that are left out or doubled one by one, the newest."""
+
+TRIED_EVENTS = 20_000_000
+"""Events that the trials of one entity have together: the more it has, the fewer are tried."""
 
 PROBED = 8
 """Rows of an entity with which each is tried; the one that explains most is tried with all."""
@@ -34,9 +38,14 @@ _NOTHING = (-(2**63), -(2**63))
 
 
 class _Hypothesis(NamedTuple):
+    """Altered events of an entity, and the rows that they are tried with.
+
+    `alike` others explain as much.
+    """
+
     case: Case
     rows: list[int]
-    event: int
+    alike: int = 0
 
 
 class Singles:
@@ -49,119 +58,108 @@ class Singles:
     def __init__(self) -> None:
         self._misses = 0
 
-    def find(self, work: Work, reading: Reading, *, lagging: bool, with_cause: str) -> None:
-        """Enter the causes of the rows that are open, under a reading of the view.
+    def find(self, work: Work, rows: NDArray[np.int64], reading: Reading, cause: str = "") -> None:
+        """Enter the causes of rows that are open, under a reading that stands for a cause or none.
 
-        With `lagging`, rows are computed from what the online state had taken in.  `with_cause`
-        is the cause that the reading stands for, and `lagging` another; empty if neither is one.
+        Rows of which the online state lacked events are computed from what it had.
         """
-        left = self._by_entity(work, lagging)
+        left = _by_entity(work, rows)
         facts: dict[int, Case] = {}
         missed = dict.fromkeys(left, 0)
-        while left:
-            round_ = dict(list(left.items())[:TOGETHER])
-            best = self._best(work, reading, round_, facts, lagging)
-            for entity, rows in round_.items():
-                if entity not in best:
-                    self._misses += 1
-                    missed[entity] += 1
-                    del rows[0]
-                    if missed[entity] == PATIENCE:
-                        rows.clear()
-                else:
+        while left and self._misses < (MISSES_REWRITTEN if work.rewritten.any() else MISSES):
+            some = dict(list(left.items())[:TOGETHER])
+            best = _best(work, reading, some, facts)
+            for entity, mine in some.items():
+                if entity in best:
                     self._misses = 0
                     facts[entity] = best[entity].case
-            self._apply(work, reading, [*best.values()], round_, with_cause, lagging)
+                    _apply(work, reading, best[entity]._replace(rows=mine), cause)
+                else:
+                    self._misses += 1
+                    missed[entity] += 1
             still = set(work.open_rows().tolist())
-            for entity, rows in round_.items():
-                before = len(rows)
-                rows[:] = [row for row in rows if row in still]
-                if entity in best and len(rows) == before:
-                    del rows[0]  # what explains others of its values explains nothing here
-                if not rows:
+            for entity, mine in some.items():
+                open_ = [row for row in mine if row in still]
+                # Nothing explains the first, or what explains others of its values.
+                mine[:] = open_[1:] if open_[:1] == mine[:1] else open_
+                if not mine or missed[entity] == PATIENCE:
                     del left[entity]
-            if self._misses >= (MISSES_REWRITTEN if work.rewritten.any() else MISSES):
-                return
 
-    def _by_entity(self, work: Work, lagging: bool) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for row in work.open_rows().tolist():
-            if not lagging or len(work.entities.unknown(row)):
-                found.setdefault(int(work.entities.of_row[row]), []).append(row)
-        return found
 
-    def _best(
-        self,
-        work: Work,
-        reading: Reading,
-        round_: dict[int, list[int]],
-        facts: dict[int, Case],
-        lagging: bool,
-    ) -> dict[int, _Hypothesis]:
-        """The hypothesis about each entity that explains most of its first rows, if any does."""
-        tried = [
-            each
-            for entity, rows in round_.items()
-            for each in _hypotheses(work.entities, entity, rows[:PROBED], facts.get(entity))
-        ]
-        if not tried:
-            return {}
-        rows = np.array([row for each in tried for row in each.rows], np.int64)
-        explained = work.explained(rows, _cases(work.entities, tried, lagging), reading)
-        scores = explained.sum(axis=0)
-        possible = np.array([work.open_at(row) for row in rows.tolist()])
-        starts = np.concatenate([[0], np.cumsum([len(each.rows) for each in tried])])
-        best: dict[int, tuple[int, _Hypothesis]] = {}
-        for number, each in enumerate(tried):
-            mine = slice(starts[number], starts[number + 1])
-            score = int(scores[mine].sum())
-            # Where history was rewritten, a count that fits by chance says little.
-            if work.rewritten[each.rows[0]] and (score < 2 or score < possible[mine].sum()):
-                continue
-            if score > best.get(each.case.entity, (0,))[0]:
-                best[each.case.entity] = score, each
-        return {entity: each for entity, (_, each) in best.items()}
+def _by_entity(work: Work, rows: NDArray[np.int64]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        found.setdefault(int(work.entities.of_row[row]), []).append(row)
+    return found
 
-    def _apply(
-        self,
-        work: Work,
-        reading: Reading,
-        found: Sequence[_Hypothesis],
-        round_: dict[int, list[int]],
-        with_cause: str,
-        lagging: bool,
-    ) -> None:
-        """Enter all rows of the entities that the hypotheses explain."""
-        for each in found:
-            whole = each._replace(rows=round_[each.case.entity])
-            rows = np.array(whole.rows, np.int64)
-            explained = work.explained(rows, _cases(work.entities, [whole], lagging), reading)
-            kinds = ["duplicated event"] * bool(each.case.twice)
-            kinds += ["lost event"] * bool(each.case.without or each.case.known)
-            cause = " and ".join([*filter(None, [with_cause]), *kinds])
-            work.enter(rows, explained, cause, said(_words(work.entities, each)))
+
+def _best(
+    work: Work, reading: Reading, some: dict[int, list[int]], facts: dict[int, Case]
+) -> dict[int, _Hypothesis]:
+    """The hypothesis about each entity that explains most of its first rows, if any does."""
+    tried = [
+        each
+        for entity, rows in some.items()
+        for each in _hypotheses(work.entities, entity, rows[:PROBED], facts.get(entity))
+    ]
+    if not tried:
+        return {}
+    rows = np.array([row for each in tried for row in each.rows], np.int64)
+    cases = [_had(work.entities, row, each.case) for each in tried for row in each.rows]
+    told = work.explained(rows, cases, reading).sum(axis=0)
+    possible = np.array([work.open_at(row) for row in rows.tolist()])
+    starts = np.cumsum([0, *(len(each.rows) for each in tried)])[:-1]
+    scores: list[int] = np.add.reduceat(told, starts).tolist()
+    limits: list[int] = np.add.reduceat(possible, starts).tolist()
+    best: dict[int, tuple[int, _Hypothesis]] = {}
+    for each, score, limit in zip(tried, scores, limits, strict=True):
+        # Where history was rewritten, a count that fits by chance says little.
+        if work.rewritten[each.rows[0]] and (score < 2 or score < limit):
+            continue
+        most, known = best.get(each.case.entity, (0, each))
+        if score > most:
+            best[each.case.entity] = score, each
+        elif score and score == most:
+            best[each.case.entity] = score, known._replace(alike=known.alike + 1)
+    return {entity: each for entity, (_, each) in best.items()}
+
+
+def _apply(work: Work, reading: Reading, found: _Hypothesis, cause: str) -> None:
+    """Enter all rows of an entity that a hypothesis explains; lag only where it needs to be one."""
+    kinds = ["duplicated event"] * bool(found.case.twice)
+    kinds += ["lost event"] * bool(found.case.without or found.case.known)
+    rows = np.array(found.rows, np.int64)
+    whole = [found.case] * len(rows)
+    had = [_had(work.entities, row, found.case) for row in found.rows]
+    detail = said(_words(work.entities, found))
+    for lag, cases in (("", whole), ("lag", had)):
+        if not lag or had != whole:
+            causes = " and ".join(filter(None, [cause, lag, *kinds]))
+            work.enter(rows, work.explained(rows, cases, reading), causes, detail)
 
 
 def _hypotheses(
     entities: Entities, entity: int, rows: list[int], fact: Case | None
 ) -> Iterator[_Hypothesis]:
-    candidates = entities.visible(rows[0])[-CANDIDATES:].tolist()
-    if len(candidates) > 1:
-        yield _Hypothesis(Case(entity, _NOTHING), rows, -1)
+    visible = entities.visible(rows[0])
+    own = entities.events(rows[0])
+    most = min(CANDIDATES, TRIED_EVENTS // (2 * max(1, own.stop - own.start)))
+    candidates: list[int] = visible[max(0, len(visible) - most) :].tolist()
+    if len(visible) > 1:
+        yield _Hypothesis(Case(entity, _NOTHING), rows)
     bases = [Case(entity)] if fact is None or fact.known else [Case(entity), fact]
     for base in bases:
         for event in candidates:
-            yield _Hypothesis(base._replace(twice=base.twice | {event}), rows, event)
+            yield _Hypothesis(base._replace(twice=base.twice | {event}), rows)
         for event in candidates:
-            yield _Hypothesis(base._replace(without=base.without | {event}), rows, event)
+            yield _Hypothesis(base._replace(without=base.without | {event}), rows)
 
 
-def _cases(entities: Entities, tried: Sequence[_Hypothesis], lagging: bool) -> list[Case]:
-    return [
-        entities.lagging(row, each.case) if lagging and each.case.known is None else each.case
-        for each in tried
-        for row in each.rows
-    ]
+def _had(entities: Entities, row: int, case: Case) -> Case:
+    """A case as the online state had it that served a row."""
+    if case.known is not None or not len(entities.unknown(row)):
+        return case
+    return entities.lagging(row, case)
 
 
 def _words(entities: Entities, found: _Hypothesis) -> str:
@@ -170,4 +168,5 @@ def _words(entities: Entities, found: _Hypothesis) -> str:
         return f"none of its {len(entities.visible(found.rows[0]))} events were counted"
     parts = [f"counted twice: {entities.describe(each)}" for each in sorted(case.twice)]
     parts += [f"not counted: {entities.describe(each)}" for each in sorted(case.without)]
-    return "; ".join(parts)
+    told = "; ".join(parts)
+    return f"{told}; or another of {found.alike + 1} that explain as much" if found.alike else told

@@ -116,11 +116,8 @@ class OfView:
         work.late()
         for state, fault in self._faults.items():
             work.fault(state, fault)
-        plain = self._trials.plain
-        self._singles.find(work, plain, lagging=False, with_cause="")
-        self._singles.find(work, plain, lagging=True, with_cause="lag")
-        for fault in dict.fromkeys(self._faults.values()):
-            self._singles.find(work, fault.reading, lagging=False, with_cause=fault.cause)
+            self._singles.find(work, work.open_rows(state), fault.reading, fault.cause)
+        self._singles.find(work, work.open_rows(), self._trials.plain)
 
     def _rounded(self, part: Part) -> None:
         detail = said("the two are equal in single precision")
@@ -178,9 +175,10 @@ class Work:
         self.entities, self.rewritten = entities, rewritten
         self._known = known
 
-    def open_rows(self) -> NDArray[np.int64]:
-        """The rows with a difference whose cause is not known."""
-        return self._part.wrong(self._columns)
+    def open_rows(self, state: int | None = None) -> NDArray[np.int64]:
+        """The rows with a difference whose cause is not known, of one online state or of all."""
+        rows = self._part.wrong(self._columns)
+        return rows if state is None else rows[self._known[rows] == state]
 
     def open_at(self, row: int) -> int:
         """How many values of a row are open."""
@@ -236,13 +234,11 @@ class Work:
 
     def fault(self, state: int, fault: Fault) -> None:
         """A fault of the online state that served some rows, and lag or late data on top of it."""
-        rows = self.open_rows()
-        rows = rows[self._known[rows] == state]
+        rows = self.open_rows(state)
         cases = [self._whole(row) for row in rows.tolist()]
         self._attempt(rows, cases, fault.reading, fault.cause, said(fault.detail))
         for more in (self.lag, self.late):
-            rows = self.open_rows()
-            more(fault, rows[self._known[rows] == state])
+            more(fault, self.open_rows(state))
 
     def faults(self, tried: Iterable[Fault]) -> dict[int, Fault]:
         """For each online state the fault that explains what differs of it, and what does not."""
