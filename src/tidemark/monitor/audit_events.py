@@ -50,10 +50,12 @@ _MICROS = pa.timestamp("us", "UTC")
 class Case(NamedTuple):
     """Events of an entity: those known by two moments, of history and of the log, or all (None).
 
-    Without the events at some places, and with those at others twice.
+    Without the events at some places, and with those at others twice.  All of them happened `shift`
+    microseconds later than they say.
     """
 
     entity: int
+    shift: int = 0
     known: tuple[int, int] | None = None
     without: frozenset[int] = frozenset()
     twice: frozenset[int] = frozenset()
@@ -258,7 +260,7 @@ class Trials:
         order = np.argsort(number, kind="stable")
         at = entities.at[rows]
         tables: list[pa.Table] = []
-        for first, frame, last in _frames(entities, list(numbers), reading.shift):
+        for first, frame, last in _frames(entities, list(numbers)):
             mine = order[slice(*np.searchsorted(number[order], [first, last]))]
             tables.append(self._computed(frame, number[mine], at[mine], reading))
         back = np.empty(len(order), np.int64)
@@ -295,9 +297,7 @@ class Trials:
         return table
 
 
-def _frames(
-    entities: Entities, cases: Sequence[Case], shift: int
-) -> Iterator[tuple[int, pa.Table, int]]:
+def _frames(entities: Entities, cases: Sequence[Case]) -> Iterator[tuple[int, pa.Table, int]]:
     """The events of cases, some cases at a time: the first, their frame, and the one behind."""
     begin = 0
     held: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
@@ -306,35 +306,31 @@ def _frames(
         held.append(entities.places(case))
         size += len(held[-1][0])
         if size >= EVENTS_AT_ONCE or number + 1 == len(cases):
-            numbers = np.repeat(np.arange(begin, number + 1), [len(each) for each, _ in held])
+            sizes = [len(each) for each, _ in held]
+            shift = np.repeat([each.shift for each in cases[begin : number + 1]], sizes)
             where = np.concatenate([each for each, _ in held])
-            copies = np.concatenate([each for _, each in held])
-            yield begin, _frame(entities, where, numbers, copies, shift), number + 1
+            frame = _moved(entities, where, shift)
+            columns = {
+                _CASE: np.repeat(np.arange(begin, number + 1), sizes),
+                _COPY: np.concatenate([each for _, each in held]),
+            }
+            for name, values in columns.items():
+                frame = frame.append_column(name, pa.chunked_array([pa.array(values)]))
+            yield begin, frame, number + 1
             begin, size = number + 1, 0
             held.clear()
 
 
-def _frame(
-    entities: Entities,
-    where: NDArray[np.int64],
-    case: NDArray[np.int64],
-    copy: NDArray[np.int64],
-    shift: int,
-) -> pa.Table:
-    """The events at places, each with the number of its case."""
+def _moved(entities: Entities, where: NDArray[np.int64], shift: NDArray[np.int64]) -> pa.Table:
+    """The events at places, moved in time; one that was recorded was seen when it was."""
     table = entities.table.take(pa.array(where)).drop_columns([SEEN, LOGGED, _ENTITY])
-    seen = entities.seen[where]
-    if shift:
-        recorded = entities.logged[where] | (entities.source.seen is not None)
-        seen = np.where(recorded, seen, seen + shift)
+    recorded = entities.logged[where] | (entities.source.seen is not None)
+    seen = entities.seen[where] + np.where(recorded, 0, shift)
+    if shift.any():
         place = table.schema.get_field_index(str(entities.source.time))
-        moved = pa.array(entities.time[where] + shift).view(_MICROS)
+        moved = pa.chunked_array([pa.array(entities.time[where] + shift).view(_MICROS)])
         table = table.set_column(place, str(entities.source.time), moved)
-    return (
-        table.append_column(_CASE, pa.chunked_array([pa.array(case)]))
-        .append_column(_COPY, pa.chunked_array([pa.array(copy)]))
-        .append_column(_KNOWN, pa.chunked_array([pa.array(seen).view(_MICROS)]))
-    )
+    return table.append_column(_KNOWN, pa.chunked_array([pa.array(seen).view(_MICROS)]))
 
 
 def written(engine: DuckDB, source: Source) -> Mapping[str, int]:

@@ -18,22 +18,25 @@ _SHIFTS = [k * HOUR // 4 for k in sorted(_QUARTERS, key=lambda k: (k % 4 != 0, a
 
 
 class Reading(NamedTuple):
-    """How the features of a view are computed: by another definition, or with every time moved.
+    """How the features of a view are computed: by its definition or another one.
 
     With `hindsight`, as if every event had been seen when it happened.
     """
 
     view: FeatureView
-    shift: int = 0
     hindsight: bool = False
 
 
 class Fault(NamedTuple):
-    """An error of a whole view: its cause, and how features are computed if it is made."""
+    """An error of a whole view: its cause, and how features are computed if it is made.
+
+    From events that happened `shift` microseconds later than they say.
+    """
 
     cause: str
     detail: str
     reading: Reading
+    shift: int = 0
 
 
 def faults(view: FeatureView) -> Iterator[Fault]:
@@ -43,7 +46,7 @@ def faults(view: FeatureView) -> Iterator[Fault]:
     for shift in _SHIFTS:
         when = "later" if shift > 0 else "earlier"
         detail = f"it is served as if every event had happened {abs(shift) / HOUR:g} h {when}"
-        yield Fault("shifted zone", detail, Reading(view, shift))
+        yield Fault("shifted zone", detail, Reading(view), shift)
     if any(each.aggregate.window.unit is not None for each in view.features):
         for zone in ("UTC", *(f"Etc/GMT{k:+d}" for k in range(-14, 13) if k)):
             detail = f"it is served as with calendar windows of {zone}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.monitor.audit_events import Case, Entities
-from tidemark.monitor.audit_faults import Reading
+from tidemark.monitor.audit_faults import Fault, Reading
 from tidemark.monitor.audit_part import said
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ class Singles:
     def __init__(self) -> None:
         self._misses = 0
 
-    def find(self, work: Work, rows: NDArray[np.int64], reading: Reading, cause: str = "") -> None:
-        """Enter the causes of rows that are open, under a reading that stands for a cause or none.
+    def find(
+        self, work: Work, rows: NDArray[np.int64], reading: Reading, fault: Fault | None = None
+    ) -> None:
+        """Enter the causes of rows that are open, under a reading: of a fault, or the right one.
 
         Rows of which the online state lacked events are computed from what it had.
         """
@@ -68,12 +70,12 @@ class Singles:
         missed = dict.fromkeys(left, 0)
         while left and self._misses < (MISSES_REWRITTEN if work.rewritten.any() else MISSES):
             some = dict(list(left.items())[:TOGETHER])
-            best = _best(work, reading, some, facts)
+            best = _best(work, reading, some, facts, 0 if fault is None else fault.shift)
             for entity, mine in some.items():
                 if entity in best:
                     self._misses = 0
                     facts[entity] = best[entity].case
-                    _apply(work, reading, best[entity]._replace(rows=mine), cause)
+                    _apply(work, reading, best[entity]._replace(rows=mine), fault)
                 else:
                     self._misses += 1
                     missed[entity] += 1
@@ -94,13 +96,19 @@ def _by_entity(work: Work, rows: NDArray[np.int64]) -> dict[int, list[int]]:
 
 
 def _best(
-    work: Work, reading: Reading, some: dict[int, list[int]], facts: dict[int, Case]
+    work: Work,
+    reading: Reading,
+    some: dict[int, list[int]],
+    facts: dict[int, Case],
+    shift: int,
 ) -> dict[int, _Hypothesis]:
     """The hypothesis about each entity that explains most of its first rows, if any does."""
     tried = [
         each
         for entity, rows in some.items()
-        for each in _hypotheses(work.entities, entity, rows[:PROBED], facts.get(entity))
+        for each in _hypotheses(
+            work.entities, Case(entity, shift), rows[:PROBED], facts.get(entity)
+        )
     ]
     if not tried:
         return {}
@@ -124,30 +132,31 @@ def _best(
     return {entity: each for entity, (_, each) in best.items()}
 
 
-def _apply(work: Work, reading: Reading, found: _Hypothesis, cause: str) -> None:
+def _apply(work: Work, reading: Reading, found: _Hypothesis, fault: Fault | None) -> None:
     """Enter all rows of an entity that a hypothesis explains; lag only where it needs to be one."""
     kinds = ["duplicated event"] * bool(found.case.twice)
     kinds += ["lost event"] * bool(found.case.without or found.case.known)
+    kinds = kinds if fault is None else [fault.cause, *kinds]
     rows = np.array(found.rows, np.int64)
     whole = [found.case] * len(rows)
     had = [_had(work.entities, row, found.case) for row in found.rows]
     detail = said(_words(work.entities, found))
     for lag, cases in (("", whole), ("lag", had)):
         if not lag or had != whole:
-            causes = " and ".join(filter(None, [cause, lag, *kinds]))
-            work.enter(rows, work.explained(rows, cases, reading), causes, detail)
+            cause = " and ".join([*kinds, lag] if lag else kinds)
+            work.enter(rows, work.explained(rows, cases, reading), cause, detail)
 
 
 def _hypotheses(
-    entities: Entities, entity: int, rows: list[int], fact: Case | None
+    entities: Entities, plain: Case, rows: list[int], fact: Case | None
 ) -> Iterator[_Hypothesis]:
     visible = entities.visible(rows[0])
     own = entities.events(rows[0])
     most = min(CANDIDATES, TRIED_EVENTS // (2 * max(1, own.stop - own.start)))
     candidates: list[int] = visible[max(0, len(visible) - most) :].tolist()
     if len(visible) > 1:
-        yield _Hypothesis(Case(entity, _NOTHING), rows)
-    bases = [Case(entity)] if fact is None or fact.known else [Case(entity), fact]
+        yield _Hypothesis(plain._replace(known=_NOTHING), rows)
+    bases = [plain] if fact is None or fact.known else [plain, fact]
     for base in bases:
         for event in candidates:
             yield _Hypothesis(base._replace(twice=base.twice | {event}), rows)

@@ -116,7 +116,7 @@ class OfView:
         work.late()
         for state, fault in self._faults.items():
             work.fault(state, fault)
-            self._singles.find(work, work.open_rows(state), fault.reading, fault.cause)
+            self._singles.find(work, work.open_rows(state), fault.reading, fault)
         self._singles.find(work, work.open_rows(), self._trials.plain)
 
     def _rounded(self, part: Part) -> None:
@@ -204,7 +204,7 @@ class Work:
         """Without the events that the online state had not taken in, on top of a fault."""
         rows = self.open_rows() if rows is None else rows
         rows = np.array([row for row in rows.tolist() if len(self.entities.unknown(row))], np.int64)
-        cases = [self.entities.lagging(row, self._whole(row)) for row in rows.tolist()]
+        cases = [self.entities.lagging(row, self._whole(row, fault)) for row in rows.tolist()]
 
         def detail(row: int) -> str:
             unknown = self.entities.unknown(row)
@@ -220,7 +220,7 @@ class Work:
         """With the events that were seen later, on top of a fault."""
         rows = self.open_rows() if rows is None else rows
         rows = np.array([row for row in rows.tolist() if len(self.entities.late(row))], np.int64)
-        cases = [self._whole(row) for row in rows.tolist()]
+        cases = [self._whole(row, fault) for row in rows.tolist()]
 
         def detail(row: int) -> str:
             late = self.entities.late(row)
@@ -235,7 +235,7 @@ class Work:
     def fault(self, state: int, fault: Fault) -> None:
         """A fault of the online state that served some rows, and lag or late data on top of it."""
         rows = self.open_rows(state)
-        cases = [self._whole(row) for row in rows.tolist()]
+        cases = [self._whole(row, fault) for row in rows.tolist()]
         self._attempt(rows, cases, fault.reading, fault.cause, said(fault.detail))
         for more in (self.lag, self.late):
             more(fault, self.open_rows(state))
@@ -243,38 +243,58 @@ class Work:
     def faults(self, tried: Iterable[Fault]) -> dict[int, Fault]:
         """For each online state the fault that explains what differs of it, and what does not."""
         wrong = self.open_rows()
+        if not len(wrong):
+            return {}
         everything = np.arange(len(self._known))
         right = np.setdiff1d(everything, np.flatnonzero(self._part.differing()))
         of_state = {
             int(state): (wrong[self._known[wrong] == state], right[self._known[right] == state])
             for state in np.unique(self._known[wrong])
         }
+        states = list(of_state)
+        screened = [_spread(of_state[state][0], SCREENED) for state in states]
         found: dict[int, tuple[float, Fault]] = {}
-        for fault in tried:
-            left = [state for state in of_state if found.get(state, (0.0,))[0] < 1]
-            if not left:
-                break
-            screened = [_spread(of_state[state][0], SCREENED) for state in left]
-            shares = self._shares(screened, fault)
-            likely = [state for state, share in zip(left, shares, strict=True) if share >= 0.5]
-            if not likely:
-                continue
-            shares = self._shares([of_state[state][0] for state in likely], fault)
-            for state, share in zip(likely, shares, strict=True):
-                rows, others = of_state[state]
-                enough = share == 1 or (share >= MOST and self._cells(rows) >= ENOUGH)
-                if enough and share > found.get(state, (0.0,))[0] and self._keeps(others, fault):
-                    found[state] = share, fault
+        for reading, several in _by_reading(tried).items():
+            shares = self._shares(screened, reading, several)
+            for fault, of_fault in zip(several, shares, strict=True):
+                for state, share in zip(states, of_fault, strict=True):
+                    if share >= 0.5:
+                        self._judge(state, fault, *of_state[state], found)
         return {state: fault for state, (_, fault) in found.items()}
 
-    def _shares(self, groups: Sequence[NDArray[np.int64]], fault: Fault) -> list[float]:
-        """The share of the open values of each group of rows that a fault explains."""
+    def _judge(
+        self,
+        state: int,
+        fault: Fault,
+        rows: NDArray[np.int64],
+        right: NDArray[np.int64],
+        found: dict[int, tuple[float, Fault]],
+    ) -> None:
+        """Enter a fault that explains more of a state than those before, and nothing wrongly."""
+        best = found.get(state, (0.0,))[0]
+        if best == 1:
+            return
+        ((share,),) = self._shares([rows], fault.reading, [fault])
+        enough = share == 1 or (share >= MOST and self._cells(rows) >= ENOUGH)
+        if enough and share > best and self._keeps(right, fault):
+            found[state] = share, fault
+
+    def _shares(
+        self, groups: Sequence[NDArray[np.int64]], reading: Reading, several: Sequence[Fault]
+    ) -> list[list[float]]:
+        """For each fault of a reading its share of the open values of each group of rows."""
         rows = np.concatenate(groups)
-        cases = [self._whole(row) for row in rows.tolist()]
-        explained = self.explained(rows, cases, fault.reading).sum(axis=0)
-        ends = np.cumsum([len(each) for each in groups])
-        sums = [int(each.sum()) for each in np.split(explained, ends[:-1])]
-        return [one / self._cells(each) for one, each in zip(sums, groups, strict=True)]
+        cases = [self._whole(row, fault) for fault in several for row in rows.tolist()]
+        told = self.explained(np.tile(rows, len(several)), cases, reading).sum(axis=0)
+        starts = np.cumsum([0, *(len(each) for each in groups)])[:-1]
+        cells = np.array([self._cells(each) for each in groups])
+        return [
+            [
+                one / of
+                for one, of in zip(np.add.reduceat(each, starts).tolist(), cells, strict=True)
+            ]
+            for each in np.split(told, len(several))
+        ]
 
     def _cells(self, rows: NDArray[np.int64]) -> int:
         return sum(int(self._part.open[each.name][rows].sum()) for each in self._columns)
@@ -283,7 +303,7 @@ class Work:
         """Whether a fault gives what was served in rows without a difference."""
         if not len(rows):
             return True
-        cases = [self._whole(row) for row in rows.tolist()]
+        cases = [self._whole(row, fault) for row in rows.tolist()]
         return bool(self._are_served(rows, cases, fault.reading).all())
 
     def _are_served(
@@ -311,8 +331,8 @@ class Work:
     def _reading(self, fault: Fault | None) -> Reading:
         return self._trials.plain if fault is None else fault.reading
 
-    def _whole(self, row: int) -> Case:
-        return Case(int(self.entities.of_row[row]))
+    def _whole(self, row: int, fault: Fault | None) -> Case:
+        return Case(int(self.entities.of_row[row]), 0 if fault is None else fault.shift)
 
 
 def equal_in_single_precision(
@@ -327,6 +347,14 @@ def equal_in_single_precision(
 
 def _and(cause: str, fault: Fault | None) -> str:
     return cause if fault is None else f"{fault.cause} and {cause}"
+
+
+def _by_reading(faults: Iterable[Fault]) -> dict[Reading, list[Fault]]:
+    """The faults that are computed in one go: those that only move events."""
+    found: dict[Reading, list[Fault]] = {}
+    for fault in faults:
+        found.setdefault(fault.reading, []).append(fault)
+    return found
 
 
 def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
