@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, cast
 
 import pyarrow as pa
@@ -40,12 +42,15 @@ class Plain:
 
     source: Source
     schema: pa.Schema
+    _types: tuple[tuple[str, pa.DataType, str], ...]
     _exact: tuple[tuple[str, int, Callable[[Any], int]], ...]
     _alike: tuple[tuple[str, Callable[[Any], int]], ...]
 
     def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
         """The rows as Arrow has them."""
-        columns = [pa.array([row[each.name] for row in rows], each.type) for each in self.schema]
+        columns = [
+            _array([row[name] for row in rows], type_, form) for name, type_, form in self._types
+        ]
         batch: pa.RecordBatch = cast("Any", pa.RecordBatch).from_arrays(columns, schema=self.schema)
         return batch
 
@@ -78,7 +83,11 @@ def plain(source: Source) -> Plain | None:
     )
     unique = ((name, source.types[name].name) for name in source.unique)
     alike = tuple((name, _words(type_, exact=False)) for name, type_ in unique)
-    return Plain(source, schema, exact, alike)
+    types = tuple(
+        (each.name, arrow_type(each.type), _FORMS.get(each.type.name, ""))
+        for each in source.columns
+    )
+    return Plain(source, schema, types, exact, alike)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,23 @@ def spread_one(word: int) -> int:
 def signed(total: int) -> int:
     """The low 64 bits of a number as the word that they are in an array of int64."""
     return ((total + 2**63) & _ALL) - 2**63
+
+
+_FORMS = {"string": "text", "float64": "d", "int64": "q", "timestamp": "q"}
+"""How values lie in memory: as `array` has them, or as text."""
+
+
+def _array(values: list[Any], type_: pa.DataType, form: str) -> pa.Array:
+    """Values in Arrow, by their bytes where these are soon made."""
+    if not form or None in values:
+        return pa.array(values, type_)
+    if form != "text":
+        data = [None, pa.py_buffer(array(form, values))]
+        return pa.Array.from_buffers(type_, len(values), data)
+    encoded = [value.encode() for value in values]
+    ends = array("i", accumulate(map(len, encoded), initial=0))
+    data = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(type_, len(values), data)
 
 
 def _words(type_: str, *, exact: bool) -> Callable[[Any], int]:

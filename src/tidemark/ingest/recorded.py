@@ -38,10 +38,11 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, tuple[tuple[int, int], Words]] = {}
+        self._places: dict[str, Path] = {}
 
     def add(self, name: str, identities: Words) -> None:
         """Note identities of a source, for good; raises `StoreUnavailable` where it cannot."""
-        place = self._folder / quote(name, safe=" ") / _FILE
+        place = self._place(name)
         known = np.unique(np.concatenate([self._known(name), identities[identities != 0]]))
         fresh = place.with_suffix(f".{os.getpid()}.new")
         try:
@@ -67,10 +68,15 @@ class Recorded:
         found: NDArray[np.bool_] = (known[places] == identities) & (identities != 0)
         return found
 
+    def _place(self, name: str) -> Path:
+        if name not in self._places:
+            self._places[name] = self._folder / quote(name, safe=" ") / _FILE
+        return self._places[name]
+
     def _known(self, name: str) -> Words:
-        place = self._folder / quote(name, safe=" ") / _FILE
+        place = self._place(name)
         try:
-            status = place.stat()
+            status = os.stat(place)  # noqa: PTH116 - a path makes its text anew each time
         except (FileNotFoundError, NotADirectoryError):
             return np.empty(0, np.int64)
         stamp = status.st_mtime_ns, status.st_ino
