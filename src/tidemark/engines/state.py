@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,8 @@ class Partition:
     s owns the events `timeline.starts[s]` to `timeline.starts[s + 1]`.  `columns` follow
     `layout.columns`, `filters` (bool[N]) follow `layout.filters`.  `identities` are the hashes of
     what identifies the events (`identity_words`), None where the source has no `unique`.
-    `unattributed` events were met that belong to nobody, since a key is null.
+    `unattributed` events were met that belong to nobody, since a key is null.  It is number `group`
+    of the `groups` into which all entities are dealt.
     """
 
     keys: pa.Table
@@ -63,6 +64,8 @@ class Partition:
     filters: tuple[NDArray[np.bool_], ...]
     unattributed: int = 0
     identities: NDArray[np.int64] | None = None
+    group: int = 0
+    groups: int = 1
 
 
 def entities(
@@ -74,6 +77,8 @@ def entities(
     until: int,
     position: int | None = None,
     only: pa.Table | None = None,
+    start: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[Partition]:
     """Every entity of the view's source with its events known by `until` (UTC microseconds).
 
@@ -82,9 +87,10 @@ def entities(
     there.  An entity without events is left out.  `only` has the keys of the entities that are
     asked for, as columns named and typed as the entity's keys (None: all).  A source larger than
     the engine's memory comes in several partitions, each with whole entities; one of rows that
-    belong to nobody has none.
+    belong to nobody has none.  The same source and memory give the same ones; those before number
+    `start` are not read.  `progress` is told how many rows have come.
     """
-    relation = open_source(engine, definitions.source(view.source), position=position)
+    relation = open_source(engine, definitions.source(view.source), progress, position=position)
     versions = None
     try:
         if only is not None:
@@ -93,14 +99,15 @@ def entities(
         needs, asked = needs_of(layout), "" if only is None else _among(view)
         size = EVENT_BYTES + sum(bytes_of(need) for need in needs)
         count = -(-relation.count() * size // max(1, engine.memory * 3 // 5))
-        for where in key_groups(view, count):
+        groups = key_groups(view, count)
+        for group, where in enumerate(groups[start:], start):
             # Rows are read under conditions that keep their order; a join need not.
             named = " AND ".join(each for each in (where, asked) if each)
             entity = definitions.entity(view.entity)
             keys = _distinct_keys(versions.relation if versions else relation, entity, view, named)
             partition = _partition(view, relation, versions, needs, keys, where, until)
             if len(partition.keys) or partition.unattributed:
-                yield partition
+                yield replace(partition, group=group, groups=len(groups))
     finally:
         relation.close()
         if versions is not None:

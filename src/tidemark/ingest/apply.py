@@ -9,7 +9,7 @@ next, and what is done twice is refused the second time.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -134,14 +134,13 @@ class Applier:
 
     def advance(
         self, engine: DuckDB, reading: Reading, prefix: bytes, state: State, until: int
-    ) -> State:
-        """Apply to rows that nobody reads yet what the log has beyond them, up to a position."""
+    ) -> Iterator[tuple[State, Changes]]:
+        """What the log has beyond rows that nobody reads yet: each is written before the next."""
         while state.position < until:
             batch = Arrived(reading.source, self._next(reading.source, state.position))
             changes = Changes()
             state = self._apply(engine, reading, prefix, state, batch, changes)
-            self._online.put_many(changes.puts, deletes=changes.deletes)
-        return state
+            yield state, changes
 
     def check_log(self, definitions: Definitions, name: str) -> None:
         """Raise `StaleSource` if states hold more than the log: new events would not be applied."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+from numpy import int64
 from numpy.typing import NDArray
 
 from tidemark.engines.log import SEEN
-from tidemark.ingest.apply import Applier
+from tidemark.ingest.apply import Applier, Changes
 from tidemark.ingest.serving import Reading
 from tidemark.model.graph import Definitions, FeatureView, Source
 from tidemark.online.keys import State
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
     from tidemark.engines.log import EventLog
 
-Words = NDArray[np.int64]
+Words = NDArray[int64]
 
 
 @dataclass
@@ -38,7 +39,6 @@ class Following:
     position: int
     seen: int
     pinned: bool
-    identities: list[Words] = field(default_factory=list[Words])
 
     @classmethod
     def of(
@@ -59,20 +59,17 @@ class Following:
         return cls(applier, log, definitions, view, position, seen, until is not None)
 
     def met(self, identities: Words) -> None:
-        """Note which events went into the rows."""
-        self.identities.append(identities)
+        """Note which events go into the rows, before they do."""
+        self.applier.recorded.add(self.view.source, identities)
 
-    def advance(self, engine: DuckDB, prefix: bytes, made: State) -> State:
-        """Apply to the new rows what the log has by now."""
-        source = self.definitions.source(self.view.source)
-        if self.identities:
-            self.applier.recorded.add(source.name, np.concatenate(self.identities))
-            self.identities.clear()
+    def ahead(self, engine: DuckDB, prefix: bytes, made: State) -> Iterator[tuple[State, Changes]]:
+        """What the log has by now beyond the new rows; each is to be written before the next."""
         if self.pinned:
-            return made
-        entity = self.definitions.entity(self.view.entity)
-        reading = Reading.of(self.view, source, entity)
-        return self.applier.advance(engine, reading, prefix, made, self.log.last(source.name))
+            return iter(())
+        source = self.definitions.source(self.view.source)
+        reading = Reading.of(self.view, source, self.definitions.entity(self.view.entity))
+        last = self.log.last(source.name)
+        return self.applier.advance(engine, reading, prefix, made, last)
 
     def finish(self, engine: DuckDB) -> None:
         """Apply what came in while the rows became current, for a view that had none before."""

@@ -1,7 +1,8 @@
 """From history to online rows, in one step that readers see whole or not at all.
 
 Rows of a new generation are written beside those that serve.  Then one transaction makes the
-generation current, and the old rows go.  Whatever fails before that leaves the old state serving.
+generation current, and the old rows go.  Whatever fails before that leaves the old state serving,
+and is gone on with by the next materialization if that would read the same (`journal`).
 Events that are pushed meanwhile count in the rows that serve, and are put into the new ones before
 these become current: on condition that the record has not moved by then, so that none is lost.
 """
@@ -9,7 +10,7 @@ these become current: on condition that the record has not moved by then, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,29 +18,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tidemark.engines.progress import Progress
-from tidemark.engines.state import entities
-from tidemark.errors import StoreConflict
+from tidemark.engines.state import Partition, entities
 from tidemark.ingest.following import Following
+from tidemark.ingest.generations import Generations
+from tidemark.ingest.journal import Asked, Journal, became_known, fingerprint
+from tidemark.ingest.pace import Pace
 from tidemark.ingest.single import ANY_MOMENT
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
-from tidemark.model.fingerprint import held_id, state_id
+from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.window import parse_duration, parse_moment
-from tidemark.online import codec, tree
-from tidemark.online.keys import (
-    Held,
-    Record,
-    State,
-    generation_prefix,
-    held_key,
-    is_readable,
-    key_encoder,
-    read_held,
-    read_record,
-    record_key,
-    view_prefixes,
-)
+from tidemark.online import tree
+from tidemark.online.keys import Held, State, held_key, journal_key, key_encoder
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.retention import Retention
 from tidemark.online.values import instant
@@ -54,23 +45,24 @@ ROWS_AT_ONCE = 50_000
 BYTES_AT_ONCE = 1 << 28
 """Bytes in one transaction; rows of chunks of events are larger than others."""
 
-_ATTEMPTS = 1_000
-"""How often the change of generations follows pushes that come in between."""
-
 
 @dataclass(frozen=True)
 class MaterializedView:
-    """What was written for one view; `unattributed` events were left out, as a key is null."""
+    """What was written for one view; `unattributed` events were left out, as a key is null.
+
+    `resumed` says that a materialization which was interrupted had begun it.
+    """
 
     view: str
     entities: int
     events: int
     unattributed: int
     seconds: float
+    resumed: bool = False
 
     @property
     def rows_per_second(self) -> float:
-        """Entity rows written in a second."""
+        """Entity rows written in a second, those of an interrupted run among them."""
         return self.entities / self.seconds if self.seconds else 0.0
 
 
@@ -104,7 +96,10 @@ class Materialized:
                 f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
             )
             if view.unattributed:
-                lines[-1] += f"  {view.unattributed:,} events without a key left out"
+                plural = "event" if view.unattributed == 1 else "events"
+                lines[-1] += f"  {view.unattributed:,} {plural} without a key left out"
+            if view.resumed:
+                lines[-1] += "  gone on with"
         lines += [f"  {view}: rows deleted, as nothing defines it any more" for view in self.gone]
         return "\n".join(lines)
 
@@ -120,211 +115,247 @@ def materialize(
     retain: str | timedelta | None = None,
     published: Published | None = None,
     log: EventLog | None = None,
+    rate: float | None = None,
+    restart: bool = False,
 ) -> Materialized:
     """Write the online rows of views (None: all) from history and log as known at `until`.
 
     `until` None is now, with every event that is pushed before this returns.  `retain` drops events
     that no window needs at moments of at least `until - retain`, and makes earlier moments an
     error; without it, every moment can be asked for.
+    What an interrupted run has written is gone on with, if it would be written the same way again;
+    with `restart` everything is written anew.  `rate` is how many rows are written in a second at
+    most (None or 0: as many as can be).
     Rows of views that `published` no longer holds are deleted; None deletes nothing.  What takes
     longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if another
     process materializes the same project into the same store.
     """
     moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
-    floor = ANY_MOMENT if retain is None else moment - parse_duration(retain)
+    kept = 0 if retain is None else parse_duration(retain)
+    asked = Asked(None if until is None else moment, kept)
+    pace = Pace(rate)
     chosen = definitions.views
     if views is not None:
         chosen = tuple(view for name in views for view in definitions.variants(name))
-    done: list[MaterializedView] = []
     gone: tuple[str, ...] = ()
     with online.lock(f"materialize {project}"), Progress() as progress:
+        run = _Run(engine, online, definitions, project, log, moment, asked, pace, progress)
         if published is not None:
             gone = tidy(online, project, published)
             note(online, project, {view.name for view in chosen}, published)
-        for view in chosen:
-            work = _Work(engine, online, definitions, view, project, moment, floor, None)
-            if log is not None:
-                said = None if until is None else moment
-                work.following = Following.of(log, online, definitions, view, project, said)
-                work.until = max(moment, work.following.seen)
-            done.append(work.run(progress))
-        if published is not None:
+        works = [_Work(run, view) for view in chosen]
+        journals = [journal_key(project, work.view.name, work.state) for work in works]
+        if restart:
+            online.put_many([], deletes=journals)
+        done = [work.done() for work in works]
+        if any(work.journal.inputs for work in works):  # all are through: the next run is a new one
+            online.put_many([], deletes=journals)
+        if published is not None and not rate:
             measured(online, project, _seconds(done), published)
     return Materialized(instant(moment), tuple(done), gone)
 
 
 def _seconds(done: Sequence[MaterializedView]) -> dict[str, float]:
-    """How long each view took, all its variants together."""
+    """How long each view took, all its variants together; one that was begun before, not."""
     taken: dict[str, float] = {}
     for each in done:
         taken[each.view] = taken.get(each.view, 0.0) + each.seconds
-    return taken
+    return {
+        view: taken[view] for view in taken.keys() - {each.view for each in done if each.resumed}
+    }
 
 
-def _left(record: Record, leaving: Sequence[tuple[str, int]]) -> Record:
-    return msgspec.structs.replace(record, leaving=tuple(leaving))
-
-
-@dataclass
-class _Work:
-    """The materialization of one view."""
+@dataclass(frozen=True)
+class _Run:
+    """What the materializations of all views of one call share; `moment` is as of when."""
 
     engine: DuckDB
     online: OnlineStore
     definitions: Definitions
-    view: FeatureView
     project: str
-    until: int
-    floor: int
-    following: Following | None
+    log: EventLog | None
+    moment: int
+    asked: Asked
+    pace: Pace
+    progress: Progress
 
-    def run(self, progress: Progress) -> MaterializedView:
+
+class _Work:
+    """The materialization of one view; `journal` is how far it is."""
+
+    journal: Journal
+
+    def __init__(self, run: _Run, view: FeatureView) -> None:
+        self.run, self.view = run, view
+        self.source = run.definitions.source(view.source)
+        self.state = state_id(view, self.source)
+        self.generations = Generations(run.online, run.definitions, run.project, view.name)
+
+    def done(self) -> MaterializedView:
         """Write a generation, make it current, and delete what it replaces."""
         started = time.perf_counter()
-        progress.begin(f"materialize {self.view.name}")
-        source = self.definitions.source(self.view.source)
-        state = state_id(self.view, source)
-        place = record_key(self.project, self.view.name)
-        self._forget_other_format(place)
-        serving = self._tidied(place).state(state)
-        generation = serving.generation + 1 if serving else 1
-        # Should this run be interrupted, the next one deletes its rows.
-        self._change(place, lambda record: _left(record, [*record.leaving, (state, generation)]))
-        rows, events, unattributed = self._write(self._prefix(state, generation), progress)
-        position = self.following.position if self.following else 0
-        made = State(state, generation, self.until, self.floor, rows, events, position)
-        held = held_key(self.project, self.view.name, state)
-        self.online.put_many([(held, msgspec.msgpack.encode(Held(self.view, source)))])
-        self._publish(place, made)
-        self._tidied(place)
+        self.generations.forget_other_format()
+        following = self._following()
+        begun = self._begun()
+        serving = self.generations.tidied().state(self.state)
+        self.journal = begun or self._fresh(serving, following)
+        if begun is None:
+            self.generations.begin(self.journal.made)
+        if following is not None:
+            following.position = self.journal.position
+        if not self.journal.complete:
+            self._write(following)
+        if serving is None or serving.generation != self.journal.made.generation:
+            self._publish(following)
+        elif self.run.asked.until is None:
+            self.generations.known_by(self.state, self.run.moment)
+        if following is not None:
+            following.finish(self.run.engine)
+        self.generations.tidied()
         seconds = time.perf_counter() - started
-        return MaterializedView(self.view.name, rows, events, unattributed, seconds)
+        rows, events = self.journal.made.rows, self.journal.made.events
+        nobodys, resumed = self.journal.unattributed, begun is not None
+        return MaterializedView(self.view.name, rows, events, nobodys, seconds, resumed)
 
-    def _forget_other_format(self, place: bytes) -> None:
-        """Delete the rows of a release with another format, which this one cannot read."""
-        (stored,) = self.online.get_many([place])
-        if not is_readable(stored):
-            self.online.put_many([], deletes=[place])
-            self.online.delete(*view_prefixes(self.project, self.view.name))
+    def _following(self) -> Following | None:
+        run = self.run
+        if run.log is None:
+            return None
+        until = run.asked.until
+        return Following.of(run.log, run.online, run.definitions, self.view, run.project, until)
 
-    def _publish(self, place: bytes, made: State) -> None:
-        """Make a state current, with what has been pushed since its rows were begun."""
-        for _ in range(_ATTEMPTS):
-            (stored,) = self.online.get_many([place])
-            record = read_record(stored)
-            if self.following is not None:
-                prefix = self._prefix(made.state, made.generation)
-                made = self.following.advance(self.engine, prefix, made)
-            states = (made, *(each for each in record.states if each.state != made.state))
-            kept = self._needed(states)
-            leaving = {(each.state, each.generation) for each in record.states if each not in kept}
-            fresh = Record(codec.FORMAT, kept, tuple(sorted(leaving)))
-            try:
-                self._record(place, stored, fresh)
-            except StoreConflict:
-                continue
-            if self.following is not None:
-                self.following.finish(self.engine)
-            return
-        raise StoreConflict(
-            f"The online state of {self.view.name} kept changing while it was made.",
-            where=self.online.name,
-            remedy="Run it again; what was serving serves on.",
-        )
+    def _fresh(self, serving: State | None, following: Following | None) -> Journal:
+        """The journal of rows that are begun now."""
+        run = self.run
+        position = following.position if following else 0
+        until = max(run.moment, following.seen) if following else run.moment
+        floor = run.moment - run.asked.retain if run.asked.retain else ANY_MOMENT
+        generation = serving.generation + 1 if serving else 1
+        made = State(self.state, generation, until, floor, 0, 0, position)
+        return Journal(self._inputs(position) or "", position, made)
 
-    def _prefix(self, state: str, generation: int) -> bytes:
-        return generation_prefix(self.project, self.view.name, state, generation)
+    def _inputs(self, position: int) -> str | None:
+        return fingerprint(self.run.engine, self.source, self.state, position, self.run.asked)
 
-    def _tidied(self, place: bytes) -> Record:
-        """The record of the view, after the rows that do not serve have been deleted."""
-        (stored,) = self.online.get_many([place])
-        record = read_record(stored)
-        if not record.leaving:
-            return record
-        self.online.delete(*(self._prefix(*each) for each in record.leaving))
-        held = [
-            held_key(self.project, self.view.name, state)
-            for state, _ in record.leaving
-            if record.state(state) is None
-        ]
-        return self._change(place, lambda record: _left(record, ()), deletes=held)
+    def _begun(self) -> Journal | None:
+        """How far an interrupted run came, if what it wrote is what would be written now."""
+        journal = self.generations.journals.read(self.state)
+        if journal is None:
+            return None
+        made, run = journal.made, self.run
+        same = self.generations.has(made) and journal.inputs == self._inputs(journal.position)
+        if same and run.asked.until is None:
+            same = not became_known(run.engine, self.source, made.until, run.moment)
+        if same:
+            return journal
+        self.generations.journals.discard(self.state)
+        return None
 
-    def _change(
-        self, place: bytes, change: Callable[[Record], Record], deletes: Sequence[bytes] = ()
-    ) -> Record:
-        """Change the record as it is then, though pushes move it at the same time."""
-        while True:
-            (stored,) = self.online.get_many([place])
-            record = change(read_record(stored))
-            try:
-                self._record(place, stored, record, deletes)
-            except StoreConflict:
-                continue
-            return record
-
-    def _record(
-        self, place: bytes, stored: bytes | None, record: Record, deletes: Sequence[bytes] = ()
-    ) -> None:
-        encoded = msgspec.msgpack.encode(record)
-        self.online.put_many([(place, encoded)], deletes=deletes, expect={place: stored})
-
-    def _needed(self, states: Sequence[State]) -> tuple[State, ...]:
-        """The states that a view needs: its own, and others for what its own do not hold yet."""
-        answers: set[str] = set()
-        own: set[str] = set()
-        for view in self.definitions.variants(self.view.name):
-            source = self.definitions.source(view.source)
-            own.add(state_id(view, source))
-            answers |= {held_id(view, feature, source) for feature in view.features}
-        places = [held_key(self.project, self.view.name, each.state) for each in states]
-        holding = [
-            read_held(stored)[1].keys() if stored else set[str]()
-            for stored in self.online.get_many(places)
-        ]
-        for state, names in zip(states, holding, strict=True):
-            answers -= names if state.state in own else set()
-        return tuple(
-            state
-            for state, names in zip(states, holding, strict=True)
-            if state.state in own or answers & names
-        )
-
-    def _write(self, prefix: bytes, progress: Progress) -> tuple[int, int, int]:
-        """Write all rows; gives how many, the events in them, and those that are nobody's."""
-        source = self.definitions.source(self.view.source)
-        encode = key_encoder(self.definitions.entity(self.view.entity))
-        layout = Layout.of(self.view, source.types)
-        retention = None if self.floor == ANY_MOMENT else Retention.of(self.view, self.floor)
-        rows = events = unattributed = 0
+    def _write(self, following: Following | None) -> None:
+        """Write all rows that are not written yet."""
+        run, made = self.run, self.journal.made
+        layout = Layout.of(self.view, self.source.types)
+        retention = None if made.floor == ANY_MOMENT else Retention.of(self.view, made.floor)
+        run.progress.begin(f"read for {self.view.name}")
         for partition in entities(
-            self.engine,
-            self.definitions,
+            run.engine,
+            run.definitions,
             self.view,
             layout,
-            until=self.until,
-            position=self.following.position if self.following else None,
+            until=made.until,
+            position=self.journal.position if following else None,
+            start=self.journal.group,
+            progress=run.progress.rows,
         ):
-            unattributed += partition.unattributed
-            if not len(partition.keys):
-                continue
+            if following is not None and partition.identities is not None:
+                following.met(partition.identities)
+            self._write_group(layout, partition, retention)
+            run.progress.begin(f"read for {self.view.name}")
+        self._put([], msgspec.structs.replace(self.journal, complete=True))
+
+    def _write_group(
+        self, layout: Layout, partition: Partition, retention: Retention | None
+    ) -> None:
+        """Write the rows of some entities, from where an interrupted run came to."""
+        journal, group = self.journal, partition.group
+        begun = journal.items if journal.group == group else 0
+        items: list[tuple[bytes, bytes]] = []
+        made = journal.made
+        if len(partition.keys):
             kept = partition if retention is None else retention.retained(partition)
-            names = encode([column.to_pylist() for column in partition.keys.columns])
-            items = tree.write(layout, [prefix + name for name in names], kept)
-            for start, stop in _batches(items):
-                self.online.put_many(items[start:stop])
-                progress.rows(stop - start)
-            rows += len(names)
-            events += len(kept.timeline.time)
-            if self.following is not None and partition.identities is not None:
-                self.following.met(partition.identities)
-        return rows, events, unattributed
+            columns = [column.to_pylist() for column in partition.keys.columns]
+            prefix = self.generations.prefix(made)
+            names = [prefix + name for name in self._encode(columns)]
+            items = tree.write(layout, names, kept)
+            rows, events = made.rows + len(names), made.events + len(kept.timeline.time)
+            made = msgspec.structs.replace(made, rows=rows, events=events)
+        nobodys = journal.unattributed + partition.unattributed
+        after = msgspec.structs.replace(
+            journal, made=made, group=group + 1, items=0, unattributed=nobodys
+        )
+        total = len(items) * partition.groups  # they are about alike
+        self.run.progress.begin(f"write {self.view.name}", len(items) * group + begun, total=total)
+        for start, stop in _batches(items, begun, self.run.pace.at_once(ROWS_AT_ONCE)):
+            self.run.pace.wait(stop - start)
+            within = msgspec.structs.replace(journal, group=group, items=stop)
+            self._put(items[start:stop], after if stop == len(items) else within)
+            self.run.progress.rows(stop - start)
+        self.journal = after
+
+    def _put(
+        self,
+        items: Sequence[tuple[bytes, bytes]],
+        journal: Journal,
+        *,
+        deletes: Sequence[bytes] = (),
+        after: Journal | None = None,
+    ) -> None:
+        """Write rows and, in the same transaction, how far they are; `after` says from where."""
+        self.journal = journal
+        if not journal.inputs:  # nobody could tell whether it is to be gone on with
+            self.run.online.put_many(items, deletes=deletes)
+            return
+        journals = self.generations.journals
+        expect = None if after is None else dict([journals.item(after)])
+        self.run.online.put_many([*items, journals.item(journal)], deletes=deletes, expect=expect)
+
+    def _publish(self, following: Following | None) -> None:
+        """Make the rows current, with what has been pushed since they were begun."""
+        run = self.run
+        held = held_key(run.project, self.view.name, self.state)
+        run.online.put_many([(held, msgspec.msgpack.encode(Held(self.view, self.source)))])
+
+        def made() -> State:
+            if following is not None:
+                self._catch_up(following)
+            made = self.journal.made
+            known_by = made.until if run.asked.until is not None else run.moment
+            return msgspec.structs.replace(made, until=max(made.until, known_by))
+
+        self.generations.publish(made)
+
+    def _catch_up(self, following: Following) -> None:
+        """Put into the rows what the log has by now; none of it twice, whatever dies meanwhile."""
+        made = self.journal.made
+        for state, changes in following.ahead(self.run.engine, self.generations.prefix(made), made):
+            if self.run.online.spread and self.journal.inputs:
+                # There, rows and journal are not one step: what is half done is begun anew.
+                self.generations.journals.discard(self.state)
+                self.journal = msgspec.structs.replace(self.journal, inputs="")
+            now = msgspec.structs.replace(self.journal, made=state)
+            self._put(changes.puts, now, deletes=changes.deletes, after=self.journal)
+
+    def _encode(self, columns: Sequence[Sequence[object]]) -> list[bytes]:
+        return key_encoder(self.run.definitions.entity(self.view.entity))(columns)
 
 
-def _batches(items: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[int, int]]:
+def _batches(
+    items: Sequence[tuple[bytes, bytes]], begun: int, most: int
+) -> Iterator[tuple[int, int]]:
     """Where transactions begin and end: large enough to share their cost, and no larger."""
-    start = 0
+    start = begun
     while start < len(items):
-        stop = min(start + ROWS_AT_ONCE, len(items))
+        stop = min(start + most, len(items))
         while stop - start > 1 and sum(len(row) for _, row in items[start:stop]) > BYTES_AT_ONCE:
             stop = (start + stop) // 2
         yield start, stop

@@ -3,6 +3,7 @@
     views ever written  msgpack "v", {project}
     record of a view    msgpack "m", {project}, [view]
     what rows hold      msgpack "h", {project}, [view, state]
+    rows being written  msgpack "p", {project}, [view, state]
     delays of events    msgpack "d", {project}, [source]
     stream read until   msgpack "b", {project}, [source]
     row of an entity    msgpack "r", [project, view, state, generation], {[key, ...]}
@@ -112,6 +113,11 @@ def held_key(project: str, view: str, state: str) -> bytes:
     return encode("h") + of_project(project) + encode((view, state))
 
 
+def journal_key(project: str, view: str, state: str) -> bytes:
+    """Where is how far the rows of a state are that are being written."""
+    return encode("p") + of_project(project) + encode((view, state))
+
+
 def is_readable(stored: bytes | None) -> bool:
     """Whether a record, if there is one, is of the format of this release."""
     return stored is None or _decode_format(stored).format == FORMAT
@@ -139,10 +145,11 @@ def generation_prefix(project: str, view: str, state: str, generation: int) -> b
     return encode("r") + encode((project, view, state, generation)) + b"{"
 
 
-def view_prefixes(project: str, view: str) -> tuple[bytes, bytes]:
-    """What the keys of all rows of a view, and of all that says what they hold, start with."""
+def view_prefixes(project: str, view: str) -> tuple[bytes, bytes, bytes]:
+    """What the keys of all rows of a view, and of what is said of its states, start with."""
     rows = encode("r") + _ARRAY_OF_4 + encode(project) + encode(view)
-    return rows, encode("h") + of_project(project) + _ARRAY_OF_2 + encode(view)
+    states = of_project(project) + _ARRAY_OF_2 + encode(view)
+    return rows, encode("h") + states, encode("p") + states
 
 
 def of_project(project: str) -> bytes:

@@ -148,11 +148,18 @@ class Store:
             return recipe.make(engine, labels)
 
     def materialize(
-        self, views: object = None, *, until: str | datetime | None = None
+        self,
+        views: object = None,
+        *,
+        until: str | datetime | None = None,
+        rate: float | None = None,
+        restart: bool = False,
     ) -> Materialized:
         """Write the online state of the views (None: all) from history, known by `until` or now.
 
-        `views` is one view or a list, as classes or names.
+        `views` is one view or a list, as classes or names.  What serves goes on serving until the
+        new state is whole.  What an interrupted call has written is gone on with, unless it would
+        be written otherwise by now, or `restart`.  `rate` bounds the rows written in a second.
         """
         from tidemark.ingest.materialize import materialize
 
@@ -167,6 +174,8 @@ class Store:
                 retain=self.config.retain or None,
                 published=self.registry.published(),
                 log=self._project.log,
+                rate=rate,
+                restart=restart,
             )
 
     def push(
