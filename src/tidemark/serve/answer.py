@@ -25,7 +25,9 @@ from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored
 from tidemark.serve.vector import Status
 
-_STATUSES = np.array([*map(str, Status)], object)
+_NAMES = [*map(str, Status)]
+_STATUSES = np.array(_NAMES, object)
+_PRESENT, _NULL = list(Status).index(Status.PRESENT), list(Status).index(Status.NULL)
 _MISSING = list(Status).index(Status.MISSING)
 
 if TYPE_CHECKING:
@@ -67,6 +69,19 @@ class Parts(NamedTuple):
 
 
 _NONE: Mapping[Reference, Sequence[Any]] = {}
+
+
+class Told(NamedTuple):
+    """What is said of values besides them.
+
+    `statuses` and `ages` (seconds; NaN: none) have a column for each output; of many sets of keys,
+    outputs that have the same may share the list that says so.  `counts` [outputs, statuses] is how
+    often each status is told, in the order of `Status`.
+    """
+
+    statuses: list[list[str]]
+    ages: list[list[float]]
+    counts: NDArray[np.int64]
 
 
 class Answer:
@@ -117,7 +132,7 @@ class Answer:
         return Parts(
             program,
             found.words.tobytes(),
-            found.state.tobytes(),
+            self._states,
             found.time.tobytes(),
             found.known.tobytes(),
             () if numbers == len(program.features) else self._values[numbers * self.rows :],
@@ -168,31 +183,59 @@ class Answer:
         """When the newest visible event of each view and each set of keys happened, [V, rows]."""
         return self._found.known
 
-    def told(self) -> tuple[list[list[str]], list[list[float]]]:
-        """The statuses and the ages (seconds; NaN: none) of all outputs, a column for each.
+    @property
+    def outcome(self) -> bytes:
+        """What the outputs of one set of keys say: the place of each status in `Status`."""
+        program = self.program
+        known: list[int] = self._found.known[:, 0].tolist()
+        of_place = [of[state] for of, state in zip(program.codes, self._states, strict=True)]
+        if NEVER in known:
+            for place, view in enumerate(program.view_of):
+                if known[view] == NEVER:
+                    of_place[place] = _MISSING
+        if not self._others:
+            return bytes(program.pick(of_place))
+        return bytes(
+            self._of_value(name, 0) if place == -1 else of_place[place]
+            for name, place in zip(self.names, program.places, strict=True)
+        )
 
-        Of many sets of keys, outputs that have the same may share the list that says so.
-        """
-        found, program = self._found, self.program
+    def first_ages(self) -> list[float]:
+        """The ages of all outputs of the first set of keys, as `Told.ages`."""
+        at = self.at
+        times: list[int] = self._found.time[:, 0].tolist()
+        seconds = [math.nan if time <= ALWAYS else (at - time) / 1e6 for time in times]
+        seconds.append(math.nan)
+        return [seconds[place] for place in self.program.places]
+
+    def told(self) -> Told:
+        """The statuses and the ages of all outputs."""
+        found, program, rows = self._found, self.program, self.rows
         codes = program.status_of[found.state + program.status_from]
         missing = found.known == NEVER
         if missing.any():
             codes[missing[program.view_of]] = _MISSING
         times, status_at, age_at = found.time, program.places, program.places
-        if self.rows > 1 and program.features:
+        if rows > 1 and program.features:
             # Those of one window have the same ages, and mostly the same statuses.
             codes, status_at = _distinct(codes, program.places)
             times, age_at = _distinct(times, program.places)
         seconds = (self.at - times) / 1e6
         seconds[times <= ALWAYS] = np.nan
+        kinds, distinct = len(_STATUSES), len(codes)
+        numbered = codes + np.arange(0, distinct * kinds, kinds).reshape(-1, 1)
+        counts = np.bincount(numbered.ravel(), minlength=distinct * kinds).reshape(-1, kinds)
         # Those that come from no events share one column at the end, and are told apart after.
         statuses: list[list[str]] = [*_STATUSES[codes].tolist(), []]
-        ages: list[list[float]] = [*seconds.tolist(), [math.nan] * self.rows]
+        ages: list[list[float]] = [*seconds.tolist(), [math.nan] * rows]
+        counts = np.vstack([counts, np.zeros(kinds, np.int64)])[status_at]
         told = [statuses[place] for place in status_at]
         for i, (name, place) in enumerate(zip(self.names, program.places, strict=True)):
             if place == -1:
-                told[i] = list(map(str, self.statuses(name)))
-        return told, [ages[place] for place in age_at]
+                of_value = [self._of_value(name, row) for row in range(rows)]
+                told[i] = [_NAMES[code] for code in of_value]
+                counts[i] = np.bincount(of_value, minlength=kinds)
+        return Told(told, [ages[place] for place in age_at], counts)
 
     @property
     def finite(self) -> bool:
@@ -204,6 +247,10 @@ class Answer:
         import pyarrow as pa
 
         return pa.table({name: self._arrow(each) for name, each in self.program.reference.items()})
+
+    def _of_value(self, name: str, row: int) -> int:
+        """The place of the status of an output that is no feature of a view."""
+        return _NULL if self._others[self.program.reference[name]][row] is None else _PRESENT
 
     def _arrow(self, reference: Reference) -> pa.Array:
         import pyarrow as pa
@@ -233,7 +280,7 @@ class Answer:
         found, program, rows = self._found, self.program, self.rows
         doubles = found.words[: program.doubles].view(np.float64).ravel()
         values: list[Any] = doubles.tolist() + found.words[program.doubles :].ravel().tolist()
-        states = found.state.tobytes()
+        states = self._states = found.state.tobytes()
         for place in range(program.numbers, len(program.features)):
             part = slice(place * rows, (place + 1) * rows)
             values[part] = self._converted(place, values[part], states[part])

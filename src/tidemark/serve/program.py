@@ -106,8 +106,9 @@ class Program:
     state of its own view, or from the newest one that holds it; those in none are `absent`.
     `features` are in the order in which their values are decoded: `doubles` of them first, then the
     other numbers, `numbers` in all, then what is converted value by value.  `places` are those
-    of the outputs among them, -1 for what is no feature of a view.  `status_of[status_from[f] + s]`
-    is the place of the status of a feature whose result has the state `s`.
+    of the outputs among them, -1 for what is no feature of a view.  `codes[f][s]`, which is also
+    `status_of[status_from[f] + s]`, is the place among all of the status of a feature whose result
+    has the state `s`.
     """
 
     def __init__(
@@ -143,9 +144,9 @@ class Program:
         self.place = {each.reference: place for place, each in enumerate(self.features)}
         self.doubles = sum(each.double for each in self.features)
         self.numbers = sum(each.number for each in self.features)
-        statuses = [status for each in self.features for status in _statuses(each.nothing)]
-        self.status_of = np.array(statuses, np.uint8)
-        self.status_from = np.arange(0, len(statuses), 5).reshape(-1, 1)
+        self.codes = [bytes(_statuses(each.nothing)) for each in self.features]
+        self.status_of = np.frombuffer(b"".join(self.codes), np.uint8)
+        self.status_from = np.arange(0, 5 * len(self.codes), 5).reshape(-1, 1)
         self.places = [self.place.get(each, -1) for each in asked]
         self.pick = _picking(self.places)
         holding = {computed.reference: view for view, computed in read}

@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tidemark.serve.json import JsonInputs, moment_text, writer
+from tidemark.serve.vector import Status
 
 if TYPE_CHECKING:
     from tidemark.serve.answer import Answer
     from tidemark.serve.program import Program
 
 _encode = msgspec.json.Encoder().encode
+
+Outcome = bytes | NDArray[np.int64]
+"""Statuses of all outputs: of one set of keys `Answer.outcome`, of several `Told.counts`."""
 
 
 class Encoder:
@@ -29,6 +35,9 @@ class Encoder:
             name: program.definitions.type_of(each) for name, each in program.reference.items()
         }
         self._features = msgspec.Raw(_encode(references))
+        self._told = [
+            [_encode({name: status})[1:-1] for status in map(str, Status)] for name in program.names
+        ]
         self._types = msgspec.Raw(_encode({name: str(type_) for name, type_ in types.items()}))
         # Doubles of the kernel are looked at all at once; see `Answer.finite`.
         plain = {each.reference for each in program.features[: program.doubles]}
@@ -41,46 +50,46 @@ class Encoder:
             if program.reference[name] not in plain
         }
 
-    def one(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
-        """The body for the first set of keys, and the statuses that it tells, by column.
+    def one(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, Outcome]:
+        """The body for the first set of keys, and the statuses that it tells.
 
         `head` comes first in the body.
         """
-        names = self.program.names
         values = answer.first()
         for name, write in self._needed(answer).items():
             if values[name] is not None:
                 values[name] = write(values[name])
-        statuses, ages = answer.told()
+        outcome = answer.outcome
+        statuses = b",".join([of[code] for of, code in zip(self._told, outcome, strict=True)])
         told = {
             "values": values,
-            "statuses": {name: of[0] for name, of in zip(names, statuses, strict=True)},
-            "ages": {name: of[0] for name, of in zip(names, ages, strict=True)},
+            "statuses": msgspec.Raw(b"{%s}" % statuses),
+            "ages": dict(zip(self.program.names, answer.first_ages(), strict=True)),
         }
-        return self._body(answer, head, told), statuses
+        return self._body(answer, head, told), outcome
 
-    def many(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
+    def many(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, Outcome]:
         """The body for all sets of keys, an array for each name; otherwise as `one`."""
         names = self.program.names
         values = {name: answer.values(name) for name in names}
         for name, write in self._needed(answer).items():
             values[name] = [None if each is None else write(each) for each in values[name]]
-        statuses, ages = answer.told()
+        statuses, ages, counts = answer.told()
         told = {
             "values": values,
             "statuses": dict(zip(names, _written(statuses), strict=True)),
             "ages": dict(zip(names, _written(ages), strict=True)),
         }
-        return self._body(answer, head, told), statuses
+        return self._body(answer, head, told), counts
 
-    def arrow(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, list[list[str]]]:
+    def arrow(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, Outcome]:
         """An Arrow stream of the values, then `NAME__status` and `NAME__age_seconds` of each.
 
         `head`, the moment and the features are in the metadata of its schema.
         """
         import pyarrow as pa
 
-        statuses, ages = answer.told()
+        statuses, ages, counts = answer.told()
         table = answer.to_arrow()
         for name, of in zip(self.program.names, statuses, strict=True):
             table = table.append_column(f"{name}__status", pa.chunked_array([of], pa.string()))
@@ -94,7 +103,7 @@ class Encoder:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        return sink.getvalue().to_pybytes(), statuses
+        return sink.getvalue().to_pybytes(), counts
 
     def _needed(self, answer: Answer) -> Mapping[str, Any]:
         return self._without_doubles if answer.finite else self._writers

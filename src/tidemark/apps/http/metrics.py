@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import threading
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from tidemark.errors import EngineError, StaleSource, StoreUnavailable
 from tidemark.serve.answer import ALWAYS
+from tidemark.serve.vector import Status
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from tidemark.serve.answer import Answer
+    from tidemark.apps.http.vectors import Done
     from tidemark.serve.log import ServingLog
     from tidemark.serve.program import Program
 
@@ -26,6 +30,7 @@ _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 )  # fmt: skip
 _AGES = (1, 10, 60, 300, 900, 3_600, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400, 365 * 86_400)
+_STATUSES = [*map(str, Status)]
 STAGES = ("decode", "store", "kernel", "on_demand", "encode")
 
 _MOST_KINDS = 1_000
@@ -34,6 +39,47 @@ _MOST_KINDS = 1_000
 
 _MOST_AGED = 200
 """Answers whose ages are counted between two times of settling."""
+
+
+def _by_features(
+    alike: Mapping[tuple[tuple[str, ...], bytes], int],
+) -> dict[tuple[str, ...], dict[bytes, int]]:
+    found: dict[tuple[str, ...], dict[bytes, int]] = {}
+    for (features, outcome), often in alike.items():
+        found.setdefault(features, {})[outcome] = often
+    return found
+
+
+class _Histogram(Histogram):
+    """A histogram that takes many values at once."""
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Count values, so many in each bucket, that are `total` together."""
+        # The library counts one at a time, at the price of a lock or of a shared page each.
+        histogram = cast("Any", self)
+        histogram._sum.inc(total)  # noqa: SLF001
+        for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001
+            if count:
+                bucket.inc(count)
+
+
+class _Times:
+    """What a histogram of times is told when counts are settled."""
+
+    def __init__(self, histogram: _Histogram) -> None:
+        self._histogram = histogram
+        self._counts, self._total = [0] * (len(_SECONDS) + 1), 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Hold a time."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._total += seconds
+
+    def take(self) -> Callable[[], None]:
+        """Hold nothing any more; what is given counts what was held."""
+        counts, self._counts = self._counts, [0] * len(self._counts)
+        total, self._total = self._total, 0.0
+        return partial(self._histogram.add, counts, total)
 
 
 class Metrics:
@@ -54,21 +100,21 @@ class Metrics:
             ("route", "status"),
             registry=self._registry,
         )
-        self._seconds = Histogram(
+        self._seconds = _Histogram(
             "tidemark_http_request_seconds",
             "Time from the start of a request to its answer.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        stages = Histogram(
+        stages = _Histogram(
             "tidemark_http_stage_seconds",
             "Time of a read in each of its stages.",
             ("stage",),
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self._stages = [stages.labels(stage) for stage in STAGES]
+        self._stages = [_Times(stages.labels(stage)) for stage in STAGES]
         self._keys = Counter(
             "tidemark_keys", "Sets of keys that were answered.", registry=self._registry
         )
@@ -106,64 +152,76 @@ class Metrics:
         self._log = log
         self._log_counted = {"written": 0, "dropped": 0, "failed": 0}
         self._aged: list[tuple[Program, int, NDArray[np.int64]]] = []
-        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._alike: Tally[tuple[tuple[str, ...], tuple[str, ...]]] = Tally()
-        self._counted: Tally[tuple[str, str]] = Tally()
+        self._of_route: dict[tuple[str, int], tuple[Counter, _Times]] = {}
+        self._alike: Tally[tuple[tuple[str, ...], bytes]] = Tally()
+        self._counts: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._answered = 0
+        self._holding = threading.Lock()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         found = self._of_route.get((route, status))
         if found is None:
-            found = self._requests.labels(route, str(status)), self._seconds.labels(route)
+            times = _Times(self._seconds.labels(route))
+            found = self._requests.labels(route, str(status)), times
             self._of_route[route, status] = found
         found[0].inc()
-        found[1].observe(seconds)
+        with self._holding:
+            found[1].observe(seconds)
 
-    def stages(self, *seconds: float) -> None:
-        """Count the stages of a read, in the order of `STAGES`."""
-        for stage, taken in zip(self._stages, seconds, strict=True):
-            stage.observe(taken)
+    def read(self, done: Done) -> None:
+        """Count a read: its stages, the statuses of its values, and how old they are.
 
-    def ages(self, answer: Answer) -> None:
-        """Count how old what was read is, of some answers in each second."""
-        if len(self._aged) < _MOST_AGED:
-            self._aged.append((answer.program, answer.at, answer.newest))
+        All that is held until `settle`, single answers that are alike as one; of ages there are
+        those of some answers in each second.
+        """
+        answer, features, outcome = done.answer, done.features, done.outcome
+        with self._holding:
+            for stage, taken in zip(self._stages, done.seconds, strict=True):
+                stage.observe(taken)
+            if len(self._aged) < _MOST_AGED:
+                self._aged.append((answer.program, answer.at, answer.newest))
+            self._answered += answer.rows
+            if isinstance(outcome, bytes):
+                self._alike[features, outcome] += 1
+            else:
+                before = self._counts.get(features)
+                self._counts[features] = outcome if before is None else before + outcome
+            full = len(self._alike) > _MOST_KINDS
+        if full:
+            self.settle()
 
     def error(self, error: Exception) -> None:
         """Count an error, if it is one of a store."""
         if isinstance(error, StoreUnavailable | StaleSource | EngineError):
             self._errors.labels(error.slug).inc()
 
-    def values(self, features: tuple[str, ...], statuses: Iterable[list[str]], keys: int) -> None:
-        """Count the statuses of values: a column for each feature, of as many as there are keys.
-
-        They are held until `settle`, single answers that are alike as one.
-        """
-        self._keys.inc(keys)
-        if keys == 1:
-            self._alike[features, tuple([of[0] for of in statuses])] += 1
-            if len(self._alike) > _MOST_KINDS:
-                self.settle()
-            return
-        for feature, of in zip(features, statuses, strict=True):
-            present = of.count("PRESENT")  # nearly all
-            self._counted[feature, "PRESENT"] += present
-            if present < len(of):
-                self._counted.update((feature, each) for each in of if each != "PRESENT")
-
     def settle(self) -> None:
         """Count what is held."""
-        for (features, row), count in self._alike.items():
-            for pair in zip(features, row, strict=True):
-                self._counted[pair] += count
-        self._alike.clear()
-        for (feature, status), count in self._counted.items():
-            self._values.labels(feature, status).inc(count)
-        self._counted.clear()
-        aged, self._aged = self._aged, []
+        with self._holding:
+            times = [*self._stages, *(each for _, each in self._of_route.values())]
+            held = [each.take() for each in times]
+            answered, self._answered = self._answered, 0
+            alike, self._alike = self._alike, Tally()
+            counts, self._counts = self._counts, {}
+            aged, self._aged = self._aged, []
+        self._keys.inc(answered)
+        for count in held:
+            count()
+        for features, of_answers in _by_features(alike).items():
+            codes = np.frombuffer(b"".join(of_answers), np.uint8).reshape(-1, len(features))
+            often = np.array([*of_answers.values()], np.int64)
+            found = np.stack([often @ (codes == code) for code in range(len(_STATUSES))], axis=1)
+            before = counts.get(features)
+            counts[features] = found if before is None else found + before
+        for features, of in counts.items():
+            for feature, numbers in zip(features, of.tolist(), strict=True):
+                for status, number in zip(_STATUSES, numbers, strict=True):
+                    if number:
+                        self._values.labels(feature, status).inc(number)
         for program, at, newest in aged:
-            times: list[int] = newest[:, 0].tolist() if newest.shape[1] else []
-            for view, time in zip(program.views, times, strict=False):
+            moments: list[int] = newest[:, 0].tolist() if newest.shape[1] else []
+            for view, time in zip(program.views, moments, strict=False):
                 if time > ALWAYS:
                     self._ages.labels(view.view.name).observe((at - time) / 1e6)
         self._settle_log()

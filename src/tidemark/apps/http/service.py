@@ -157,9 +157,7 @@ class Service:
             done = await self._reading.run(ask)
         else:
             done = ask()
-        self.metrics.stages(*done.seconds)
-        self.metrics.values(done.features, done.statuses, done.answer.rows)
-        self.metrics.ages(done.answer)
+        self.metrics.read(done)
         self._tracing.read(done, headers, request_id, service)
         return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
 

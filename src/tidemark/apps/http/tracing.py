@@ -27,11 +27,18 @@ class Tracing:
         self._propagate, self._trace = propagate, trace
         self._tracer = trace.get_tracer("tidemark")
 
+    def _nobody(self) -> bool:
+        """Whether the process has set up nothing that spans go to."""
+        trace = self._trace
+        return isinstance(self._tracer, trace.ProxyTracer) and isinstance(
+            trace.get_tracer_provider(), trace.ProxyTracerProvider
+        )
+
     def read(
         self, done: Done, headers: Mapping[bytes, bytes], request_id: str, service: str | None
     ) -> None:
         """Tell of a read that has just been answered, in the trace that its caller names."""
-        if self._tracer is None:
+        if self._tracer is None or self._nobody():
             return
         ended = time_ns()
         began = ended - int(sum(done.seconds) * 1e9)

@@ -15,7 +15,7 @@ import msgspec
 from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import Refused
 from tidemark.errors import RequestInvalid
-from tidemark.serve.response import Encoder
+from tidemark.serve.response import Encoder, Outcome
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits
@@ -53,16 +53,15 @@ _FORM = 'Send {"keys": {"user_id": "u1"}, "request": {...}}; /openapi.json has t
 class Done(NamedTuple):
     """An answer as bytes, and what is counted of it.
 
-    `seconds` are those of `metrics.STAGES`, `features` the versions that were read, `statuses` a
-    column
-    for each of them.
+    `seconds` are those of `metrics.STAGES`, `features` the versions that were read, `outcome` their
+    statuses.
     """
 
     text: bytes
     answer: Answer
     seconds: tuple[float, ...]
     features: tuple[str, ...]
-    statuses: list[list[str]]
+    outcome: Outcome
 
 
 class Vectors:
@@ -104,13 +103,13 @@ class Vectors:
             encoder = self._remember(service, asked, reader, answer.program)
         read = perf_counter()
         write = encoder.arrow if arrow else encoder.one if one else encoder.many
-        text, statuses = write(answer, head)
+        text, outcome = write(answer, head)
         # What the answer did not take of itself went into checking what was sent.
         checked = read - began - sum(answer.seconds)
         seconds = checked, *answer.seconds, perf_counter() - read
         if self._log is not None:
             self._log.add(answer, reader.target, reader.revision, request_id, sum(seconds))
-        return Done(text, answer, seconds, encoder.read, statuses)
+        return Done(text, answer, seconds, encoder.read, outcome)
 
     def _allowed(self, caller: Caller, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
         """What reads and writes these features, if the caller may read them."""
