@@ -28,6 +28,7 @@ from tests.spec.served import ASKED, make_project
 
 import tidemark as tm
 from tidemark.apps.cli import main
+from tidemark.errors import TidemarkError
 from tidemark.monitor.audit_differences import differing
 
 NAN = float("nan")
@@ -153,11 +154,34 @@ def test_only_one_service_a_time_and_a_sample(shop):
     shop.apply()
     shop.serve(*range(1, 41))
     assert shop.audit(service="risk").requests == 40
-    assert shop.audit(service="other").requests == 0
+    assert shop.audit(service="features").requests == 0
     assert shop.audit(until="1h").requests == 0
     some = shop.audit(sample=0.5).requests
     assert 5 < some < 35
     assert shop.audit(sample=0.5).requests == some
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"service": "rsik"}, "There is no service 'rsik'"),
+        ({"since": "1h", "until": "2h"}, "ends before it begins"),
+        ({"sample": 0.0}, "share 0.0"),
+        ({"sample": 1.5}, "share 1.5"),
+        ({"probe": -1}, "-1 entities"),
+    ],
+)
+def test_an_audit_that_could_find_nothing_is_refused(shop, asked, said):
+    """It would pass for one that found nothing."""
+    shop.apply()
+    with pytest.raises(TidemarkError, match=said):
+        shop.audit(**asked)
+
+
+def test_an_audit_of_nothing_says_so(shop):
+    """Zero values differ, of zero."""
+    shop.apply()
+    assert "nothing was logged in that time" in str(shop.audit())
 
 
 def test_a_probe_needs_no_log(shop, monkeypatch):

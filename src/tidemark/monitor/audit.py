@@ -195,7 +195,7 @@ class _Run:
             needed = self._definitions.needed([reference])
             self._definitions.type_of(reference)
         except NotFound as error:
-            self.left_out[column.reference] = error.what
+            self.left_out[column.reference] = f"it is defined no more: {error.what}"
             return False
         hidden = {each.reference for each in description.request if each.masked}
         masked_ones = [str(each) for each in needed if str(each) in hidden]

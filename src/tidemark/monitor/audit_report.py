@@ -105,6 +105,8 @@ class Audit(msgspec.Struct, frozen=True):
                 lines.append(f"  {each.feature}: {told} of {each.compared:,} ({why})")
         shown = {each.cause: each for each in reversed(self.first)}
         lines += [f"  first: {shown[cause]}" for cause in self.causes if cause in shown]
+        if not self.rows and not self.unread:
+            lines.append("  nothing was logged in that time")
         if self.unread:
             lines.append(
                 f"  {self.unread:,} rows are not compared: they have masked keys that no history "

@@ -85,10 +85,20 @@ class Observing:
         from tidemark.serve.log import span
         from tidemark.serve.log.files import batches
 
+        if not 0 < sample <= 1 or probe < 0:
+            raise RequestInvalid(
+                f"An audit of the share {sample} of the requests, or of {probe} entities, is none.",
+                remedy="sample is more than 0 and at most 1; probe is a number of entities.",
+            )
         definitions = self._readers.snapshot().definitions
         left_out: dict[str, str] = {}
         damaged: set[str] = set()
         period = span(since, until)
+        if period[0] > period[1]:
+            raise RequestInvalid(
+                f"The time to audit ends before it begins: from {since} until {until}.",
+                remedy='since="24h", until="1h" is from a day ago until an hour ago.',
+            )
         blocks: Blocks
         with self._project.engine() as engine:
             if probe:
@@ -106,6 +116,7 @@ class Observing:
             else:
                 mask = self.log.mask
                 self.log.flush()
+                self._check_known(service)
                 blocks = batches(
                     self.log.folder, service, *period, rows=BATCH_ROWS, damaged=damaged
                 )
@@ -123,6 +134,15 @@ class Observing:
             )
         self._keep(found)
         return found
+
+    def _check_known(self, service: str | None) -> None:
+        """Refuse a name that nothing was ever served as, nor will be: it would find no fault."""
+        from tidemark.serve.log.files import served_as
+
+        named = {each.name for each in self._readers.snapshot().definitions.services}
+        logged = set(served_as(self.log.folder))
+        if service is not None and service not in named | logged | {"features"}:
+            raise NotFound.named("service", service, sorted(named | logged))
 
     def audits(self) -> list[dict[str, Any]]:
         """The audits that were made, oldest first, as `Audit.to_dict` tells them."""

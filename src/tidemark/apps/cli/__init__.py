@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tidemark
-from tidemark.apps.cli import dataset, observing, planning, pushing, registry
+from tidemark.apps.cli import dataset, observing, planning, pushing, registry, running
 from tidemark.apps.cli.key import key
-from tidemark.apps.cli.running import compact, run
 from tidemark.apps.cli.serving import serve
 from tidemark.apps.cli.shell import (
     ERROR,
@@ -209,10 +208,9 @@ for command in (
     *dataset.COMMANDS,
     *pushing.COMMANDS,
     *observing.COMMANDS,
-    compact,
+    *running.COMMANDS,
     freshness,
     key,
-    run,
     serve,
     stream,
 ):

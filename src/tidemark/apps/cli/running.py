@@ -1,4 +1,4 @@
-"""The commands of recurring work: all of it, and the part that has no other command."""
+"""The commands of recurring work: all of it, and the jobs that have no other command."""
 
 from __future__ import annotations
 
@@ -61,6 +61,32 @@ def compact(source: str | None) -> None:
     with open_store() as store:
         rows = store.events.compact(source)
     show(f"{rows:,} events moved into Parquet", {"events": rows})
+
+
+@click.command(cls=Command)
+def retain() -> None:
+    """Delete the events that log_retention lets go.
+
+    From the event log; nothing without that setting.
+    """
+    with open_store() as store:
+        rows = store.events.retain()
+    show(f"{rows:,} events deleted", {"events": rows})
+
+
+@click.command("catch-up", cls=Command)
+@click.argument("source", required=False)
+def catch_up(source: str | None) -> None:
+    """Count online what a crash left in the event log.
+
+    Of SOURCE, or of all sources.
+    """
+    with open_store() as store:
+        applied = {name: each.events for name, each in store.catch_up(source).items()}
+    show(f"{sum(applied.values()):,} events applied", {"events": applied})
+
+
+COMMANDS = (run, compact, retain, catch_up)
 
 
 def _tell(ran: Ran) -> None:

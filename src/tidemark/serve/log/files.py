@@ -20,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 import numpy as np
@@ -84,6 +84,11 @@ def folders(root: Path, service: str | None) -> list[Path]:
     """The folders of lists of outputs, of one service or of all."""
     pattern = "service=*" if service is None else f"service={_quoted(service)}"
     return sorted(root.glob(f"{pattern}/outputs=*"))
+
+
+def served_as(root: Path) -> list[str]:
+    """What there are rows of: services, models, and `features`."""
+    return [unquote(each.name.removeprefix("service=")) for each in sorted(root.glob("service=*"))]
 
 
 def files(folder: Path, since: int, until: int) -> list[Path]:
