@@ -6,6 +6,7 @@ They are the same on every machine and in every version, so that they can be sto
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,21 @@ def content_words(columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> Words:
     Neither the order of the columns counts nor one that is null, so that a row of before a column
     was added is the same row after it.  Every bit of a float counts, but NaN is NaN.
     """
-    total = np.zeros(len(next(iter(columns.values()))), np.uint64)
-    for name, column in columns.items():
-        whole = _whole(column)
-        named = np.uint64(hash_bytes(name.encode()) & (2**64 - 1))
-        mixed = spread(_column_words(whole, exact=True).view(np.uint64) ^ named)
-        if whole.null_count:
-            mixed[whole.is_null().to_numpy(zero_copy_only=False)] = 0
-        total += mixed
+    wholes = {name: _whole(column) for name, column in columns.items()}
+    mixed = np.empty((len(wholes), len(next(iter(wholes.values())))), np.uint64)
+    for place, (name, column) in enumerate(wholes.items()):
+        mixed[place] = _column_words(column, exact=True).view(np.uint64) ^ _named(name)
+    mixed = spread(mixed)
+    for place, column in enumerate(wholes.values()):
+        if column.null_count:
+            mixed[place, column.is_null().to_numpy(zero_copy_only=False)] = 0
+    total: NDArray[np.uint64] = mixed.sum(axis=0, dtype=np.uint64)
     return total.view(np.int64)
+
+
+@lru_cache(maxsize=4096)
+def _named(name: str) -> np.uint64:
+    return np.uint64(hash_bytes(name.encode()) & (2**64 - 1))
 
 
 def spread(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -32,16 +32,23 @@ _PLAIN = {"int64", "float64", "string", "bool"}
 
 
 def partition_of(
-    engine: DuckDB, definitions: Definitions, view: FeatureView, layout: Layout, table: pa.Table
+    engine: DuckDB,
+    definitions: Definitions,
+    view: FeatureView,
+    layout: Layout,
+    table: pa.Table,
+    identities: NDArray[np.int64] | None = None,
 ) -> Partition:
     """The entities of some events, as `EventLog.read` gives them, with these events.
 
-    Every row is an event of its own: none is a version of another one.
+    Every row is an event of its own: none is a version of another one.  What identifies them
+    (`identity_words`) need not be computed again.
     """
     source = definitions.source(view.source)
     entity = definitions.entity(view.entity)
-    table = table.combine_chunks()
-    columns = {name: _array(table, name) for name in table.column_names}
+    columns = dict(zip(table.column_names, map(_array, table.columns), strict=True))
+    if source.unique and identities is None:
+        identities = identity_words([columns[name] for name in source.unique])
     there = np.ones(table.num_rows, np.bool_)
     for name in view.keys:
         if columns[name].null_count:
@@ -49,6 +56,7 @@ def partition_of(
     unattributed = int(len(there) - there.sum())
     if unattributed:
         columns = {name: column.filter(pa.array(there)) for name, column in columns.items()}
+        identities = None if identities is None else identities[there]
     keys = Keys([pa.chunked_array([columns[name]]) for name in view.keys])
     order, time, known = _ordered(source, view, columns, keys.codes)
     starts = np.concatenate(([0], np.cumsum(np.bincount(keys.codes, minlength=len(keys)))))
@@ -61,22 +69,22 @@ def partition_of(
     firsts = pa.array(keys.first)
     fields = [(key.name, arrow_type(key.type)) for key in entity.keys]
     present = [columns[name].take(firsts) for name in view.keys]
-    identities = None
-    if source.unique:
-        identities = identity_words([columns[name] for name in source.unique])[order]
     return Partition(
         pa.table(present, schema=pa.schema(fields)),
         Timeline(starts.astype(np.int64), time[order], known[order], None),
         state_columns,
         filters,
         unattributed,
-        identities,
+        None if identities is None else identities[order],
     )
 
 
-def _array(table: pa.Table, name: str) -> pa.Array:
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else pa.array([], column.type)
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        only: pa.Array = column.chunk(0)
+        return only
+    whole: pa.Array = pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    return whole
 
 
 def _ordered(

@@ -248,8 +248,9 @@ class Applier:
             if rows is not None:
                 changes.puts += rows
                 return after
-        batch = arrived.table
-        new = partition_of(engine, reading.definitions, reading.view, reading.layout, batch)
+        batch, identities = arrived.table, arrived.identities
+        layout, defined = reading.layout, reading.definitions
+        new = partition_of(engine, defined, reading.view, layout, batch, identities)
         keys = reading.keys(prefix, new.keys)
         wanted = (
             self._holders(engine, reading, prefix, batch.filter(pa.array(odd))) if odd.any() else {}
@@ -262,7 +263,7 @@ class Applier:
         retention = None if state.floor == ANY_MOMENT else Retention.of(reading.view, state.floor)
         fetch = self._online.get_many
         # Whatever repeats or corrects an event, of the log or of history, is among the wanted.
-        merged = tree.merge(reading.layout, keys, old, events, fetch, retention, told_apart=True)
+        merged = tree.merge(layout, keys, old, events, fetch, retention, told_apart=True)
         changes.puts += merged.puts
         changes.deletes += merged.deletes
         for place in merged.undecided.tolist():

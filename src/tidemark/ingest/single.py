@@ -21,6 +21,7 @@ from tidemark.engines.identity import identity_words
 from tidemark.engines.log import CORRECTS, POSITION, SEEN, Appended, Newest, Taken
 from tidemark.engines.log.batches import table_of_taken
 from tidemark.engines.micro import alike
+from tidemark.ingest.values import micros_of
 from tidemark.kernel.hashing import hash_bytes
 from tidemark.kernel.layout import InputColumn, Layout
 from tidemark.model.expr import Call, Column, Expr, Literal
@@ -114,7 +115,7 @@ class Arrived:
         time = str(self.source.time)
         if self.few is not None:
             return [row[time] for row in self.few.rows]
-        return np.asarray(self.table.column(time).cast(pa.int64()))
+        return micros_of(self.table.column(time))
 
     @cached_property
     def seen(self) -> Sequence[int] | NDArray[np.int64]:

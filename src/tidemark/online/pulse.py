@@ -6,6 +6,7 @@ with the rows of a batch, the second by whoever reads the stream.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import msgspec
@@ -52,8 +53,8 @@ def _added(counts: Sequence[int], now: int, moments: Moments) -> tuple[int, ...]
     delays = now - moments
     milliseconds = np.maximum(-(-delays // 1_000), 1)
     buckets = np.minimum(np.ceil(np.log2(milliseconds)).astype(np.int64), BUCKETS - 1)
-    more = np.bincount(buckets, minlength=BUCKETS)
-    return tuple(int(old + new) for old, new in zip(counts, more, strict=True))
+    more: list[int] = np.bincount(buckets, minlength=BUCKETS).tolist()
+    return tuple(map(operator.add, counts, more))
 
 
 def quantile(counts: Sequence[int], q: float) -> float | None:
