@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.spec.audited import Shop, make_shop, payments, served_by_another
 
 import tidemark as tm
 from tidemark.apps.cli import main
@@ -59,26 +60,76 @@ def test_what_is_due_is_done_once(tmp_path: Path) -> None:
         assert store.schedule.run(once=True) == []
 
 
-def test_an_audit_fails_where_something_differs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It looks at what was served since its cadence began."""
-    with tm.connect(project(tmp_path, 'audit = "1d"')) as store:
-        asked: list[datetime] = []
+@pytest.fixture
+def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A shop that is audited every day, and has served."""
+    monkeypatch.setenv("TIDEMARK_SERVING_LOG_IN_PROCESS", "true")
+    shop = make_shop(tmp_path)
+    settings = shop.folder / "tidemark.toml"
+    settings.write_text(settings.read_text() + 'schedule = { audit = "1d" }\n')
+    return shop
 
-        class Found:
-            differing, compared = 2, 1_000
 
-        def audit(*, since: datetime) -> Found:
-            asked.append(since)
-            return Found()
-
-        monkeypatch.setattr(store, "audit", audit)
+def test_an_audit_of_the_schedule_is_kept(audited: Shop) -> None:
+    """It compares what was served since its cadence began."""
+    audited.apply()
+    audited.serve(5, 24)
+    with tm.connect(audited.folder) as store:
         (ran,) = store.schedule.run(once=True)
-        assert ran.outcome == (
-            "2 of 1,000 values that were served differ from what would be trained on."
-        )
-        assert 86_390 < (datetime.now(UTC) - asked[0]).total_seconds() < 86_700
+        assert (ran.outcome, ran.error) == ("24 values compared", None)
+        (kept,) = store.audits()
+    assert (kept["compared"], kept["differing"]) == (24, 0)
+    began = datetime.fromisoformat(kept["since"])
+    assert timedelta(days=1) <= datetime.fromisoformat(kept["at"]) - began < timedelta(days=1.1)
+
+
+def test_an_audit_of_the_schedule_fails_where_something_differs(audited: Shop) -> None:
+    """The job ends with an error, the command with 1; the audit and its causes are in history."""
+    served_by_another(audited, [each for each in payments() if each["payment_id"] != "bob-20"])
+    audited.serve(5, 24)
+    arguments = ["run", "--once", "--json", "--project", str(audited.folder)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    (ran,) = json.loads(result.output)
+    assert ran["failed"]
+    assert ran["outcome"] == (
+        "3 of 24 values that were served differ from what would be trained on (lost event 3)."
+    )
+    with tm.connect(audited.folder) as store:
+        (standing,) = store.schedule.standing()
+        assert standing.outcome == ran["outcome"]
+        (kept,) = store.audits()
+    assert kept["causes"] == {"lost event": 3}
+    assert "payment_id='bob-20'" in kept["first"][0]["detail"]
+
+
+def test_an_audit_that_found_differences_is_made_again_in_its_cadence(audited: Shop) -> None:
+    """It was done; at once it would find the same.  One that could not be made is tried again."""
+    served_by_another(audited, [each for each in payments() if each["payment_id"] != "bob-20"])
+    audited.serve(24)
+    with tm.connect(audited.folder) as store:
+        (ran,) = store.schedule.run(once=True)
+        assert isinstance(ran.error, RequestInvalid)
+        (standing,) = store.schedule.standing()
+        assert standing.failures == 0
+        assert (standing.due - ran.started) == timedelta(days=1)
+        assert store.schedule.run(once=True) == []
+
+
+def test_an_audit_looks_at_what_was_served_since_the_last_one(
+    audited: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago that was, and a minute more: answers are in the log some seconds later."""
+    audited.apply()
+    audited.serve(24)
+    now = time.time_ns() // 1_000
+    monkeypatch.setattr("tidemark.store.schedule._now", lambda: now - 3 * 86_400_000_000)
+    with tm.connect(audited.folder) as store:
+        assert [each.error for each in store.schedule.run(once=True)] == [None]
+        monkeypatch.setattr("tidemark.store.schedule._now", lambda: now)
+        assert [each.error for each in store.schedule.run(once=True)] == [None]
+        first, second = (datetime.fromisoformat(each["since"]) for each in store.audits())
+    assert second - first == timedelta(days=1)
 
 
 def test_a_schedule_keeps_going_until_it_is_stopped(tmp_path: Path) -> None:

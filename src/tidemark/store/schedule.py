@@ -35,6 +35,15 @@ WATCHING_SECONDS = 1.0
 _FIRST_RETRY = 5_000_000
 
 
+AUDIT_OVERLAP = 60_000_000
+"""How much of what was audited before is audited again (microseconds): the rows of a request are in
+the serving log some seconds after its answer."""
+
+
+class ValuesDiffer(RequestInvalid):
+    """An audit was made and found differences; making it again at once would find the same."""
+
+
 @dataclass(frozen=True)
 class Ran:
     """How a job went; `error` is None if it went well."""
@@ -65,7 +74,7 @@ class Schedule:
     `materialize` (all views; `materialize user_spend`: one), `catch_up` (what the event log has and
     the online state not yet), `compact` (the event log), `retain` (deletes events that
     `log_retention` lets go), `freshness` (fails where a promise is broken), `audit` (fails where
-    what was served in the last cadence is not what would be trained on).
+    what was served since the last audit is not what would be trained on).
     """
 
     def __init__(self, store: Store) -> None:
@@ -177,22 +186,23 @@ class Schedule:
             if job is None:
                 return
             before = known.get(name, Job(name=name))
-            ran = self._do(name, job)
-            failures = 0 if ran.error is None else before.failures + 1
+            ran = self._do(name, job, before)
+            failed = ran.error is not None and not isinstance(ran.error, ValuesDiffer)
+            failures = before.failures + 1 if failed else 0
             jobs.give_back(replace(job, finished=_now(), failures=failures, outcome=ran.outcome))
         except TidemarkError as error:  # the registry is away: it is asked again
             ran = Ran(name, instant(_now()), 0.0, _line(error), error)
             stopping.wait(WATCHING_SECONDS)
         note(ran)
 
-    def _do(self, name: str, job: Job) -> Ran:
+    def _do(self, name: str, job: Job, before: Job) -> Ran:
         began = time.perf_counter()
         done = threading.Event()
         keeper = threading.Thread(target=self._put_off, args=(name, done), daemon=True)
         keeper.start()
         ran = Ran(name, instant(job.started), 0.0, "")
         try:
-            ran = changed(ran, outcome=self._work(name))
+            ran = changed(ran, outcome=self._work(name, before))
         except Exception as error:  # noqa: BLE001 - it is told, and kept beside the job
             ran = changed(ran, outcome=_line(error), error=error)
         finally:
@@ -207,8 +217,8 @@ class Schedule:
             except TidemarkError:
                 continue  # three more chances before the lease ends
 
-    def _work(self, name: str) -> str:
-        """Do a job; gives what came of it."""
+    def _work(self, name: str, before: Job) -> str:
+        """Do a job that stood as it did before; gives what came of it."""
         kind, _, view = name.partition(" ")
         if kind == "materialize":
             with self._materializing:
@@ -222,19 +232,24 @@ class Schedule:
         if kind == "retain":
             return f"{self._store.events.retain():,} events deleted"
         if kind == "audit":
-            return self._audit(name)
+            return self._audit(name, before)
         found = self._store.freshness()
         if found.broken:
             names = ", ".join(each.view for each in found.broken)
             raise RequestInvalid(f"Promises of freshness are broken: {names}.")
         return f"{len(found.views)} views looked at"
 
-    def _audit(self, name: str) -> str:
-        found = self._store.audit(since=instant(_now() - self.cadences[name]))
+    def _audit(self, name: str, before: Job) -> str:
+        """Audit what was served in a cadence, or since the last audit if that is longer ago."""
+        since = _now() - self.cadences[name]
+        if before.started and not before.failures:
+            since = min(since, before.started)
+        found = self._store.audit(since=instant(since - AUDIT_OVERLAP))
         if found.differing:
-            raise RequestInvalid(
+            causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.items())
+            raise ValuesDiffer(
                 f"{found.differing:,} of {found.compared:,} values that were served differ from "
-                "what would be trained on.",
+                f"what would be trained on ({causes}).",
                 remedy="tidemark audit tells which, and why.",
             )
         return f"{found.compared:,} values compared"
