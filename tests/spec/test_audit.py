@@ -6,7 +6,9 @@ read by one that is right.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +32,7 @@ import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.errors import TidemarkError
 from tidemark.monitor.audit_differences import differing
+from tidemark.serve.log import files
 
 NAN = float("nan")
 
@@ -238,6 +241,59 @@ def test_values_are_equal_by_their_bits(one, other, expected):
     """NaN equals NaN and null equals null; nothing else is forgiven."""
     made = differing(pa.chunked_array([pa.array(one)]), pa.chunked_array([pa.array(other)]))
     assert made.astype(int).tolist() == expected
+
+
+def test_a_damaged_file_of_the_log_is_named(shop, caplog):
+    """A machine that stopped may leave one; the others are compared and read all the same."""
+    shop.apply()
+    shop.serve(5)
+    shop.serve(24)
+    first, second = sorted((shop.folder / ".tidemark").rglob("service=*/**/*.parquet"))
+    second.write_bytes(second.read_bytes()[:-9])
+    found = shop.audit()
+    assert (found.rows, found.differing, found.damaged) == (3, 0, (second.name,))
+    assert f"not read: {second.name}, it is damaged" in str(found)
+    with tm.connect(shop.folder) as store:
+        assert store.log.read().num_rows == 3
+        assert files.merge(store.log.folder, 2**62) == 0
+        assert store.log.recent_features(START)
+    assert first.exists()
+    assert f"{second} is damaged" in caplog.text
+
+
+def test_rows_count_once_although_files_become_one_meanwhile(shop):
+    """Whoever reads has read some of the files of an hour when another process merges them."""
+    shop.apply()
+    for hour in (5, 6, 7, 8):
+        shop.serve(hour)
+    with tm.connect(shop.folder) as store:
+        root, damaged = store.log.folder, set()
+        expected = store.log.read()["request_id"].to_pylist()
+        reading = files.batches(root, None, -(2**62), 2**62, rows=2, damaged=damaged)
+        seen = next(reading)[1]["request_id"].to_pylist()
+        assert files.merge(root, 2**62) == 4
+        for _, rows in reading:
+            assert len(rows) <= 2
+            seen += rows["request_id"].to_pylist()
+    assert sorted(seen) == sorted(expected)
+
+
+class Terminal(io.StringIO):
+    """Standard error, as it is on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_long_audit_shows_how_far_it_is(shop, monkeypatch):
+    """On a terminal: of which service, and how many rows of the log are compared."""
+    shop.apply()
+    shop.serve(5, 24)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("tidemark.engines.progress._PATIENCE", 0.0)
+    shop.audit()
+    assert re.search(r"audit of risk.*6 rows", terminal.getvalue())
 
 
 class Person(tm.Entity):

@@ -79,7 +79,7 @@ def audit(
             run.batch(description, rows if sample >= 1 else rows.filter(_chosen(rows, sample)))
             progress.rows(len(rows))
         for differences in spool.of.values():
-            progress.begin(f"causes of what differs of {differences.description.target}")
+            progress.begin(f"causes, {differences.description.target}")
             explain(engine, definitions, differences, tally, mask, progress.rows)
     features = tuple(
         msgspec.structs.replace(run.compared[name], causes=dict(tally.causes[name].most_common()))
