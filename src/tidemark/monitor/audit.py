@@ -78,7 +78,7 @@ def audit(
             progress.begin(f"audit of {description.target}", run.rows)
             run.batch(description, rows if sample >= 1 else rows.filter(_chosen(rows, sample)))
             progress.rows(len(rows))
-        for differences in spool.of.values():
+        for differences in (each for each in spool.of.values() if each.rows):
             progress.begin(f"causes, {differences.description.target}")
             explain(engine, definitions, differences, tally, mask, progress.rows)
     features = tuple(
