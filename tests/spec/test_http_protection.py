@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -234,6 +235,60 @@ class TestHeads:
                 assert answered(connection) == (200, b'{"status":"ok"}')
             connection.sendall(good[:-4] + b"\r\nX: " + b"a" * 40_000 + b"\r\n\r\n")
             assert answered(connection)[0] == 431
+
+
+@pytest.fixture(scope="module")
+def patient(project: Path) -> Iterator[Server]:
+    """A server that waits as long as it does if nothing is said."""
+    with serving(project) as server:
+        yield server
+
+
+class TestConnections:
+    """How reads come over a connection, and how their answers leave."""
+
+    HEAD = (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\nX-Request-Id: %s\r\n%s\r\n"
+    )
+
+    def head(self, body: bytes, name: bytes, *more: bytes) -> bytes:
+        return self.HEAD % (READ.encode(), len(body), name, b"".join(more))
+
+    def test_reads_that_are_sent_at_once_are_answered_in_their_order(self, patient: Server) -> None:
+        """Of one connection, each with its own id, the refused ones among them."""
+        body, wrong = json.dumps(KEYS).encode(), b"{}"
+        with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
+            connection.sendall(
+                self.head(body, b"r1") + body
+                + self.head(wrong, b"r2") + wrong
+                + self.head(body, b"r3", b"Connection: close\r\n") + body
+            )  # fmt: skip
+            told = b"".join(iter(lambda: connection.recv(65_536), b""))
+        places = [told.index(b"x-request-id: r%d\r\n" % number) for number in (1, 2, 3)]
+        assert places == sorted(places)
+        assert re.findall(rb"HTTP/1.1 (\d+)", told) == [b"200", b"422", b"200"]
+
+    def test_a_caller_who_wants_one_answer_is_hung_up_on(self, patient: Server) -> None:
+        """And is told so; so is one who speaks HTTP/1.0."""
+        body = json.dumps(KEYS).encode()
+        closing = self.head(body, b"r1", b"Connection: close\r\n")
+        for head in (closing, self.head(body, b"r2").replace(b"HTTP/1.1", b"HTTP/1.0")):
+            with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
+                connection.sendall(head + body)
+                told = b"".join(iter(lambda: connection.recv(65_536), b""))
+            assert told.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nconnection: close\r\n" in told
+            assert json.loads(told.partition(b"\r\n\r\n")[2])["values"]
+
+    def test_a_body_that_waits_to_be_asked_for(self, patient: Server) -> None:
+        """`Expect: 100-continue` is met; a body that comes in parts is put together."""
+        body = json.dumps(KEYS).encode()
+        with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
+            connection.sendall(self.head(body, b"r1", b"Expect: 100-continue\r\n"))
+            assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(body[:3])
+            connection.sendall(body[3:])
+            assert answered(connection)[0] == 200
 
 
 class TestWaiting:

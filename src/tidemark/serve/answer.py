@@ -147,6 +147,10 @@ class Answer:
         """The values of an output, one for each set of keys."""
         return list(self._column(self.program.reference[name]))
 
+    def columns(self) -> list[Sequence[Any]]:
+        """The values of all outputs, a column for each, to be looked at only."""
+        return [self._column(each) for each in self.program.reference.values()]
+
     def first(self) -> dict[str, Any]:
         """The values of all outputs for the first set of keys."""
         if self.rows == 1 and not self._others:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemark.online.values import instant
 from tidemark.serve.json import JsonInputs, moment_text, writer
 from tidemark.serve.vector import Status
 
@@ -71,7 +73,7 @@ class Encoder:
     def many(self, answer: Answer, head: Mapping[str, Any]) -> tuple[bytes, Outcome]:
         """The body for all sets of keys, an array for each name; otherwise as `one`."""
         names = self.program.names
-        values = {name: answer.values(name) for name in names}
+        values = dict(zip(names, answer.columns(), strict=True))
         for name, write in self._needed(answer).items():
             values[name] = [None if each is None else write(each) for each in values[name]]
         statuses, ages, counts = answer.told()
@@ -96,7 +98,7 @@ class Encoder:
         for name, old in zip(self.program.names, ages, strict=True):
             seconds = pa.chunked_array([pa.array(old, pa.float64(), from_pandas=True)])
             table = table.append_column(f"{name}__age_seconds", seconds)
-        facts = {**head, "at": moment_text(answer.moment)}
+        facts = {**head, "at": _moment(answer.at)}
         table = table.replace_schema_metadata(
             {**{key: str(value) for key, value in facts.items()}, "features": bytes(self._features)}
         )
@@ -112,12 +114,24 @@ class Encoder:
         return _encode(
             {
                 **head,
-                "at": moment_text(answer.moment),
+                "at": _moment(answer.at),
                 "features": self._features,
                 "types": self._types,
                 **told,  # ages that are NaN become null
             }
         )
+
+
+def _moment(micros: int) -> str:
+    """As `moment_text`; most answers of a second are of now."""
+    second, rest = divmod(micros, 1_000_000)
+    text = _second(second)
+    return f"{text[:-1]}.{rest:06d}Z" if rest else text
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return moment_text(instant(second * 1_000_000))
 
 
 def _written(columns: Sequence[Sequence[Any]]) -> list[msgspec.Raw]:

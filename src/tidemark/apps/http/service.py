@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidemark.apps.http import standing
 from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
+from tidemark.apps.http.connection import WHOLE, Exchange
 from tidemark.apps.http.contract import FEATURES, SERVICES
 from tidemark.apps.http.events import EVENTS, Events, late, source_of
 from tidemark.apps.http.following import Following
@@ -135,7 +136,7 @@ class Service:
             self.metrics.error(error)
             answered = _refused(error, request_id)
         self.metrics.request(route, answered.status, perf_counter() - began)
-        await _reply(send, answered, request_id)
+        await _reply(scope, send, answered, request_id)
 
     async def _read(
         self,
@@ -150,7 +151,7 @@ class Service:
         if scope["method"] != "POST":
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(headers, receive)
+        body = await self._body(scope, headers, receive)
         arrow = ARROW in headers.get(b"accept", b"")
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
         if self._remote or len(body) > _LARGE:
@@ -169,17 +170,21 @@ class Service:
         if scope["method"] != "POST":
             what = RequestInvalid("Events are pushed with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(headers, receive)
+        body = await self._body(scope, headers, receive)
         query = scope["query_string"]
         take = partial(self._events.push, caller, source, body, headers, query, request_id)
         return _Answered(200, await self._pushing.run(take), b"application/json", [])
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
         """The body of a request; raises `Refused` for one too large or too slow."""
         most = self.limits.body
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > most):
             raise _too_large(most)
+        if (whole := _exchange(scope)) is not None and (body := whole.body) is not None:
+            if len(body) > most:
+                raise _too_large(most)
+            return body
         parts: list[bytes] = []
         size = 0
         try:
@@ -210,7 +215,7 @@ class Service:
                 caller.require(action_of(scope["method"], scope["path"]))
             except (Refused, TidemarkError) as error:
                 answered = _refused(error, request_id)
-                await _reply(send, answered, request_id)
+                await _reply(scope, send, answered, request_id)
                 return "other", answered.status
 
         async def told(message: Any) -> None:
@@ -282,12 +287,21 @@ def _refused(error: Exception, request_id: str) -> _Answered:
     return _Answered(status, body, MEDIA_TYPE.encode(), headers)
 
 
-async def _reply(send: Send, answered: _Answered, request_id: str) -> None:
+def _exchange(scope: Scope) -> Exchange | None:
+    """The request and its answer as wholes, if the server gives them."""
+    extensions: Mapping[str, Exchange] = scope.get("extensions", {})
+    return extensions.get(WHOLE)
+
+
+async def _reply(scope: Scope, send: Send, answered: _Answered, request_id: str) -> None:
     headers = [
         (b"content-type", answered.media),
         (b"content-length", str(len(answered.body)).encode()),
         (b"x-request-id", request_id.encode()),
         *answered.headers,
     ]
+    whole = _exchange(scope)
+    if whole is not None and answered.status == 200 and whole.answer(headers, answered.body):
+        return
     await send({"type": "http.response.start", "status": answered.status, "headers": headers})
     await send({"type": "http.response.body", "body": answered.body})
