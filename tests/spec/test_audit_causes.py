@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -183,6 +184,25 @@ def test_a_shifted_zone_and_a_lost_event_in_one_feature(shop):
     }
     both = next(each for each in found.first if each.cause == "shifted zone and lost event")
     assert "payment_id='bob-20'" in both.detail
+
+
+def test_a_zone_is_found_across_the_change_of_its_clocks(shop):
+    """Local times of Berlin that were read as UTC: two hours off in summer, one in winter."""
+    berlin = ZoneInfo("Europe/Berlin")
+    begins = datetime(2026, 3, 28, tzinfo=UTC)
+    rows = [each | {"at": each["at"] - START + begins} for each in payments()]
+    write(
+        shop.folder,
+        [each | {"at": each["at"].astimezone(berlin).replace(tzinfo=UTC)} for each in rows],
+    )
+    shop.apply()
+    write(shop.folder, rows)
+    os.utime(shop.folder / "payments.parquet", (OLD, OLD))
+    shop.serve(*((begins - START) / HOUR + hour for hour in (10, 20, 24, 26, 30, 40)))
+    found = shop.audit()
+    assert found.differing > 20
+    assert set(found.causes) == {"shifted zone"}
+    assert "local times of Europe/Berlin were read as UTC" in found.first[0].detail
 
 
 def test_each_online_state_has_its_own_fault(shop):

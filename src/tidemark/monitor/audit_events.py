@@ -37,7 +37,7 @@ from tidemark.model.graph import (
 )
 from tidemark.model.types import INT64, TIMESTAMP
 from tidemark.model.window import format_moment
-from tidemark.monitor.audit_faults import Reading
+from tidemark.monitor.audit_faults import UNMOVED, Reading, Shift
 
 EVENTS_AT_ONCE = 1_000_000
 """Events of one frame."""
@@ -50,12 +50,12 @@ _MICROS = pa.timestamp("us", "UTC")
 class Case(NamedTuple):
     """Events of an entity: those known by two moments, of history and of the log, or all (None).
 
-    Without the events at some places, and with those at others twice.  All of them happened `shift`
-    microseconds later than they say.
+    Without the events at some places, and with those at others twice.  All are moved by
+    `shift`.
     """
 
     entity: int
-    shift: int = 0
+    shift: Shift = UNMOVED
     known: tuple[int, int] | None = None
     without: frozenset[int] = frozenset()
     twice: frozenset[int] = frozenset()
@@ -307,8 +307,13 @@ def _frames(entities: Entities, cases: Sequence[Case]) -> Iterator[tuple[int, pa
         size += len(held[-1][0])
         if size >= EVENTS_AT_ONCE or number + 1 == len(cases):
             sizes = [len(each) for each, _ in held]
-            shift = np.repeat([each.shift for each in cases[begin : number + 1]], sizes)
             where = np.concatenate([each for each, _ in held])
+            shift = np.concatenate(
+                [
+                    each.shift.of(entities.time[places])
+                    for each, (places, _) in zip(cases[begin : number + 1], held, strict=True)
+                ]
+            )
             frame = _moved(entities, where, shift)
             columns = {
                 _CASE: np.repeat(np.arange(begin, number + 1), sizes),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from datetime import datetime
+from functools import lru_cache, partial
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from tidemark.model.expr import Call
 from tidemark.model.graph import Feature, FeatureView
@@ -15,6 +19,52 @@ from tidemark.model.window import HOUR, Window
 # Zones differ from UTC by whole hours, some by halves, those of Nepal and the Chathams by quarters.
 _QUARTERS = [k for k in range(-56, 57) if k and (k % 2 == 0 or abs(k) in {23, 51})]
 _SHIFTS = [k * HOUR // 4 for k in sorted(_QUARTERS, key=lambda k: (k % 4 != 0, abs(k)))]
+
+
+# Clocks that change in summer, at different days; a source's own zone is tried as well.
+_ZONES = (
+    *(f"Europe/{city}" for city in ("Berlin", "London", "Helsinki")),
+    *(f"America/{city}" for city in ("New_York", "Chicago", "Denver", "Los_Angeles")),
+    *("Australia/Sydney", "Pacific/Auckland"),
+)
+
+
+class Shift(NamedTuple):
+    """By how much events are moved: microseconds, or so often as far as a zone is from UTC then."""
+
+    amount: int
+    zone: str = ""
+
+    def of(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By how much events of some times are moved (microseconds)."""
+        if not self.zone:
+            return np.full(len(times), self.amount, np.int64)
+        quarters, which = np.unique(times // (HOUR // 4), return_inverse=True)
+        offsets = [_offset(self.zone, quarter) for quarter in quarters.tolist()]
+        moved: NDArray[np.int64] = self.amount * np.array(offsets, np.int64)[which]
+        return moved
+
+    def __str__(self) -> str:
+        if self.zone:
+            read = f"local times of {self.zone} were" if self.amount > 0 else "times were"
+            return f"{read} read as {'UTC' if self.amount > 0 else f'local ones of {self.zone}'}"
+        when = "later" if self.amount > 0 else "earlier"
+        return f"every event had happened {abs(self.amount) / HOUR:g} h {when}"
+
+
+UNMOVED = Shift(0)
+
+
+@lru_cache(1 << 16)
+def _offset(zone: str, quarter: int) -> int:
+    """How far a zone is from UTC in a quarter of an hour since 1970 (microseconds)."""
+    seconds = min(max(quarter * 900, _FIRST), _LAST)
+    offset = datetime.fromtimestamp(seconds, ZoneInfo(zone)).utcoffset()
+    return 0 if offset is None else round(offset.total_seconds()) * 1_000_000
+
+
+_FIRST, _LAST = -2_000_000_000, 4_000_000_000
+"""The seconds, of 1906 and 2096, beyond which zones are as they are there."""
 
 
 class Reading(NamedTuple):
@@ -30,28 +80,33 @@ class Reading(NamedTuple):
 class Fault(NamedTuple):
     """An error of a whole view: its cause, and how features are computed if it is made.
 
-    From events that happened `shift` microseconds later than they say.
+    From events that are moved by `shift`.
     """
 
     cause: str
     detail: str
     reading: Reading
-    shift: int = 0
+    shift: Shift = UNMOVED
 
 
-def faults(view: FeatureView) -> Iterator[Fault]:
-    """The faults of a whole view that are worth trying, the likeliest first."""
+def faults(view: FeatureView, zone: str) -> Iterator[Fault]:
+    """The faults of a whole view that are worth trying, the likeliest first.
+
+    `zone` is that of its source's local times, empty where they have none.
+    """
     yield from _other_bounds(view)
     yield from _other_filters(view)
-    for shift in _SHIFTS:
-        when = "later" if shift > 0 else "earlier"
-        detail = f"it is served as if every event had happened {abs(shift) / HOUR:g} h {when}"
-        yield Fault("shifted zone", detail, Reading(view), shift)
+    zones = list(dict.fromkeys([*filter(None, [zone]), *_ZONES]))
+    shifts = [Shift(each) for each in _SHIFTS]
+    shifts += [Shift(sign, each) for each in zones for sign in (1, -1)]
+    for shift in shifts:
+        yield Fault("shifted zone", f"it is served as if {shift}", Reading(view), shift)
     if any(each.aggregate.window.unit is not None for each in view.features):
-        for zone in ("UTC", *(f"Etc/GMT{k:+d}" for k in range(-14, 13) if k)):
-            detail = f"it is served as with calendar windows of {zone}"
-            other = _with_windows(view, partial(_in_zone, zone))
-            yield Fault("shifted zone", detail, Reading(other))
+        fixed = (f"Etc/GMT{k:+d}" for k in range(-14, 13) if k)
+        for other in ("UTC", *fixed, *zones):
+            detail = f"it is served as with calendar windows of {other}"
+            altered = _with_windows(view, partial(_in_zone, other))
+            yield Fault("shifted zone", detail, Reading(altered))
 
 
 def _other_bounds(view: FeatureView) -> Iterator[Fault]:

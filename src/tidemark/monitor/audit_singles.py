@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.monitor.audit_events import Case, Entities
-from tidemark.monitor.audit_faults import Fault, Reading
+from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, Shift
 from tidemark.monitor.audit_part import said
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Singles:
         missed = dict.fromkeys(left, 0)
         while left and self._misses < (MISSES_REWRITTEN if work.rewritten.any() else MISSES):
             some = dict(list(left.items())[:TOGETHER])
-            best = _best(work, reading, some, facts, 0 if fault is None else fault.shift)
+            best = _best(work, reading, some, facts, UNMOVED if fault is None else fault.shift)
             for entity, mine in some.items():
                 if entity in best:
                     self._misses = 0
@@ -100,7 +100,7 @@ def _best(
     reading: Reading,
     some: dict[int, list[int]],
     facts: dict[int, Case],
-    shift: int,
+    shift: Shift,
 ) -> dict[int, _Hypothesis]:
     """The hypothesis about each entity that explains most of its first rows, if any does."""
     tried = [

@@ -15,7 +15,7 @@ from tidemark.errors import TidemarkError
 from tidemark.model.graph import Definitions, Feature, FeatureView
 from tidemark.model.window import format_moment
 from tidemark.monitor.audit_events import Case, Entities, Trials, written
-from tidemark.monitor.audit_faults import Fault, Reading, faults
+from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, faults
 from tidemark.monitor.audit_part import Detail, Part, said
 from tidemark.monitor.audit_singles import Singles
 from tidemark.serve.log.form import Column
@@ -73,7 +73,7 @@ class OfView:
             work = self._work(part)
             work.lag()
             work.late()
-            self._faults = work.faults(faults(self._trials.plain.view))
+            self._faults = work.faults(faults(self._trials.plain.view, self._source.timezone))
         except TidemarkError:
             return  # that its events cannot be looked at is said with each row
 
@@ -332,7 +332,7 @@ class Work:
         return self._trials.plain if fault is None else fault.reading
 
     def _whole(self, row: int, fault: Fault | None) -> Case:
-        return Case(int(self.entities.of_row[row]), 0 if fault is None else fault.shift)
+        return Case(int(self.entities.of_row[row]), UNMOVED if fault is None else fault.shift)
 
 
 def equal_in_single_precision(
