@@ -197,6 +197,30 @@ class TestFirstDay:
         assert facts["spend_7d"]["status"] == "PRESENT"
         assert facts["spend_7d"]["value"] > 0
 
+    def test_materialize_says_how_much_it_will_be(self, applied: Path, run: Run) -> None:
+        """Before there is any state, with a rate, and as it was the last time; nothing is done."""
+        words = ("materialize", "user_spend", "--estimate")
+        assert "events, as its source has now" in run(*words).stdout
+        assert " in " in run(*words, "--rate", "0.5").stdout
+        (facts,) = json.loads(run(*words, "--json").stdout)
+        assert (facts["view"], facts["counted"], facts["seconds"]) == ("user_spend", True, None)
+        assert "not applied" not in run("online", "fraud", "--key", "user_id=u1").stderr
+        assert run("materialize", "--rate", "1e6", "--restart").exit_code == 0
+        again = run(*words).stdout
+        assert again.startswith("user_spend: about ")
+        assert again.endswith("as last time\n")
+
+    def test_materialize_as_json(self, applied: Path, run: Run) -> None:
+        """View by view, with whether an interrupted run was gone on with."""
+        facts = json.loads(run("materialize", "user_spend", "--json").stdout)
+        (view,) = facts["views"]
+        assert view.keys() == {
+            "view", "entities", "events", "unattributed", "seconds", "resumed",
+        }  # fmt: skip
+        assert (view["view"], view["resumed"]) == ("user_spend", False)
+        refused = run("materialize", "--rate", "-1")
+        assert (refused.exit_code, "is not a rate" in refused.stderr) == (1, True)
+
     def test_an_unknown_key(self, applied: Path, run: Run) -> None:
         """The right one is suggested."""
         result = run("online", "fraud", "--key", "user=u1")

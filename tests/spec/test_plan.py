@@ -182,6 +182,7 @@ class TestMissingRows:
                 "rows": 2,
                 "events": 2,
                 "seconds": measured.seconds,
+                "counted": False,
             }
         ]
         estimate = "spend:visits@1 can serve; about 2 rows of 2 events in under 1 s, as last time"
@@ -205,16 +206,48 @@ class TestMissingRows:
         plan = Plan(revision=1, base="", epoch=1, definitions=said, changes=(), backfill=(missing,))
         assert f"about 1,000 rows of 30,000 events in {text}, as last time" in str(plan)
 
-    def test_a_view_that_was_never_materialized_has_no_estimate(self, store: tm.Store):
-        """It says so, rather than guess."""
+    def test_a_view_that_was_never_materialized_is_as_large_as_its_source(self, store: tm.Store):
+        """Its entities and events as they are now; how long it takes nobody knows."""
 
         class Habits(tm.FeatureView, entity=User, source=Purchase):
             visits = tm.count(over="30d")
 
         plan = store.plan([Spend, Habits, Fraud])
         (missing,) = plan.backfill
-        assert (missing.rows, missing.events, missing.seconds) == (None, None, None)
-        assert "can serve; not measured: it was never materialized" in str(plan)
+        assert (missing.rows, missing.events, missing.seconds) == (2, 2, None)
+        assert "can serve; about 2 rows of 2 events, as its source has now" in str(plan)
+
+    def test_a_plan_against_an_empty_registry_has_an_estimate(self):
+        """Of every view, from the rows and events of the sources."""
+        with tm.connect(":memory:") as store:
+            plan = store.plan([Spend, Fraud])
+            (missing,) = plan.backfill
+            assert (missing.view, missing.rows, missing.events) == ("spend", 2, 2)
+            assert (missing.counted, missing.seconds) == (True, None)
+            assert "about 2 rows of 2 events, as its source has now" in plan.to_markdown()
+            store.apply(plan)
+            assert [each.rows for each in store.registry.estimate()] == [2]
+            store.materialize(until=NOON)
+            (again,) = store.registry.estimate("spend")
+            assert (again.rows, again.events, again.counted) == (2, 2, False)
+            assert again.extent(rate=0.01) == "about 2 rows of 2 events in 3 min, as last time"
+            assert again.to_dict(rate=0.01)["seconds"] == 200.0
+
+    @pytest.mark.parametrize("history", [tm.parquet("nowhere.parquet"), tm.query("SELECT 1")])
+    def test_what_cannot_be_counted_without_reading_it_is_not(self, history: object):
+        """A file that is not there yet, and a query: it says so, rather than guess."""
+
+        class Visit(tm.Source, history=history, time="at"):
+            user_id: tm.Col[str]
+            at: tm.Col[datetime]
+
+        class Visits(tm.FeatureView, entity=User, source=Visit):
+            visits = tm.count()
+
+        with tm.connect(":memory:") as store:
+            plan = store.plan([Visits])
+            assert [each.events for each in plan.backfill] == [None]
+            assert "can serve; not measured: it was never materialized" in str(plan)
 
 
 def test_reverting_is_a_plan_like_any_other(store: tm.Store):

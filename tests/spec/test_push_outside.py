@@ -227,15 +227,13 @@ class TestCommandLine:
         result = run("push", "purchase", str(file), "--batch", "2")
         assert result.exit_code == 1
         assert "line 4: order 1 must be string\n  line 4: at null" in result.stderr
-        assert "The 2 lines before this batch are in." in result.stderr
+        assert "Before this batch 2 lines went in." in result.stderr
 
     def test_dead_letters(self, run: Run) -> None:
         """What was left out can be looked at."""
         assert "no dead letters" in run("dead-letters", "purchase").stdout
         result = run("push", "purchase", "-", "--quarantine", sent='{"order": "o1"}\nno json\n')
-        assert result.stdout == (
-            "0 events of purchase taken, 0 were there already, 2 are dead letters.\n"
-        )
+        assert result.stdout == ("0 events of purchase taken, 0 there already, 2 dead letters.\n")
         found = json.loads(run("dead-letters", "purchase", "--json").stdout)
         assert [each["row"] for each in found] == ['{"order": "o1"}', "no json"]
         assert "an event needs a time" in run("dead-letters", "purchase", "--limit", "1").stdout

@@ -218,7 +218,7 @@ def test_the_command_does_what_is_due(tmp_path: Path) -> None:
     ]
     listed = CliRunner().invoke(main, [*arguments, "--list"])
     assert "freshness every 1h" in listed.output
-    assert "1 failures in a row" in listed.output
+    assert ", 1 failure in a row" in listed.output
 
 
 def test_the_command_stops_when_it_is_told_to(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def planned(store: tm.Store) -> None:
     assert_type(plan.changes, tuple[Change, ...])
     assert_type(plan.backfill, tuple[Backfill, ...])
     assert_type(plan.backfill[0].seconds, float | None)
+    assert_type(store.registry.estimate([Spend]), tuple[Backfill, ...])
     assert_type(plan.to_markdown(), str)
     assert_type(plan.to_dict(), dict[str, Any])
     plan.write("plan.json")

@@ -28,6 +28,7 @@ from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.plural import counted
 from tidemark.model.window import parse_duration, parse_moment
 from tidemark.online import tree
 from tidemark.online.keys import Held, State, held_key, journal_key, key_encoder
@@ -96,8 +97,7 @@ class Materialized:
                 f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
             )
             if view.unattributed:
-                plural = "event" if view.unattributed == 1 else "events"
-                lines[-1] += f"  {view.unattributed:,} {plural} without a key left out"
+                lines[-1] += f"  {counted(view.unattributed, 'event')} without a key left out"
             if view.resumed:
                 lines[-1] += "  gone on with"
         lines += [f"  {view}: rows deleted, as nothing defines it any more" for view in self.gone]

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from tidemark.model.plural import counted
+
 
 class Compared(msgspec.Struct, frozen=True):
     """A feature: how many values were compared, and how many are not equal, in which way.
@@ -93,9 +95,8 @@ class Audit(msgspec.Struct, frozen=True):
         return facts | {"differing": self.differing, "causes": self.causes}
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.compared:,} values of {self.requests:,} requests, {self.differing:,} differ"
-        ]
+        values, requests = counted(self.compared, "value"), counted(self.requests, "request")
+        lines = [f"{values} of {requests}, {self.differing:,} differ"]
         lines[0] += f" ({self.since} to {self.until}, {self.seconds:.1f} s)"
         for each in self.features:
             if each.differing:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.plural import counted
 from tidemark.model.window import format_duration
 from tidemark.online.keys import State, read_record, record_key
 from tidemark.online.pulse import alive_key, delays_key, quantile, read_alive, read_delays
@@ -99,7 +100,7 @@ class Freshness:
             promise = f"promised {_text(each.promise)}" if each.promise else "nothing promised"
             line = f"  {each.view:<{width}}  {each.verdict:<8} {age}, {promise}"
             if each.waiting:
-                line += f", {each.waiting:,} events wait"
+                line += f", {counted(each.waiting, 'event')} waiting"
             lines.append(line)
         lines += map(str, self.sources)
         return "\n".join(lines)

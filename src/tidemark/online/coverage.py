@@ -34,6 +34,22 @@ def unserved(
     online: OnlineStore, definitions: Definitions, among: Collection[str], *, project: str
 ) -> list[Unserved]:
     """The features among these (`view:feature@1`) that cannot be served, view by view."""
+    found = standing(online, definitions, among, project=project, missing=True)
+    return [each for each in found if each.features]
+
+
+def standing(
+    online: OnlineStore,
+    definitions: Definitions,
+    among: Collection[str],
+    *,
+    project: str,
+    missing: bool = False,
+) -> list[Unserved]:
+    """The features among these, view by view, and how the rows of their view stand.
+
+    With `missing`, only those that no rows answer for.
+    """
     found: list[Unserved] = []
     (stored,) = online.get_many([written_key(project)])
     written = read_written(stored)
@@ -42,24 +58,23 @@ def unserved(
         states = read_record(stored).states
         places = [held_key(project, name, each.state) for each in states]
         held: set[str] = set()
-        for text in online.get_many(places):
+        for text in online.get_many(places) if missing else ():
             held |= read_held(bytes(text))[1].keys() if text is not None else set[str]()
-        missing = tuple(
+        features = tuple(
             feature_name(view, feature)
             for view in definitions.variants(name)
             for feature in view.features
             if feature_name(view, feature) in among
             and held_id(view, feature, definitions.source(view.source)) not in held
         )
-        if missing:
-            newest = states[0] if states else None
-            found.append(
-                Unserved(
-                    name,
-                    missing,
-                    newest.rows if newest else None,
-                    newest.events if newest else None,
-                    written[name].seconds if newest and name in written else None,
-                )
+        newest = states[0] if states else None
+        found.append(
+            Unserved(
+                name,
+                features,
+                newest.rows if newest else None,
+                newest.events if newest else None,
+                written[name].seconds if newest and name in written else None,
             )
+        )
     return found

@@ -15,6 +15,7 @@ from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.diff import Change
 from tidemark.model.fingerprint import ENGINE_EPOCH
 from tidemark.model.graph import Definitions
+from tidemark.model.plural import counted
 from tidemark.model.records import Confirmation
 from tidemark.model.twins import Twin
 from tidemark.model.window import format_moment
@@ -35,7 +36,8 @@ class Backfill(msgspec.Struct, frozen=True):
     """Features of a view that cannot be served before it is materialized.
 
     `rows`, `events` and `seconds` are those of the last materialization of the view, which is what
-    the next one will be like; None: that was not measured.
+    the next one will be like.  Of one that never was, `rows` and `events` are about those that its
+    source holds by now (`counted`).  None: that was not measured.
     """
 
     view: str
@@ -43,6 +45,38 @@ class Backfill(msgspec.Struct, frozen=True):
     rows: int | None = None
     events: int | None = None
     seconds: float | None = None
+    counted: bool = False
+
+    def lasting(self, rate: float | None = None) -> float | None:
+        """How many seconds it will take if at most `rate` rows are written in each."""
+        if not rate or self.rows is None:
+            return self.seconds
+        return max(self.seconds or 0.0, self.rows / rate)
+
+    def extent(self, rate: float | None = None) -> str:
+        """How much it will be, for people."""
+        if self.events is None:
+            return "not measured: it was never materialized"
+        about = counted(self.events, "event")
+        if self.rows is not None:
+            about = f"{counted(self.rows, 'row')} of {about}"
+        seconds = self.lasting(rate)
+        in_all = "" if seconds is None else f" in {_lasting(seconds)}"
+        return f"about {about}{in_all}, as {'its source has now' if self.counted else 'last time'}"
+
+    def to_dict(self, rate: float | None = None) -> dict[str, Any]:
+        """The estimate as JSON values."""
+        facts: dict[str, Any] = msgspec.to_builtins(self)
+        return facts | {"seconds": self.lasting(rate)}
+
+
+def _lasting(seconds: float) -> str:
+    """A duration for people, as exact as an estimate is."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 class Alike(msgspec.Struct, frozen=True):
@@ -274,7 +308,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if not self.changes:
             return f"Nothing to change; revision {self.revision} is in force."
-        return f"Applied {len(self.changes)} changes; revision {self.revision} is in force."
+        changes = counted(len(self.changes), "change")
+        return f"Applied {changes}; revision {self.revision} is in force."
 
     __repr__ = __str__
 

@@ -124,21 +124,7 @@ def _impact(plan: Plan, impact: Impact) -> tuple[str, bool]:
 
 
 def _backfill(each: Backfill) -> str:
-    if each.rows is None:
-        estimate = "not measured: it was never materialized"
-    else:
-        lasting = "" if each.seconds is None else f" in {_lasting(each.seconds)}"
-        estimate = f"about {each.rows:,} rows of {each.events:,} events{lasting}, as last time"
-    return f"materialize {each.view} before {', '.join(each.features)} can serve; {estimate}"
-
-
-def _lasting(seconds: float) -> str:
-    """A duration for people, as exact as an estimate is."""
-    if seconds < 1:
-        return "under 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+    return f"materialize {each.view} before {', '.join(each.features)} can serve; {each.extent()}"
 
 
 def _count(plan: Plan) -> str:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from tidemark.ingest.tidying import Published
+from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions
 from tidemark.model.records import DatasetRecord
-from tidemark.online.coverage import unserved
+from tidemark.online.coverage import Unserved, standing, unserved
 from tidemark.online.protocol import OnlineStore
 from tidemark.registry import Backfill, Plan, Registry
 from tidemark.registry.plan import Alike
-from tidemark.store.project import Project
+from tidemark.store.project import Project, listed, name_of
 from tidemark.store.verification import Verification, verify
 
 if TYPE_CHECKING:
@@ -104,6 +105,23 @@ class ProjectRegistry(Registry):
 
         return read(record.name, self._project.config.root / record.path)
 
+    def estimate(self, views: object = None) -> tuple[Backfill, ...]:
+        """What materializing the views (None: all) will be like, before it is done."""
+        definitions = self.snapshot().definitions
+        names = {view.name for view in definitions.views}
+        if views is not None:
+            names = {name_of(each) for each in listed(views)}
+        features = {
+            feature_name(view, feature)
+            for name in names
+            for view in definitions.variants(name)
+            for feature in view.features
+        }
+        found = standing(
+            self._online, definitions, features, project=self._project.config.namespace
+        )
+        return self._sized(definitions, found)
+
     def _missing(self, plan: Plan) -> tuple[Backfill, ...]:
         """The features that the plan touches and that the online rows do not answer for."""
         altered = {
@@ -113,11 +131,32 @@ class ProjectRegistry(Registry):
             for name in (change.name, *change.affects)
             if ":" in name
         }
-        if not plan.revision or not altered:
+        if not altered:
             return ()
         namespace = self._project.config.namespace
         found = unserved(self._online, plan.definitions, altered, project=namespace)
-        return tuple(
+        return self._sized(plan.definitions, found)
+
+    def _sized(self, definitions: Definitions, found: Sequence[Unserved]) -> tuple[Backfill, ...]:
+        """How much each view is: as last time, or else as its source has now."""
+        backfill = [
             Backfill(each.view, each.features, each.rows, each.events, each.seconds)
             for each in found
-        )
+        ]
+        if all(each.events is not None for each in backfill):
+            return tuple(backfill)
+        from tidemark.engines.estimate import Sizes
+
+        with self._project.engine() as engine:
+            sizes = Sizes(engine)
+            for number, each in enumerate(backfill):
+                if each.events is None:
+                    view = definitions.variants(each.view)[-1]
+                    size = sizes.of(definitions.source(view.source), view.keys)
+                    backfill[number] = replace(
+                        each,
+                        rows=size.entities,
+                        events=size.events,
+                        counted=size.events is not None,
+                    )
+        return tuple(backfill)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
+from tidemark.model.plural import counted
 from tidemark.model.window import parse_duration
 from tidemark.online.values import instant
 from tidemark.registry.protocol import Job
@@ -223,21 +224,22 @@ class Schedule:
         if kind == "materialize":
             with self._materializing:
                 written = self._store.materialize([view] if view else None)
-            return f"{written.entities:,} entities, {written.events:,} events"
+            entities = counted(written.entities, "entity", "entities")
+            return f"{entities}, {counted(written.events, 'event')}"
         if kind == "catch_up":
             applied = sum(each.events for each in self._store.catch_up().values())
-            return f"{applied:,} events applied"
+            return f"{counted(applied, 'event')} applied"
         if kind == "compact":
-            return f"{self._store.events.compact():,} events moved into Parquet"
+            return f"{counted(self._store.events.compact(), 'event')} moved into Parquet"
         if kind == "retain":
-            return f"{self._store.events.retain():,} events deleted"
+            return f"{counted(self._store.events.retain(), 'event')} deleted"
         if kind == "audit":
             return self._audit(name, before)
         found = self._store.freshness()
         if found.broken:
             names = ", ".join(each.view for each in found.broken)
             raise RequestInvalid(f"Promises of freshness are broken: {names}.")
-        return f"{len(found.views)} views looked at"
+        return f"{counted(len(found.views), 'view')} looked at"
 
     def _audit(self, name: str, before: Job) -> str:
         """Audit what was served in a cadence, or since the last audit if that is longer ago."""
@@ -248,11 +250,11 @@ class Schedule:
         if found.differing:
             causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.items())
             raise ValuesDiffer(
-                f"{found.differing:,} of {found.compared:,} values that were served differ from "
-                f"what would be trained on ({causes}).",
+                f"{found.differing:,} of {counted(found.compared, 'value')} that were served "
+                f"differ from what would be trained on ({causes}).",
                 remedy="tidemark audit tells which, and why.",
             )
-        return f"{found.compared:,} values compared"
+        return f"{counted(found.compared, 'value')} compared"
 
 
 _LEASE = int(LEASE_SECONDS * 1_000_000)

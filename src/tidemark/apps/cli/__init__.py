@@ -5,7 +5,6 @@ Everything heavy is imported inside the commands, so that help is instant.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +59,6 @@ def init(path: str, template: str) -> None:
     show(
         "\n".join([*lines, *(f"  {step}" for step in steps)]), {"files": made.files, "next": steps}
     )
-
-
-@main.command(cls=Command)
-@click.argument("views", nargs=-1, metavar="[VIEW]...")
-@click.option(
-    "--until", metavar="MOMENT", help="Write the state as of this moment; now if left out."
-)
-def materialize(views: tuple[str, ...], until: str | None) -> None:
-    """Write online state from history.
-
-    Without a VIEW, that of all views.
-    """
-    with open_store() as store:
-        written = store.materialize(list(views) or None, until=until)
-    show(repr(written), asdict(written))
 
 
 @main.command(cls=Command)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tidemark.apps.cli.shell import ERROR, Command, Group, open_store, show
+from tidemark.model.plural import counted
 
 
 @click.command(cls=Command)
@@ -90,7 +91,7 @@ def list_() -> None:
         records = store.registry.snapshot().datasets
     width = max((len(record.name) for record in records), default=0)
     lines = [
-        f"{record.name:<{width}}  {record.rows:,} rows  {format_moment(record.created)}"
+        f"{record.name:<{width}}  {counted(record.rows, 'row')}  {format_moment(record.created)}"
         f"  revision {record.revision}  {record.owner}"
         for record in records
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tidemark.apps.cli.shell import DIFFERENCES, Command, open_store, show
+from tidemark.model.plural import counted
 
 
 @click.command(cls=Command)
@@ -42,7 +43,7 @@ def served(service: str | None, since: str | None, until: str | None, out: str |
     if out is not None:
         write_table(table, Path(out))
     requests = len(table["request_id"].unique())
-    text = f"{table.num_rows:,} rows of {requests:,} requests"
+    text = f"{counted(table.num_rows, 'row')} of {counted(requests, 'request')}"
     show(
         f"{text} in {out}" if out else text,
         {"rows": table.num_rows, "requests": requests, "out": out},

@@ -16,6 +16,7 @@ from tidemark.apps.cli.shell import (
     show,
     wants_json,
 )
+from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
     from tidemark.registry import Plan
@@ -132,7 +133,8 @@ def _ask(made: Plan, yes: bool) -> None:
     if yes:
         return
     if wants_json() or not sys.stdin.isatty():
-        click.echo(f"{len(made.changes)} changes are not applied without --yes.", err=True)
+        changes = counted(len(made.changes), "change")
+        click.echo(f"{changes} to be made; nothing is applied without --yes.", err=True)
         raise SystemExit(CONFIRMATION_MISSING)
     if not click.confirm("Apply?"):
         raise SystemExit(CONFIRMATION_MISSING)

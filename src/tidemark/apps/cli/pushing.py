@@ -11,6 +11,7 @@ import click
 
 from tidemark.apps.cli.shell import Command, open_store, show
 from tidemark.errors import EventsRefused
+from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
     from tidemark.ingest.push import OnError
@@ -47,8 +48,8 @@ def push(source: str, file: IO[bytes], quarantine: bool, key: str, batch: int) -
             facts["position"] = done.position
             progress.rows(len(lines))
     show(
-        f"{facts['accepted']:,} events of {source} taken, {facts['duplicates']:,} were there "
-        f"already, {facts['quarantined']:,} are dead letters.",
+        f"{counted(facts['accepted'], 'event')} of {source} taken, {facts['duplicates']:,} there "
+        f"already, {counted(facts['quarantined'], 'dead letter')}.",
         facts,
     )
 
@@ -88,7 +89,7 @@ def _placed(error: EventsRefused, first: int) -> EventsRefused:
     bad = [replace(each, row=each.row + first) for each in error.bad]
     where = [str(each).replace("row", "line", 1) for each in bad]
     where += error.where.splitlines()[len(bad) :]
-    before = f" The {first - 1:,} lines before this batch are in." if first > 1 else ""
+    before = f" Before this batch {counted(first - 1, 'line')} went in." if first > 1 else ""
     return EventsRefused(
         error.what,
         where="\n".join(where),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidemark.apps.cli.shell import ERROR, Command, open_store, show, wants_json
+from tidemark.model.plural import counted
 from tidemark.model.window import format_duration
 
 if TYPE_CHECKING:
@@ -52,6 +54,34 @@ def run(once: bool, listing: bool) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("views", nargs=-1, metavar="[VIEW]...")
+@click.option(
+    "--until", metavar="MOMENT", help="Write the state as of this moment; now if left out."
+)
+@click.option("--rate", type=float, metavar="ROWS", help="Write at most so many rows a second.")
+@click.option("--restart", is_flag=True, help="Write everything anew, whatever was interrupted.")
+@click.option("--estimate", is_flag=True, help="Only say how much it will be.")
+def materialize(
+    views: tuple[str, ...], until: str | None, rate: float | None, restart: bool, estimate: bool
+) -> None:
+    """Write online state from history.
+
+    Without a VIEW, that of all views.  What serves goes on serving until the new state is
+    whole; what an interrupted run has written is gone on with.
+    """
+    with open_store() as store:
+        if estimate or (sys.stderr.isatty() and not wants_json()):
+            expected = store.registry.estimate(list(views) or None)
+            lines = [f"{each.view}: {each.extent(rate)}" for each in expected]
+            if estimate:
+                show("\n".join(lines), [each.to_dict(rate) for each in expected])
+                return
+            click.echo("\n".join(lines), err=True)
+        written = store.materialize(list(views) or None, until=until, rate=rate, restart=restart)
+    show(repr(written), asdict(written))
+
+
+@click.command(cls=Command)
 @click.argument("source", required=False)
 def compact(source: str | None) -> None:
     """Turn old batches of the event log into Parquet.
@@ -60,7 +90,7 @@ def compact(source: str | None) -> None:
     """
     with open_store() as store:
         rows = store.events.compact(source)
-    show(f"{rows:,} events moved into Parquet", {"events": rows})
+    show(f"{counted(rows, 'event')} moved into Parquet", {"events": rows})
 
 
 @click.command(cls=Command)
@@ -86,7 +116,7 @@ def catch_up(source: str | None) -> None:
     show(f"{sum(applied.values()):,} events applied", {"events": applied})
 
 
-COMMANDS = (run, compact, retain, catch_up)
+COMMANDS = (run, compact, materialize, retain, catch_up)
 
 
 def _tell(ran: Ran) -> None:
@@ -102,6 +132,6 @@ def _facts(ran: Ran) -> dict[str, Any]:
 def _row(each: Standing) -> str:
     last = "never done" if each.last is None else f"last {each.last:%Y-%m-%d %H:%M:%SZ}"
     now = f", now at work: {each.holder}" if each.holder else ""
-    failed = f", {each.failures} failures in a row" if each.failures else ""
+    failed = f", {counted(each.failures, 'failure')} in a row" if each.failures else ""
     outcome = f": {each.outcome}" if each.outcome else ""
     return f"{each.job} every {format_duration(each.cadence)}, {last}{failed}{outcome}{now}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidemark.apps.cli.shell import Command, open_store, show, wants_json
+from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
     from tidemark.errors import TidemarkError
@@ -82,10 +83,10 @@ class _Telling:
 
 
 def _line(consumed: Consumed) -> str:
-    parts = [f"{consumed.messages:,} messages", f"{consumed.accepted:,} new events"]
+    parts = [counted(consumed.messages, "message"), counted(consumed.accepted, "new event")]
     if consumed.duplicates:
         parts.append(f"{consumed.duplicates:,} that were there")
     if consumed.buried:
-        parts.append(f"{consumed.buried:,} dead letters")
+        parts.append(counted(consumed.buried, "dead letter"))
     parts.append(f"{sum(consumed.lag.values()):,} waiting")
     return f"{consumed.source}: {', '.join(parts)}"
