@@ -10,7 +10,7 @@ import tidemark as tm
 def main(folder: str, name: str, seed: int) -> None:
     """Wait to be told, then push events `NAME-0`, `NAME-1`, ... in batches of any size."""
     with tm.connect(folder) as store:
-        store.catch_up()
+        store.events.catch_up()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         sys.stdin.readline()

@@ -104,10 +104,10 @@ def play(world: World, crash: pytest.MonkeyPatch) -> None:
                     with pytest.raises(StoreUnavailable, match="in the log"):
                         store.push("order", [*world.batch(), an_event(world.chance, None)])
                 if world.chance.random() < 0.5:
-                    store.catch_up()
+                    store.events.catch_up()
             else:
                 store.push("order", world.batch())
-        store.catch_up()
+        store.events.catch_up()
         everything_equal(store)
     finally:
         store.close()

@@ -84,7 +84,7 @@ def project(folder: Path, online: str) -> Iterator[tm.Store]:
 
 def check(store: tm.Store, acknowledged: list[str]) -> None:
     """Every acknowledged event is in the log and counted, once, with whatever else is there."""
-    store.catch_up()
+    store.events.catch_up()
     source = store.readers.snapshot().definitions.source("order")
     with EventLog(store.config.root / store.config.log) as log:
         logged = log.read(source, 0, 10**9).column("order").to_pylist()

@@ -74,7 +74,7 @@ def test_who_catches_up_does_not_run_after_those_who_go_on_appending(store, monk
 
     append(store, "o1")
     monkeypatch.setattr(store._online, "put_many", late)
-    assert store.catch_up()["purchase"].position == 1
+    assert store.events.catch_up()["purchase"].position == 1
     assert overtaken == 1
     assert counted(store) == 2
     faster.close()

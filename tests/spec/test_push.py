@@ -196,10 +196,10 @@ class TestBadRows:
             Purchase, [bought("o1"), bought("o2", "42", at=None)], on_error="quarantine"
         )
         assert (done.accepted, done.quarantined) == (1, 1)
-        (letter,) = store.dead_letters(Purchase)
+        (letter,) = store.events.dead_letters(Purchase)
         assert letter.row == '{"order":"o2","user_id":"ada","amount":"42","at":null}'
         assert letter.reasons == ('amount "42" must be float64', "at null an event needs a time")
-        assert store.dead_letters(Purchase, after=letter.number) == []
+        assert store.events.dead_letters(Purchase, after=letter.number) == []
 
     def test_the_future_is_refused(self, store: tm.Store) -> None:
         """A clock that is wrong; a little ahead is taken, and counts when its time comes."""
@@ -312,7 +312,7 @@ class TestFailure:
             with pytest.raises(StoreUnavailable, match="are in the log, but no read counts them"):
                 store.push(Purchase, bought("o1"))
         assert spend(store) == (1, 1.0)
-        assert store.catch_up()["purchase"].events == 1
+        assert store.events.catch_up()["purchase"].events == 1
         assert store.push(Purchase, bought("o1")).duplicates == 1
         assert spend(store) == (2, 11.0)
 

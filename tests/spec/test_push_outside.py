@@ -231,12 +231,22 @@ class TestCommandLine:
 
     def test_dead_letters(self, run: Run) -> None:
         """What was left out can be looked at."""
-        assert "no dead letters" in run("dead-letters", "purchase").stdout
+        assert "no dead letters" in run("dead-letters", "list", "purchase").stdout
         result = run("push", "purchase", "-", "--quarantine", sent='{"order": "o1"}\nno json\n')
         assert result.stdout == ("0 events of purchase taken, 0 there already, 2 dead letters.\n")
-        found = json.loads(run("dead-letters", "purchase", "--json").stdout)
+        found = json.loads(run("dead-letters", "list", "purchase", "--json").stdout)
         assert [each["row"] for each in found] == ['{"order": "o1"}', "no json"]
-        assert "an event needs a time" in run("dead-letters", "purchase", "--limit", "1").stdout
+        assert (
+            "an event needs a time"
+            in run("dead-letters", "list", "purchase", "--limit", "1").stdout
+        )
+        assert run("dead-letters", "replay", "purchase").stdout == (
+            "0 events of purchase taken, 0 there already, 2 dead letters left.\n"
+        )
+        facts = json.loads(run("dead-letters", "replay", "purchase", "--id", "1", "--json").stdout)
+        assert facts == {"accepted": 0, "duplicates": 0, "refused": 1}
+        listed = run("dead-letters", "list", "purchase", "--replayed").stdout
+        assert listed == "There are no replayed dead letters of purchase.\n"
 
     def test_a_key_for_a_file(self, run: Run) -> None:
         """What was cut off is pushed again as a whole."""

@@ -153,7 +153,7 @@ def test_what_is_no_event_is_kept_with_its_reasons(lines: Path) -> None:
     with tm.connect(lines) as store:
         (consumed,) = store.streams.run(once=True)
         assert (consumed.messages, consumed.accepted, consumed.buried) == (8, 2, 6)
-        letters = store.dead_letters("purchase")
+        letters = store.events.dead_letters("purchase")
     reasons = {letter.row: " ".join(letter.reasons) for letter in letters}
     assert len(reasons) == 6
     assert "is not JSON" in reasons['{"order_id": ']

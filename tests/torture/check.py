@@ -31,7 +31,7 @@ def check(
 ) -> int:
     """All that must hold after everything has caught up; gives the number of events."""
     with tm.connect(folder) as store:
-        store.catch_up()
+        store.events.catch_up()
         with EventLog(store.config.root / store.config.log) as log:
             source = store.readers.snapshot().definitions.source("order")
             logged = log.read(source, 0, 10**9)
@@ -59,7 +59,7 @@ def _buried(store: tm.Store, base: datetime, may_be: bool) -> set[Name]:
     """The events among the dead letters: a clock that is wrong takes them for future ones."""
     found: set[Name] = set()
     after = 0
-    while letters := store.dead_letters("order", after=after):
+    while letters := store.events.dead_letters("order", after=after):
         after = letters[-1].number
         for letter in letters:
             try:

@@ -106,9 +106,9 @@ def pushed(store: tm.Store) -> None:
     assert_type(taken, Pushed)
     assert_type(taken.accepted, int)
     store.push("purchase", row)
-    assert_type(store.dead_letters(Purchase, after=3, most=10), list[Letter])
-    assert_type(store.catch_up(), dict[str, CaughtUp])
-    store.catch_up(Purchase)
+    assert_type(store.events.dead_letters(Purchase, after=3, most=10), list[Letter])
+    assert_type(store.events.catch_up(), dict[str, CaughtUp])
+    store.events.catch_up(Purchase)
 
 
 def served(store: tm.Store) -> None:

@@ -23,9 +23,7 @@ from tidemark.store.streaming import Streams
 
 if TYPE_CHECKING:
     from tidemark.apps.http import TLS, Limits
-    from tidemark.engines.log import Letter
     from tidemark.engines.result import TrainingSet
-    from tidemark.ingest.apply import CaughtUp
     from tidemark.ingest.materialize import Materialized
     from tidemark.ingest.push import OnError, Pushed
     from tidemark.monitor.audit import Audit
@@ -185,29 +183,13 @@ class Store:
 
         `rows` are a dict, dicts, a dict of columns, any Arrow-capable frame, or bytes of JSON (an
         array, or an object on each line).  Where one is not as the source declares, all are
-        refused, or with `on_error="quarantine"` the good ones are taken and the others kept for
-        `dead_letters`.  A push with the `key` of an earlier one is that push, and takes nothing
-        again; so is an event that repeats `unique` columns and says the same.  Raises
+        refused, or with `on_error="quarantine"` the good ones are taken and the others are among
+        `events.dead_letters`.  A push with the `key` of an earlier one is that push, and takes
+        nothing again; so is an event that repeats `unique` columns and says the same.  Raises
         `EventsRefused`, `StoreUnavailable`.
         """
         self._project.check_open()
         return self._pushing.push(name_of(source), rows, on_error=on_error, key=key)
-
-    def dead_letters(self, source: object, *, after: int = 0, most: int = 1_000) -> list[Letter]:
-        """The rows of a source that could not be events, with the reasons, oldest first.
-
-        Up to `most` of those whose number is greater than `after`.
-        """
-        self._project.check_open()
-        return self._pushing.dead_letters(name_of(source), after, most)
-
-    def catch_up(self, source: object = None) -> dict[str, CaughtUp]:
-        """Count online what the event log holds of a source (None: of all) and state does not yet.
-
-        A push does this itself; it is for what a crash or an online store that was away left over.
-        """
-        self._project.check_open()
-        return self._pushing.catch_up(None if source is None else name_of(source))
 
     def online(
         self,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from tidemark.model.graph import Source
 from tidemark.model.window import parse_duration
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import Delays, delays_key, read_delays
-from tidemark.store.project import Project
+from tidemark.store.project import Project, name_of
 from tidemark.store.reading import Readers
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tidemark.engines.log import Letter
     from tidemark.ingest.apply import Applier, CaughtUp
     from tidemark.ingest.push import OnError, Pushed, Pusher
+    from tidemark.ingest.replay import Replayed
+    from tidemark.ingest.validate import Bounds
 
 
 class SourceLog(NamedTuple):
@@ -47,23 +50,59 @@ class Pushing:
         pusher = self._pusher or self._made()
         return pusher.push(definitions, source, rows, on_error=on_error, key=key)
 
-    def catch_up(self, source: str | None = None) -> dict[str, CaughtUp]:
-        """Count online what the log holds of a source, or of all."""
+    def catch_up(self, source: object = None) -> dict[str, CaughtUp]:
+        """Count online what the event log holds of a source (None: of all) and state does not yet.
+
+        A push does this itself; it is for what a crash or an online store that was away left over.
+        """
+        self._project.check_open()
         definitions = self._readers.snapshot().definitions
         there = {each.name for each in definitions.sources}
         names = [name for name in self._project.log.names() if name in there]
         if source is not None:
-            names = [definitions.source(source).name]
+            names = [definitions.source(name_of(source)).name]
         if not names:
             return {}
         applier = self.applier
         with self.engine() as engine:
             return {name: applier.catch_up(engine, definitions, name) for name in names}
 
-    def dead_letters(self, source: str, after: int, most: int) -> list[Letter]:
-        """The rows of a source that could not be events, oldest first."""
-        name = self._readers.snapshot().definitions.source(source).name
-        return self._project.log.buried(name, after, most)
+    def dead_letters(
+        self, source: object, *, after: int = 0, most: int = 1_000, replayed: bool = False
+    ) -> list[Letter]:
+        """The rows of a source that could not be events, with the reasons, oldest first.
+
+        Up to `most` of those whose number is greater than `after`; with `replayed` those that have
+        become events since.
+        """
+        self._project.check_open()
+        name = self._readers.snapshot().definitions.source(name_of(source)).name
+        return self._project.log.buried(name, after, most, replayed=replayed)
+
+    def replay(self, source: object, numbers: Collection[int] | None = None) -> Replayed:
+        """Look at dead letters of a source (None: at all) again, and push those that are good now.
+
+        After the declaration, or a clock, was put right.  Each leaves the table in one step with
+        becoming an event, so that whatever dies meanwhile, replaying again counts none twice.  The
+        others stay, with the reasons that they have now.
+        """
+        from tidemark.ingest.replay import replay
+
+        self._project.check_open()
+        found = self._readers.snapshot().definitions.source(name_of(source))
+        self.applier.check_log(self._readers.snapshot().definitions, found.name)
+        with self._readers.under_way.accepting():
+            done = replay(self._project.log, found, self.bounds(found), numbers)
+            self.catch_up(found.name)
+        return done
+
+    def bounds(self, source: Source) -> Bounds:
+        """The times that events of a source may have now."""
+        from tidemark.ingest.validate import Bounds
+
+        now = time.time_ns() // 1_000
+        oldest = self.applier.oldest(self._readers.snapshot().definitions, source.name)
+        return Bounds(now, now + parse_duration(self._project.config.future), oldest)
 
     def standing(self) -> list[SourceLog]:
         """How the log of each source of events stands."""

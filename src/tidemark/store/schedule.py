@@ -227,7 +227,7 @@ class Schedule:
             entities = counted(written.entities, "entity", "entities")
             return f"{entities}, {counted(written.events, 'event')}"
         if kind == "catch_up":
-            applied = sum(each.events for each in self._store.catch_up().values())
+            applied = sum(each.events for each in self._store.events.catch_up().values())
             return f"{counted(applied, 'event')} applied"
         if kind == "compact":
             return f"{counted(self._store.events.compact(), 'event')} moved into Parquet"

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tidemark.errors import LockLost, RequestInvalid, StoreUnavailable, TidemarkError
-from tidemark.model.graph import Source
-from tidemark.model.window import parse_duration
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import alive_key
 from tidemark.store.project import Project, listed, name_of
@@ -22,7 +20,6 @@ from tidemark.store.reading import Readers
 if TYPE_CHECKING:
     from tidemark.ingest.consume import Consumed, Consumer
     from tidemark.ingest.streams import Start
-    from tidemark.ingest.validate import Bounds
 
     Told = Callable[[Consumed, TidemarkError | None], object]
 
@@ -149,7 +146,7 @@ class Streams:
             stream,
             decoder(source.stream, config.root),
             self._project.log,
-            bounds=self._bounds,
+            bounds=self._pushing.bounds,
             apply=lambda: self._pushing.catch_up(name),
             alive=lambda: self._alive(name),
             told=told or _nobody,
@@ -160,14 +157,6 @@ class Streams:
         place = alive_key(self._project.config.namespace, name)
         now = time.time_ns() // 1_000
         self._online.put_many([(place, msgspec.msgpack.encode(now))])
-
-    def _bounds(self, source: Source) -> Bounds:
-        from tidemark.ingest.validate import Bounds
-
-        now = time.time_ns() // 1_000
-        definitions = self._readers.snapshot().definitions
-        oldest = self._pushing.applier.oldest(definitions, source.name)
-        return Bounds(now, now + parse_duration(self._project.config.future), oldest)
 
     @contextmanager
     def _holding(self, consumer: Consumer, stop: threading.Event) -> Generator[bool]:

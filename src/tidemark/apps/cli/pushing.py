@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from tidemark.apps.cli.shell import Command, open_store, show
+from tidemark.apps.cli.shell import Command, Group, open_store, show
 from tidemark.errors import EventsRefused
 from tidemark.model.plural import counted
 
@@ -54,25 +54,51 @@ def push(source: str, file: IO[bytes], quarantine: bool, key: str, batch: int) -
     )
 
 
-@click.command("dead-letters", cls=Command)
+@click.group("dead-letters", cls=Group)
+def dead_letters() -> None:
+    """Rows that could not be events: see them, replay them."""
+
+
+@dead_letters.command("list", cls=Command)
 @click.argument("source")
 @click.option("--after", default=0, help="Only those with a greater number.")
 @click.option("--limit", default=100, show_default=True, help="How many to show.")
-def dead_letters(source: str, after: int, limit: int) -> None:
+@click.option("--replayed", is_flag=True, help="Those that have become events since.")
+def list_(source: str, after: int, limit: int, replayed: bool) -> None:
     """Show the rows of a source that could not be events.
 
-    With the reasons, oldest first.
+    With their numbers and the reasons, oldest first.
     """
     from tidemark.model.window import format_moment
 
     with open_store() as store:
-        found = store.dead_letters(source, after=after, most=limit)
+        found = store.events.dead_letters(source, after=after, most=limit, replayed=replayed)
     lines: list[str] = []
     for each in found:
         place = f"  {each.origin} {each.offset}" if each.origin else ""
         lines.append(f"{each.number}  {format_moment(each.at)}{place}  {each.row}")
         lines += [f"    {reason}" for reason in each.reasons]
-    show("\n".join(lines) or f"There are no dead letters of {source}.", [*map(asdict, found)])
+        lines += [f"    replayed {format_moment(each.replayed)}"] if replayed else []
+    kind = "replayed dead letters" if replayed else "dead letters"
+    show("\n".join(lines) or f"There are no {kind} of {source}.", [*map(asdict, found)])
+
+
+@dead_letters.command(cls=Command)
+@click.argument("source")
+@click.option("--id", "numbers", multiple=True, type=int, metavar="NUMBER", help="Only this one.")
+def replay(source: str, numbers: tuple[int, ...]) -> None:
+    """Check dead letters again, and push those that are good now.
+
+    After the declaration, or a clock, was put right.  The others stay, with the reasons they
+    have now; whatever dies meanwhile, none is counted twice.
+    """
+    with open_store() as store:
+        done = store.events.replay(source, numbers or None)
+    show(
+        f"{counted(done.accepted, 'event')} of {source} taken, {done.duplicates:,} there already, "
+        f"{counted(done.refused, 'dead letter')} left.",
+        asdict(done),
+    )
 
 
 def _batches(file: IO[bytes], size: int) -> Iterator[tuple[int, list[bytes]]]:

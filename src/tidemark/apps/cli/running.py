@@ -112,7 +112,7 @@ def catch_up(source: str | None) -> None:
     Of SOURCE, or of all sources.
     """
     with open_store() as store:
-        applied = {name: each.events for name, each in store.catch_up(source).items()}
+        applied = {name: each.events for name, each in store.events.catch_up(source).items()}
     show(f"{sum(applied.values()):,} events applied", {"events": applied})
 
 

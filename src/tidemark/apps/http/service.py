@@ -242,7 +242,7 @@ class Service:
         watching = Following(self._standing.refresh, every=standing.REFRESH_SECONDS)
         watching.start()
         with suppress(TidemarkError):  # the next push says what is in the way
-            await asyncio.to_thread(self.store.catch_up)
+            await asyncio.to_thread(self.store.events.catch_up)
             await asyncio.to_thread(self._standing.refresh)
         gc.collect()
         gc.freeze()  # what is loaded by now stays; it is not to be looked through at every request

@@ -18,7 +18,16 @@ import pyarrow as pa
 
 from tidemark.engines.log.batches import CORRECTS, POSITION, SEEN
 from tidemark.engines.log.database import FILE
-from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, Newest, State, Taken
+from tidemark.engines.log.records import (
+    Appended,
+    Batch,
+    Compacted,
+    Letter,
+    Newest,
+    Settled,
+    State,
+    Taken,
+)
 from tidemark.engines.log.segments import Snapshot
 from tidemark.engines.log.source_log import SourceLog
 from tidemark.model.graph import Source
@@ -33,6 +42,7 @@ __all__ = [
     "EventLog",
     "Letter",
     "Newest",
+    "Settled",
     "Snapshot",
     "State",
     "Taken",
@@ -125,9 +135,11 @@ class EventLog:
         """Keep rows that cannot be events; gives how many were new."""
         return self._log(name).bury(letters)
 
-    def buried(self, name: str, after: int = 0, most: int = 1000) -> list[Letter]:
-        """Up to `most` such rows whose number is greater than `after`."""
-        return self._log(name).buried(after, most)
+    def buried(
+        self, name: str, after: int = 0, most: int = 1000, *, replayed: bool = False
+    ) -> list[Letter]:
+        """Up to `most` such rows whose number is greater than `after`: those left, or replayed."""
+        return self._log(name).buried(after, most, replayed=replayed)
 
     def count_buried(self, name: str) -> int:
         """How many such rows there were so far."""

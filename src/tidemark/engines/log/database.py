@@ -39,7 +39,7 @@ CREATE TABLE keys (
     duplicates INTEGER, seen INTEGER);
 CREATE TABLE buried (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER, row TEXT, reasons TEXT, origin TEXT,
-    offset TEXT);
+    offset TEXT, replayed INTEGER);
 CREATE UNIQUE INDEX buried_once ON buried (origin, offset) WHERE origin != '';
 """
 

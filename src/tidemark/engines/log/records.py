@@ -22,11 +22,21 @@ class Batch:
     """Rows that are appended together, under an idempotency key if there is one.
 
     `rows` have the declared columns; `buried` are those beside them that cannot be events.
+    Where the rows were dead letters, `settled` says which.
     """
 
     rows: pa.Table | Few
     key: str = ""
     buried: tuple[Letter, ...] = ()
+    settled: Settled | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The numbers of the dead letters that are events now, and the new reasons of others."""
+
+    taken: tuple[int, ...]
+    refused: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ class Letter:
     """A row that cannot be an event, as JSON text, and why.
 
     Of a stream, `origin` and `offset` say which message it was; the same one is kept once.
-    `number` and `at` (UTC microseconds) are given by the log.
+    `number` and `at` (UTC microseconds) are given by the log, as is `replayed`: when it became an
+    event after all (0: it did not).
     """
 
     row: str
@@ -82,6 +93,7 @@ class Letter:
     offset: str = ""
     number: int = 0
     at: int = 0
+    replayed: int = 0
 
 
 @dataclass(frozen=True)

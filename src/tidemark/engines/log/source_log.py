@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from tidemark.engines.few import Few, signed, spread_one
 from tidemark.engines.identity import content_words, identity_words, spread
-from tidemark.engines.log import batches, segments
+from tidemark.engines.log import batches, letters, segments
 from tidemark.engines.log.batches import ADDED, POSITION, SEEN, Schemas
 from tidemark.engines.log.database import FORMAT, Database, checksum
 from tidemark.engines.log.identities import Identities
@@ -80,7 +79,9 @@ class SourceLog:
                 if done is None:
                     state, done = self._take(connection, state, source, rows, seen)
                     _keep_key(connection, batch.key, done)
-                    _keep_letters(connection, batch.buried, max(seen, done.seen))
+                    letters.keep(connection, batch.buried, max(seen, done.seen))
+                    if batch.settled is not None:
+                        letters.settle(connection, batch.settled, max(seen, done.seen))
                 answers.append(done)
             if state.last > before.last:
                 state = replace(state, indexed=self._settled(connection, state, source))
@@ -273,30 +274,24 @@ class SourceLog:
         with self._reading() as (connection, _):
             return self._offsets(connection)
 
-    def bury(self, letters: Sequence[Letter]) -> int:
+    def bury(self, buried: Sequence[Letter]) -> int:
         """Keep rows that cannot be events."""
         with self._database.writing() as connection:
-            return _keep_letters(connection, letters, time.time_ns() // 1_000)
+            return letters.keep(connection, buried, time.time_ns() // 1_000)
 
-    def buried(self, after: int, most: int) -> list[Letter]:
+    def buried(self, after: int, most: int, *, replayed: bool) -> list[Letter]:
         """Rows that could not be events."""
         if not self._database.exists():
             return []
-        query = (
-            "SELECT row, reasons, origin, offset, number, at FROM buried WHERE number > ? "
-            "ORDER BY number LIMIT ?"
-        )
         with self._reading() as (connection, _):
-            rows = connection.execute(query, (after, most)).fetchall()
-        return [Letter(row, tuple(json.loads(reasons)), *rest) for row, reasons, *rest in rows]
+            return letters.find(connection, after, most, replayed=replayed)
 
     def count_buried(self) -> int:
         """How many rows could not be events, so far."""
         if not self._database.exists():
             return 0
         with self._reading() as (connection, _):
-            found = connection.execute("SELECT max(number) FROM buried").fetchone()
-        return int(found[0] or 0)
+            return letters.count(connection)
 
     def compact(self, source: Source, keep_rows: int) -> Compacted:
         """Turn older batches into Parquet."""
@@ -428,13 +423,3 @@ def _keep_key(connection: sqlite3.Connection, key: str, done: Appended) -> None:
 def _keep_offsets(connection: sqlite3.Connection, offsets: Mapping[str, str]) -> None:
     rows = [(origin, offset, checksum(origin, offset)) for origin, offset in offsets.items()]
     connection.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)", rows)
-
-
-def _keep_letters(connection: sqlite3.Connection, letters: Sequence[Letter], at: int) -> int:
-    rows = [
-        (at, letter.row, json.dumps(letter.reasons), letter.origin, letter.offset)
-        for letter in letters
-    ]
-    before = connection.total_changes
-    connection.executemany("INSERT OR IGNORE INTO buried VALUES (NULL, ?, ?, ?, ?, ?)", rows)
-    return connection.total_changes - before
