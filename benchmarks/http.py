@@ -1,12 +1,18 @@
 """Reading vectors over HTTP: 50 windowed features of 5 views, for 1 entity and for 100, from LMDB.
 
-One worker is asked by `wrk` (a Debian package) over 1 and 16 connections, in turns with its floor:
-the same server with an answer that is always the same bytes.  `CPU` is what the worker spends on a
-request; requests a second and the quantiles depend on what else the machine does.
+One worker with API keys, a limit of their rate and the serving log is asked in turns with one that
+keeps no log, and with the floor: the same server with an answer that is always the same bytes.
+
+`wrk` (a Debian package) asks over 1 and 16 connections as fast as it is answered.  `CPU` is what
+the worker spends on a request; requests a second and the quantiles depend on what else the machine
+does.  Then requests arrive at a fixed rate (`--rate`, well below what the worker can), for long
+enough that the log is written meanwhile; what the log costs is the median of the differences of
+neighbours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -22,6 +28,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.online import AT, ENTITIES, VIEWS, view, write
+from benchmarks.peers.arrivals import arrive
 
 import tidemark as tm
 from tidemark.define import lower
@@ -44,6 +51,10 @@ with socket.create_server(("127.0.0.1", 0)) as bound:
     uvicorn.Server(config).run([bound])
 """
 
+KEY = """
+wrk.headers["Authorization"] = "Bearer %s"
+"""
+
 SCRIPT = """
 local n = 0
 request = function()
@@ -59,10 +70,20 @@ end
 """
 
 
+PATH = "/v1/services/everything/online"
+MOMENT = AT.isoformat().replace("+00:00", "Z")
+
+Servers = Mapping[str, tuple[int, str]]
+"""The process and the address of each."""
+
+
 @contextmanager
-def serving(command: Sequence[str]) -> Iterator[tuple[int, str]]:
+def serving(command: Sequence[str], **settings: str) -> Iterator[tuple[int, str]]:
     """A server that prints its address as JSON; its process and its address."""
-    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **settings},
+    )  # fmt: skip
     try:
         text = ""
         while "}" not in text:
@@ -96,8 +117,8 @@ def load(process: int, address: str, script: Path, connections: int, seconds: in
     return per_second, p50, p99, spent / count * 1e6
 
 
-def prepare(folder: Path) -> None:
-    """Write history, and the state of one service with every feature."""
+def prepare(folder: Path) -> str:
+    """Write history, and the state of one service with every feature; gives a key that reads it."""
     for number in range(VIEWS):
         write(folder / f"{number}.parquet", number)
     (folder / "tidemark.toml").write_text('name = "bench"\nonline = "lmdb://online"\n')
@@ -110,38 +131,84 @@ def prepare(folder: Path) -> None:
     with tm.connect(folder) as store:
         store.apply(store.plan([*views, FeatureService(name="everything", outputs=outputs)]))
         print(store.materialize(until=AT))
+        return store.registry.keys.create("benchmark", rate=1e6).secret
 
 
-def run(folder: Path, rounds: int, seconds: int) -> None:
-    """Ask both servers in turns."""
-    prepare(folder)
-    jobs: dict[str, list[Any]] = {}
+def run(folder: Path, options: argparse.Namespace) -> None:
+    """Ask all servers in turns."""
+    secret = prepare(folder)
     serve = ["-m", "tidemark", "serve", "--project", str(folder), "--port", "0", "--json"]
-    at = AT.isoformat().replace("+00:00", "Z")
-    with serving(serve) as ours, serving(["-c", FLOOR, "5000"]) as floor:
-        for keys in (1, 100):
-            script = folder / f"{keys}.lua"
-            script.write_text(SCRIPT % {"keys": keys, "entities": ENTITIES, "at": at})
-        for _ in range(rounds):
-            for connections in (1, 16):
-                for keys in (1, 100):
-                    script = folder / f"{keys}.lua"
-                    name = f"{keys} x 50, {connections} connections"
-                    jobs.setdefault(name, []).append(load(*ours, script, connections, seconds))
-                name = f"static answer of 5 kB, {connections} connections"
-                script = folder / "1.lua"
-                jobs.setdefault(name, []).append(load(*floor, script, connections, seconds))
+    for keys in (1, 100):
+        script = SCRIPT % {"keys": keys, "entities": ENTITIES, "at": MOMENT}
+        (folder / f"{keys}.lua").write_text(KEY % secret + script)
+    with (
+        serving(serve) as logging,
+        serving(serve, TIDEMARK_SERVING_LOG="") as silent,
+        serving(["-c", FLOOR, "5000"]) as floor,
+    ):
+        servers = {"with the log": logging, "without": silent}
+        for _, address in servers.values():  # until it answers
+            arrive(address + PATH, body, 20, 1, authorization=secret)
+        closed(folder, servers, floor, options)
+        arriving(servers, secret, options)
+
+
+def closed(
+    folder: Path, servers: Servers, floor: tuple[int, str], options: argparse.Namespace
+) -> None:
+    """As fast as they answer."""
+    jobs: dict[str, list[Any]] = {}
+    for _ in range(options.rounds):
+        for connections in (1, 16):
+            for keys in (1, 100):
+                for how, server in servers.items():
+                    name = f"{keys} x 50, {connections} connections, {how}"
+                    done = load(*server, folder / f"{keys}.lua", connections, options.seconds)
+                    jobs.setdefault(name, []).append(done)
+            name = f"static answer of 5 kB, {connections} connections"
+            done = load(*floor, folder / "1.lua", connections, options.seconds)
+            jobs.setdefault(name, []).append(done)
     print(f"{'':40}{'requests/s':>11}{'p50 us':>9}{'p99 us':>9}{'CPU us':>9}")
     for name, found in jobs.items():
         per_second, p50, p99, cpu = (median(column) for column in zip(*found, strict=True))
         print(f"{name:40}{per_second:11,.0f}{p50:9,.0f}{p99:9,.0f}{cpu:9.0f}")
 
 
+def arriving(servers: Servers, secret: str, options: argparse.Namespace) -> None:
+    """At a fixed rate: what the log adds to the quantiles, in pairs of which each begins once."""
+    found: dict[str, list[list[float]]] = {name: [] for name in servers}
+    for number in range(options.pairs):
+        for name in (list(servers), list(reversed(servers)))[number % 2]:
+            process, address = servers[name]
+            before = cpu_seconds(process)
+            done = arrive(address + PATH, body, options.rate, options.window, authorization=secret)
+            assert not done.refused, done.refused
+            cpu = (cpu_seconds(process) - before) / len(done.clock) * 1e6
+            found[name].append([done.quantile(0.5), done.quantile(0.99), cpu])
+    print(f"\n{f'{options.rate:,} requests a second':40}{'p50 us':>9}{'p99 us':>9}{'CPU us':>9}")
+    for name, rounds in found.items():
+        cells = (f"{median(column):9,.0f}" for column in zip(*rounds, strict=True))
+        print(f"{f'1 x 50, {name}':40}{''.join(cells)}")
+    pairs = zip(*found.values(), strict=True)
+    costs = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+    cells = (f"{median(column):9,.0f}" for column in zip(*costs, strict=True))
+    print(f"{'the log, median of the differences':40}{''.join(cells)}")
+    print("of p99, each pair:", ", ".join(f"{cost[1]:,.0f}" for cost in costs))
+
+
+def body(number: int) -> bytes:
+    """The content of the request of that number."""
+    return json.dumps({"keys": {"user_id": number * 7919 % ENTITIES}, "at": MOMENT}).encode()
+
+
 if __name__ == "__main__":
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed: apt-get install wrk")
     parser = harness.arguments(__doc__ or "")
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=2, help="of each load by wrk")
+    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--window", type=int, default=11, help="seconds of arrivals")
+    parser.add_argument("--pairs", type=int, default=6)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        run(Path(temporary), options.rounds, options.seconds)
+        run(Path(temporary), options)

@@ -28,13 +28,18 @@ class Arrivals:
         return sorted(self.clock)[min(int(len(self.clock) * q), len(self.clock) - 1)]
 
 
-def arrive(url: str, body: Callable[[int], bytes], rate: float, seconds: float) -> Arrivals:
+def arrive(
+    url: str, body: Callable[[int], bytes], rate: float, seconds: float, *, authorization: str = ""
+) -> Arrivals:
     """Post `body(i)` to a URL at a rate, over as many connections as are needed at a time."""
-    return asyncio.run(_arrive(url, body, rate, int(rate * seconds)))
+    return asyncio.run(_arrive(url, body, rate, int(rate * seconds), authorization))
 
 
-async def _arrive(url: str, body: Callable[[int], bytes], rate: float, count: int) -> Arrivals:
+async def _arrive(
+    url: str, body: Callable[[int], bytes], rate: float, count: int, authorization: str
+) -> Arrivals:
     parts = urlsplit(url)
+    key = b"authorization: Bearer %s\r\n" % authorization.encode() if authorization else b""
     clock: list[float] = []
     refused = 0
     numbers = iter(range(count))
@@ -50,8 +55,8 @@ async def _arrive(url: str, body: Callable[[int], bytes], rate: float, count: in
             content = body(number)
             writer.write(
                 b"POST %s HTTP/1.1\r\nhost: %s\r\ncontent-type: application/json\r\n"
-                b"content-length: %d\r\n\r\n%s"
-                % (parts.path.encode(), parts.netloc.encode(), len(content), content)
+                b"%scontent-length: %d\r\n\r\n%s"
+                % (parts.path.encode(), parts.netloc.encode(), key, len(content), content)
             )
             status = await _answered(reader)
             clock.append((time.perf_counter() - due) * 1e6)
