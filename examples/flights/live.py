@@ -174,7 +174,10 @@ def landed(store: tm.Store, project: Path, week: Week) -> tuple[int, int]:
 
 
 class Asking(threading.Thread):
-    """Asks about the flights of the present step, one after another, until it is stopped."""
+    """Asks about the flights of the present step, one after another, until it is stopped.
+
+    On a busy machine the stream may be over before the first answer; something is asked always.
+    """
 
     def __init__(self, address: str, week: Week) -> None:
         super().__init__()
@@ -189,7 +192,7 @@ class Asking(threading.Thread):
         """Ask until told to stop."""
         try:
             with self._client:
-                while not self._stopping.is_set():
+                while not (self._stopping.is_set() and self.seconds):
                     self._ask()
         except Exception as error:  # noqa: BLE001 - `stop` raises it
             self._error = error
@@ -197,10 +200,12 @@ class Asking(threading.Thread):
     def _ask(self) -> None:
         until, flights = self.until, self._week.flights
         asked = flights.filter(_between(flights["predict_at"], until - STEP, until)).to_pylist()
+        if not asked and self._stopping.is_set():
+            asked = flights.to_pylist()
         if not asked:
             self._stopping.wait(0.01)
         for row in asked:
-            if self._stopping.is_set() or self.until != until:
+            if self.seconds and (self._stopping.is_set() or self.until != until):
                 return
             keys = {name: row[name] for name in KEYS}
             request = {name: row[name] for name in REQUEST}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from msgspec import structs
-from tests.spec.shop import DAY, HOUR, MICRO, NOON, bought, history
+from tests.spec.shop import DAY, HOUR, MICRO, NOON, Purchase, User, bought, history
 from tests.spec.test_materialize import LOWERED, lowered_outputs, run
 
 import tidemark as tm
@@ -18,7 +18,7 @@ from tidemark.engines.state import entities
 from tidemark.errors import StoreUnavailable
 from tidemark.kernel.layout import Layout
 from tidemark.model.window import DAY as DAY_MICROS
-from tidemark.online import cutting, directories, tree
+from tidemark.online import coverage, cutting, directories, tree
 from tidemark.online.cutting import Sizes
 from tidemark.online.keys import key_encoder
 from tidemark.online.memory import MemoryStore
@@ -292,3 +292,32 @@ def test_now_is_never_before_what_was_written():
     run(behind, bought("u1", NOON))
     before = time.time_ns()
     assert reader(behind).online({"user_id": "u1"}).at.timestamp() * 1e9 >= before - 1_000
+
+
+def test_a_plan_says_what_grows_with_a_large_entity(monkeypatch):
+    """Of a view whose largest entity is known to have many events, and only of such."""
+    monkeypatch.setattr(coverage, "LARGE", 30)
+
+    class Growing(tm.FeatureView, entity=User, source=Purchase, name="habits"):
+        visits = tm.count()
+
+    class Grown(tm.FeatureView, entity=User, source=Purchase, name="habits"):
+        visits = tm.count()
+        merchants = tm.count_distinct(Purchase.merchant)
+        typical = tm.quantile(Purchase.amount, 0.5, over="7d")
+        recent = tm.quantile(Purchase.amount, 0.5, rows=10)
+        about = tm.approx_count_distinct(Purchase.merchant)
+
+    with tm.connect(":memory:") as store:
+        store.apply(store.plan([Growing]))
+        store.materialize()
+        rows = [bought("u1", NOON - n * HOUR, order_id=f"o{n}") for n in range(30)]
+        store.push("purchase", [{**row, "seen": row["at"]} for row in rows])
+        assert store.plan([Grown]).backfill[0].growing == ()
+        store.materialize()
+        (found,) = store.plan([Grown]).backfill
+    assert found.largest == 30
+    assert found.growing == (
+        ("habits:merchants@1", "approx_count_distinct"),
+        ("habits:typical@1", "approx_quantile"),
+    )

@@ -182,6 +182,8 @@ class TestMissingRows:
                 "rows": 2,
                 "events": 2,
                 "seconds": measured.seconds,
+                "largest": 1,
+                "growing": [],
                 "counted": False,
             }
         ]
@@ -205,6 +207,18 @@ class TestMissingRows:
         missing = Backfill("spend", ("spend:total@1",), 1_000, 30_000, seconds)
         plan = Plan(revision=1, base="", epoch=1, definitions=said, changes=(), backfill=(missing,))
         assert f"about 1,000 rows of 30,000 events in {text}, as last time" in str(plan)
+
+    def test_what_grows_with_a_large_entity_is_said(self, said: Definitions):
+        """With the aggregate that does not."""
+        missing = Backfill(
+            *("spend", ("spend:shops@1",), 1_000, 3_030_000, 9.0, 3_000_000),
+            growing=(("spend:shops@1", "approx_count_distinct"),),
+        )
+        plan = Plan(revision=1, base="", epoch=1, definitions=said, changes=(), backfill=(missing,))
+        assert (
+            "reads of spend:shops@1 grow with the events of an entity, of which the largest "
+            "has 3,000,000; approx_count_distinct takes as long for any number"
+        ) in str(plan)
 
     def test_a_view_that_was_never_materialized_is_as_large_as_its_source(self, store: tm.Store):
         """Its entities and events as they are now; how long it takes nobody knows."""

@@ -264,10 +264,9 @@ class _Lowering:
             return
         self.spell("request", cls)
         self.spell("request", cls, *cls.__columns__)
-        columns = cls.__columns__
         fields = tuple(
-            msgspec.structs.replace(field, optional=columns[field.name].optional)
-            for field in _fields(columns)
+            msgspec.structs.replace(field, optional=cls.__columns__[field.name].optional)
+            for field in _fields(cls.__columns__)
         )
         self.objects.append(graph.Request(name=about.name, fields=fields, **_described(about)))
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from tidemark.engines.progress import Progress
 from tidemark.engines.state import Partition, entities
@@ -287,8 +288,13 @@ class _Work:
             prefix = self.generations.prefix(made)
             names = [prefix + name for name in self._encode(columns)]
             items = tree.write(layout, names, kept)
-            rows, events = made.rows + len(names), made.events + len(kept.timeline.time)
-            made = msgspec.structs.replace(made, rows=rows, events=events)
+            counts = np.diff(kept.timeline.starts)
+            made = msgspec.structs.replace(
+                made,
+                rows=made.rows + len(names),
+                events=made.events + int(counts.sum()),
+                largest=max(made.largest, int(counts.max())),
+            )
         nobodys = journal.unattributed + partition.unattributed
         after = msgspec.structs.replace(
             journal, made=made, group=group + 1, items=0, unattributed=nobodys

@@ -85,6 +85,9 @@ RULES: dict[str, Rule] = {
 ADDITIVE = ("count", "sum", "mean", "variance", "stddev", "any", "all")
 """Aggregates that follow from their values over parts of a window, for every type they take."""
 
+APPROXIMATE = {"count_distinct": "approx_count_distinct", "quantile": "approx_quantile"}
+"""Aggregates whose cost grows with the values in a window, and what costs the same for any."""
+
 
 class Aggregate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One aggregate over one window of the events of an entity.

@@ -38,6 +38,7 @@ class State(msgspec.Struct, frozen=True):
 
     They answer for moments of at least `floor`, from the events known by `until` (microseconds).
     `position` is that of the newest event of the source's log that they hold, or have considered.
+    When they were materialized, they were `rows` of `events`, the largest of `largest` events.
     """
 
     state: str
@@ -47,6 +48,7 @@ class State(msgspec.Struct, frozen=True):
     rows: int
     events: int
     position: int = 0
+    largest: int = 0
 
 
 class Record(msgspec.Struct, frozen=True):

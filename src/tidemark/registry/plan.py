@@ -37,7 +37,9 @@ class Backfill(msgspec.Struct, frozen=True):
 
     `rows`, `events` and `seconds` are those of the last materialization of the view, which is what
     the next one will be like.  Of one that never was, `rows` and `events` are about those that its
-    source holds by now (`counted`).  None: that was not measured.
+    source holds by now (`counted`).  None: that was not measured.  `largest` is how many events the
+    largest entity had; `growing` are features whose reads would grow with them, and the approximate
+    aggregates whose reads do not.
     """
 
     view: str
@@ -45,6 +47,8 @@ class Backfill(msgspec.Struct, frozen=True):
     rows: int | None = None
     events: int | None = None
     seconds: float | None = None
+    largest: int | None = None
+    growing: tuple[tuple[str, str], ...] = ()
     counted: bool = False
 
     def lasting(self, rate: float | None = None) -> float | None:

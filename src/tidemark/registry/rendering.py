@@ -56,6 +56,8 @@ def text(plan: Plan) -> Text:
         out.append(f"  ? {line}\n", "green" if confirmed else "bold yellow")
     for each in plan.backfill:
         out.append(f"  # {_backfill(each)}\n", "cyan")
+        for line in _growing(each):
+            out.append(f"  ~ {line}\n", "yellow")
     for lost in plan.lost:
         out.append(f"  x {lost.feature}: {lost.why}\n", "red" if lost.readers else "dim")
     if not plan.empty:
@@ -92,6 +94,7 @@ def markdown(plan: Plan) -> str:
     notes += [f"Twins by value: {alike}" for alike in plan.alike or ()]
     notes += [*_kept(plan), *(_impact(plan, impact)[0] for impact in plan.models)]
     notes += [_backfill(each) for each in plan.backfill]
+    notes += [line for each in plan.backfill for line in _growing(each)]
     notes += [f"{each.feature}: {each.why}" for each in plan.lost]
     notes += [f"**{line}**" for line in _obstacles(plan)]
     notes += [_EPOCH] if plan.new_epoch else []
@@ -125,6 +128,14 @@ def _impact(plan: Plan, impact: Impact) -> tuple[str, bool]:
 
 def _backfill(each: Backfill) -> str:
     return f"materialize {each.view} before {', '.join(each.features)} can serve; {each.extent()}"
+
+
+def _growing(each: Backfill) -> Iterator[str]:
+    for feature, approximate in each.growing:
+        yield (
+            f"reads of {feature} grow with the events of an entity, of which the largest has "
+            f"{each.largest:,}; {approximate} takes as long for any number"
+        )
 
 
 def _count(plan: Plan) -> str:

@@ -140,7 +140,15 @@ class ProjectRegistry(Registry):
     def _sized(self, definitions: Definitions, found: Sequence[Unserved]) -> tuple[Backfill, ...]:
         """How much each view is: as last time, or else as its source has now."""
         backfill = [
-            Backfill(each.view, each.features, each.rows, each.events, each.seconds)
+            Backfill(
+                each.view,
+                each.features,
+                each.rows,
+                each.events,
+                each.seconds,
+                each.largest,
+                each.growing,
+            )
             for each in found
         ]
         if all(each.events is not None for each in backfill):
