@@ -14,8 +14,8 @@ from tidemark.kernel import Layout, Timeline, sketches
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.forest import ABSENT, GROUPED
 from tidemark.kernel.partials import Summaries, combine, summarize
-from tidemark.kernel.rows import Answers, Program, evaluate_rows
-from tidemark.kernel.tree import Folded, TreeProgram, fold
+from tidemark.kernel.rows import Answers, Program, beside, evaluate_rows
+from tidemark.kernel.tree import Fold, TreeProgram
 from tidemark.online.codec import Unpacked, pack
 
 VALUE, NULL = 1, 2
@@ -146,15 +146,15 @@ class Hand:
 
     def read(self, t: int, each: TreeProgram, pairs: list[tuple[int, int]]) -> Any:
         """Fold until nothing is missed; `pairs` are the view and entity of each tree."""
-        trees = np.array([[h, *pair] for h, pair in enumerate(pairs)], np.int64)
+        fold = each.fold([(h, *pair) for h, pair in enumerate(pairs)], t)
         while True:
             words = np.frombuffer(self.buffer, np.int64)
             opened = np.array(self.opened, np.int64)
-            folded = fold(words, np.array(self.nodes), opened, trees, t, each)
+            misses = fold.misses(words, np.array(self.nodes), opened)
             assert opened.tolist() == self.opened
-            if not len(folded.misses):
-                return folded
-            for node, child in folded.misses.tolist():
+            if not misses:
+                return fold
+            for node, child in misses:
                 h, name = self.names[node]
                 at, first = self.nodes[node]
                 children = int(words[at + 1])
@@ -201,18 +201,17 @@ class Hand:
 
 
 def answer_rows(
-    rows: list[bytes | None], t: int, program: Program, folded: Folded | None = None
+    rows: list[bytes | None], t: int, program: Program, fold: Fold | None = None
 ) -> Answers:
     """The answers from one row for each view of one entity, on their own or beside its tree."""
     at, buffer = [], b""
     for row in rows:
         at.append([len(buffer) // 8 if row is not None else -1])
         buffer += row or b""
-    places = np.array(at, np.int64)
-    marked = places if folded is None else folded.beside(places)
-    answers = evaluate_rows(np.frombuffer(buffer, np.int64), marked, t, program)
-    if folded is not None:
-        folded.put(answers)
+    places = at if fold is None else [[beside(place) for place in places] for places in at]
+    answers = evaluate_rows(np.frombuffer(buffer, np.int64), np.array(places), t, program)
+    if fold is not None:
+        fold.put(answers)
     return answers
 
 

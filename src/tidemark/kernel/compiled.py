@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
 P = ParamSpec("P")
@@ -29,9 +31,9 @@ class Modules(NamedTuple):
     seconds: int
 
 
-FOR_ALL = Modules(("segments", "rows", "hashing"), 20)
+FOR_ALL = Modules(("segments", "rows", "hashing"), 15)
 """What every project needs."""
-FOR_TREES = Modules(("partials", "sketches", "walk"), 10)
+FOR_TREES = Modules(("partials", "sketches", "walk", "chunks"), 5)
 """What entities with very many events need, besides."""
 
 BIT, WORD, WIDE, DOUBLE = ir.IntType(1), ir.IntType(64), ir.IntType(128), ir.DoubleType()
@@ -47,26 +49,66 @@ SOURCES = hashlib.sha256(
 _njit = partial(cast("Any", numba.njit), nogil=True, error_model="numpy", _nrt=False)
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function without the GIL, cached on disk, with C's rules for division by zero.
+class _Part(JITCodeLibrary):
+    """The code of a function that is optimized, and made machine code, within its callers only.
 
-    It cannot allocate. numba takes a cached function for current while its own source file is the
-    same, but a function is compiled together with those that it calls. Here the cache is valid only
-    while no file of this layer has changed. Where no directory can be written, nothing is cached.
+    numba would do both for every function with all that it calls, and then again for its callers.
     """
-    try:
-        dispatcher = _njit(cache=True)(function)
-    except RuntimeError:
-        dispatcher = _njit()(function)
-    else:
-        dispatcher._cache._cache_file._source_stamp = SOURCES  # noqa: SLF001
-    return cast("Callable[P, R]", _one_version(dispatcher))
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002
+        return 0
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, _name: str, _environment: object) -> None:
+        """Do nothing, for what would be told to machine code."""
+
+
+class _Apart(_Part):
+    """The same for a function that does not become part of its callers' code."""
+
+    def add_llvm_module(self, ll_module: Any) -> None:
+        for function in ll_module.functions:
+            if not function.is_declaration:
+                function.add_function_attribute("noinline")
+        cast("Any", super()).add_llvm_module(ll_module)
+
+
+class _Nested(Compiler):
+    """How functions are compiled that only compiled functions call."""
+
+    library: type[_Part] = _Part
+
+    def __init__(self, typing: Any, target: Any, _library: Any, *rest: Any) -> None:
+        library = cast("Any", self.library)(target.codegen(), "nested")
+        cast("Any", super()).__init__(typing, target, library, *rest)
+
+
+class _NestedApart(_Nested):
+    library = _Apart
+
+
+# Without a word on `forceinline`, numba takes that of the caller that is just being compiled.
+_nested = partial(
+    _njit,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    forceinline=False,
+    pipeline_class=_Nested,
+)
 
 
 def nested(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a function that only compiled functions call; it takes less time than `compiled`."""
-    dispatcher = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return cast("Callable[P, R]", _one_version(dispatcher))
+    return cast("Callable[P, R]", _one_version(_nested()(function)))
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
@@ -75,8 +117,49 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     That is for what is called for each segment or row with all of its arrays: they are a hundred
     arguments in machine code, and passing them on can take longer than the work.
     """
-    dispatcher = _njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function)
-    return cast("Callable[P, R]", _one_version(dispatcher))
+    return cast("Callable[P, R]", _one_version(_nested(forceinline=True)(function)))
+
+
+def apart(function: Callable[P, R]) -> Callable[P, R]:
+    """Like `nested`, but its code stays one function, however often it is called.
+
+    That is for much code which does more than a call costs: a caller that has it all takes the
+    compiler longer than the parts.
+    """
+    return cast("Callable[P, R]", _one_version(_nested(pipeline_class=_NestedApart)(function)))
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Like `nested`, for what Python calls as well: that is compiled, and cached, on its own."""
+    return _both(function, nested(function))
+
+
+def compiled_inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Like `inlined`, for what Python calls as well."""
+    return _both(function, inlined(function))
+
+
+def _both(function: Callable[P, R], inside: Callable[P, R]) -> Callable[P, R]:
+    """A function for Python, and as it is inside of others."""
+    dispatcher, nested = _cached(function), cast("Any", inside)
+    dispatcher.get_call_template = nested.get_call_template
+    dispatcher.get_overload = nested.get_overload
+    return cast("Callable[P, R]", dispatcher)
+
+
+def _cached(function: Callable[..., Any]) -> Any:
+    """Compile a function for Python; the cache on disk is valid while no file here has changed.
+
+    numba takes a cached function for current while its own source file is the same, but a function
+    is compiled together with those that it calls.  Where no directory can be written, nothing is
+    cached.
+    """
+    try:
+        dispatcher = _njit(cache=True)(function)
+    except RuntimeError:
+        return _njit()(function)
+    dispatcher._cache._cache_file._source_stamp = SOURCES  # noqa: SLF001
+    return dispatcher
 
 
 def _one_version(dispatcher: Any) -> Any:
@@ -97,10 +180,10 @@ def entry(*arguments: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        dispatcher = compiled(function)
+        dispatcher: Any = _cached(function)
         module = function.__module__.rpartition(".")[2]
         _entries.setdefault(module, []).append((dispatcher, arguments))
-        return dispatcher
+        return cast("Callable[P, R]", dispatcher)
 
     return decorate
 

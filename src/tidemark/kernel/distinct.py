@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.compiled import leading_zeros, nested
+from tidemark.kernel.compiled import apart, leading_zeros, nested
 from tidemark.kernel.digits import U0, U1
 from tidemark.kernel.encoding import ROW, VALUE, Events, Out
 from tidemark.kernel.hashing import mix
@@ -35,7 +35,7 @@ RANKS = 64 - PRECISION + 2
 ALPHA = 0.7213475204444817  # 1 / (2 ln 2)
 
 
-@nested
+@apart
 def sweep_distinct(
     events: Events,
     kind: int,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tidemark.kernel.compiled import compiled, float_bits, multiply
+from tidemark.kernel.compiled import compiled, compiled_inlined, float_bits, multiply
 from tidemark.kernel.digits import (
     MASK,
     U0,
@@ -103,7 +103,7 @@ def _scratch_size(base: int, limbs: int, square_base: int, square_limbs: int) ->
 # --- adding ---------------------------------------------------------------------------------------
 
 
-@compiled
+@compiled_inlined
 def add_float(acc: Limbs, base: int, x: float, sign: int) -> None:
     """Add a finite double to a sum (`sign` 1), or take it out again (`sign` -1).
 
@@ -154,7 +154,7 @@ def add_float_square(acc: Limbs, base: int, x: float, sign: int) -> None:
     acc[i + U4] += sign * np.int64(high_upper >> U32)
 
 
-@compiled
+@compiled_inlined
 def add_int(acc: Limbs, base: int, x: int, sign: int) -> None:
     """Add an int64 to a sum, or take it out again; the window is `INT_WINDOW`."""
     acc[-base] += sign * (x & MASK)

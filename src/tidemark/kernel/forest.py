@@ -40,7 +40,7 @@ STACK = 48  # words, of which a walk takes up to three for each level of a tree
 
 
 class Forest(NamedTuple):
-    """The nodes at hand, see `tree.fold`, and what is found out about them."""
+    """The nodes at hand, see `tree.Fold.misses`, and what is found out about them."""
 
     words: Words
     flags: Bytes

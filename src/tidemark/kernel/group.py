@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidemark.kernel.compiled import nested
+from tidemark.kernel.compiled import inlined, nested
 from tidemark.kernel.distinct import sweep_distinct
 from tidemark.kernel.encoding import (
     ALL,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 
-@nested
+@inlined
 def sweep_group(
     events: Events,
     kind: int,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, largest, make_levels, set_bit, smallest
-from tidemark.kernel.compiled import nested
+from tidemark.kernel.compiled import apart, nested
 from tidemark.kernel.encoding import (
     FIRST,
     FIRST_N,
@@ -78,7 +78,7 @@ def _from_range(
             _write(events, out, row, at, p, origin)
 
 
-@nested
+@apart
 def _from_bits(events: Events, steps: Steps, group: Words, out: Out, at: int, origin: int) -> None:
     size = len(events.time)
     levels, bits = make_levels(size, steps.free)

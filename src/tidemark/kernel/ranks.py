@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.bits import MOST_LEVELS, clear_bit, largest, make_levels, set_bit, smallest
-from tidemark.kernel.compiled import bits_float, float_bits, nested
+from tidemark.kernel.compiled import apart, bits_float, float_bits, nested
 from tidemark.kernel.encoding import (
     APPROX_QUANTILE,
     COUNT_DISTINCT,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SHORT_RUN = 16
 
 
-@nested
+@apart
 def rank_segment(
     words: Words, high: Words, kind: int, scale: int, ranks: Words, values: Words, memory: Words
 ) -> None:
@@ -125,7 +125,7 @@ class Counts(NamedTuple):
     present: NDArray[np.uint64]
 
 
-@nested
+@apart
 def sweep_ranks(
     kind: int, ranks: Words, values: Words, steps: Steps, group: Words, out: Out, at: int
 ) -> None:

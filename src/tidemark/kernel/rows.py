@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from tidemark.kernel.encoding import (
     EXPIRED,
     FIRST,
     FUNCTION,
-    I64_MAX,
     I64_MIN,
     LAST_N,
     LATEST,
@@ -75,7 +74,7 @@ if TYPE_CHECKING:
 HEADER = 8  # words before the times of a row
 KNOWN, UNTIL = 1, 2  # flags in the upper 16 bits of the first word
 
-__all__ = ["Answers", "Program", "evaluate_rows"]
+__all__ = ["Answers", "Program", "beside", "evaluate_rows"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
     """Compute the outputs of a program at moment `t` from rows that lie in one buffer.
 
     `row_at[v, k]` is where in `words` the row of view v and entity k begins, or -1 if it has none.
-    Of a row that goes with a tree, it is what `tree.Folded.beside` gives.
+    Of a row that goes with a tree, it is what `beside` gives.
     """
     entities = row_at.shape[1]
     shape = program.outputs, entities
@@ -147,6 +146,8 @@ def evaluate_rows(words: Words, row_at: NDArray[np.int64], t: int, program: Prog
 
 def period_lows(t: int, program: Program) -> Words:
     """Where the calendar windows of a program begin."""
+    if not program.periods:
+        return _NO_WORDS
     lows = [period_start_one(t - offset, unit, zone) for unit, zone, offset in program.periods]
     return np.array(lows, np.int64)
 
@@ -161,6 +162,17 @@ def thread_memory(size: int) -> Words:
 
 _local = threading.local()
 _NO_ZEROS = np.empty(0, np.int32)
+_NO_WORDS = np.empty(0, np.int64)
+
+
+def beside(row_at: int) -> int:
+    """Where a row is, so marked that what follows from the summaries of a tree is left out.
+
+    Doing it twice takes the mark off.
+    """
+    if row_at == -1:
+        return I64_MIN
+    return -1 if row_at == I64_MIN else -2 - row_at
 
 
 @entry(WORDS, WORD_ROWS)
@@ -219,80 +231,101 @@ def _call(
     for k in range(row_at.shape[1]):
         for v in range(row_at.shape[0]):
             out_known[v, k] = I64_MIN
-        for g in range(len(groups)):
-            group = groups[g]
-            view = group[VIEW]
+        first = 0
+        while first < len(groups):
+            view = groups[first, VIEW]
             at, beside = _place(row_at[view, k])
-            events = read_events(words, flags, at, group)
-            if g == 0 or groups[g - 1, VIEW] != view:
-                end = step_of(t, group) - group[BEFORE]
-                out_known[view, k] = _newest_visible(events, t, end)
-            table = aggregates[group[START] : group[STOP]]
-            if beside:
-                table = table[that_add_up(table, group[KIND], group[ROWS]) :]
-                if len(table) == 0:
-                    continue
-            period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
-            events = _within(events, *bounds_at(t, period, group, 0))
-            size = len(events.time)
-            ranks, values, rest = memory[:size], memory[size : 2 * size], memory[2 * size :]
-            if group[RANKS_NEEDED]:
-                kind, scale = group[KIND], group[SCALE]
-                rank_segment(events.words, events.high, kind, scale, ranks, values, rest)
-            # Where nothing is young enough, a second look says whether something is too old.
-            for look in range(2):
-                age = group[MAX_AGE] if look == 0 else 0
-                steps = _steps(events, t, period, group, age, moment, rest)
-                active = steps.table[0, ACTIVE] > 0
-                newest = I64_MIN
-                if active:
-                    newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
-                if look == 0:
-                    window = cover(events, group[KIND], table)
-                    sweep_group(
-                        events, group[KIND], group[SCALE], ranks, values, window, steps, table,
-                        out, k, 0, zeros,
-                    )  # fmt: skip
-                    _read_positions(events, table, out, k)
-                for f in range(len(table)):
-                    out_time[table[f, ROW], k] = newest
-                    if look == 1 and active:
-                        out_state[table[f, ROW], k] = EXPIRED
-                if active or group[MAX_AGE] == 0:
-                    break
+            row = read_row(words, at)
+            end = step_of(t, groups[first]) - groups[first, BEFORE]
+            out_known[view, k] = _newest_visible(row, t, end)
+            stop = first + 1
+            while stop < len(groups) and groups[stop, VIEW] == view:
+                stop += 1
+            for g in range(first, stop):
+                group = groups[g]
+                table = aggregates[group[START] : group[STOP]]
+                if beside:
+                    table = table[that_add_up(table, group[KIND], group[ROWS]) :]
+                    if len(table) == 0:
+                        continue
+                period = lows[int(group[LOW])] if group[LOW] >= 0 else I64_MIN
+                _evaluate(words, flags, row, t, period, group, table, out, k, out_time,
+                          moment, memory, zeros)  # fmt: skip
+            first = stop
 
 
 @inlined
-def _within(events: Events, low: int, high: int) -> Events:
-    """The events of a window: the cost of a read is that of its window, not of all history."""
-    a = seek(events.time, 0, low)
-    b = seek(events.time, a, high + 1) if high < I64_MAX else len(events.time)
-    return Events(
-        events.time[a:b],
-        events.known[a:b],
-        events.until[a:b],
-        events.words[a:b],
-        events.high[a:b],
-        events.valid[a:b],
-        events.where[a:b],
-    )
+def _evaluate(
+    words: Words,
+    flags: Bytes,
+    row: Row,
+    t: int,
+    period: int,
+    group: Words,
+    table: NDArray[np.int64],
+    out: Out,
+    k: int,
+    out_time: NDArray[np.int64],
+    moment: Words,
+    memory: Words,
+    zeros: NDArray[np.int32],
+) -> None:
+    """Write what the aggregates of a table are of a row."""
+    low, high = bounds_at(t, period, group, 0)
+    events = events_of(words, flags, row, group, *_window(row.time, low, high))
+    size = len(events.time)
+    ranks, values, rest = memory[:size], memory[size : 2 * size], memory[2 * size :]
+    if group[RANKS_NEEDED]:
+        rank_segment(events.words, events.high, group[KIND], group[SCALE], ranks, values, rest)
+    # Where nothing is young enough, a second look says whether something is too old.
+    for look in range(2):
+        if look == 0 and group[MAX_AGE] > 0:
+            moment[1], _ = bounds_at(t, period, group, group[MAX_AGE])
+        else:
+            moment[1] = low
+        moment[0], moment[2], moment[3] = t, high, size
+        steps = _steps(events, group, moment, rest)
+        active = steps.table[0, ACTIVE] > 0
+        newest = I64_MIN
+        if active:
+            newest = events.time[position(steps.adds, steps.table[0, ADD_END] - 1)]
+        if look == 0:
+            window = cover(events, group[KIND], table)
+            sweep_group(
+                events, group[KIND], group[SCALE], ranks, values, window, steps, table,
+                out, k, 0, zeros,
+            )  # fmt: skip
+            _read_positions(events, table, out, k)
+        for f in range(len(table)):
+            out_time[table[f, ROW], k] = newest
+            if look == 1 and active:
+                out.state[table[f, ROW], k] = EXPIRED
+        if active or group[MAX_AGE] == 0:
+            break
+
+
+@nested
+def _window(time: Words, low: int, high: int) -> tuple[int, int]:
+    """Which events of a row are in a window: its cost is not that of all history."""
+    size = len(time)
+    start = seek(time, 0, low)
+    if size == 0 or time[size - 1] <= high:
+        return start, size
+    return start, seek(time, start, high + 1)
 
 
 @inlined
-def _steps(
-    events: Events, t: int, period: int, group: Words, max_age: int, moment: Words, memory: Words
-) -> Steps:
-    """The steps of a group through its only moment."""
-    low, high = bounds_at(t, period, group, max_age)
-    moment[0], moment[1], moment[2] = t, low, high
-    chosen, memory = choose(events, group[SKIP_NULL] != 0, memory)
+def _steps(events: Events, group: Words, moment: Words, memory: Words) -> Steps:
+    """The steps of a group through its only moment: `t`, low, high and the number of events."""
+    skip_null = group[SKIP_NULL] != 0
+    chosen, memory = choose(events, skip_null, memory)
     return make_steps(
         events,
         chosen,
         moment[0:1],
-        Bounds(moment[1:2], moment[2:3], moment[3:4], False),
+        Bounds(moment[1:2], moment[2:3], moment[3:4], True),
         group[ROWS],
-        group[SKIP_NULL] != 0,
+        skip_null,
         memory,
     )
 
@@ -312,13 +345,22 @@ def _read_positions(events: Events, table: NDArray[np.int64], out: Out, k: int) 
                 out.items[place + i] = events.words[out.items[place + i]]
 
 
+class Row(NamedTuple):
+    """The times of the events of a row, and where its columns of words and of bytes begin."""
+
+    time: Words
+    known: Words
+    until: Words
+    words_at: int
+    bytes_at: int
+
+
 @inlined
-def read_events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
-    """The events of a row as a group sees them; none where there is no row."""
-    if at < 0:
-        return Events(words[:0], words[:0], words[:0], words[:0], words[:0], flags[:0], flags[:0])
-    size = words[at + 1]
-    options = words[at] >> 48
+def read_row(words: Words, at: int) -> Row:
+    """The row at a place of the words; one without events if there is none."""
+    size = words[at + 1] if at >= 0 else 0
+    options = words[at] >> 48 if at >= 0 else 0
+    width = words[at + 2] if at >= 0 else 0
     start = at + HEADER
     time = words[start : start + size]
     start += size
@@ -326,29 +368,56 @@ def read_events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
     start += len(known)
     until = words[start : start + (size if options & UNTIL else 0)]
     start += len(until)
-    values, high = words[:0], words[:0]
+    return Row(time, known, until, start, 8 * (start + width * size))
+
+
+@inlined
+def events_of(words: Words, flags: Bytes, row: Row, group: Words, first: int, stop: int) -> Events:
+    """The events of a row from `first` up to `stop`, as a group sees them."""
+    size = len(row.time)
+    values, high, valid, where = words[:0], words[:0], flags[:0], flags[:0]
     if group[WORD] >= 0:
-        values = words[start + group[WORD] * size : start + (group[WORD] + 1) * size]
+        at = row.words_at + group[WORD] * size
+        values = words[at + first : at + stop]
     if group[HIGH] >= 0:
-        high = words[start + group[HIGH] * size : start + (group[HIGH] + 1) * size]
-    start = 8 * (start + words[at + 2] * size)
+        at = row.words_at + group[HIGH] * size
+        high = words[at + first : at + stop]
     padded = (size + 7) & ~7
-    valid, where = flags[:0], flags[:0]
     if group[VALID] >= 0:
-        valid = flags[start + group[VALID] * padded : start + group[VALID] * padded + size]
+        at = row.bytes_at + group[VALID] * padded
+        valid = flags[at + first : at + stop]
     if group[WHERE] >= 0:
-        where = flags[start + group[WHERE] * padded : start + group[WHERE] * padded + size]
-    return Events(time, known, until, values, high, valid, where)
+        at = row.bytes_at + group[WHERE] * padded
+        where = flags[at + first : at + stop]
+    return Events(
+        row.time[first:stop],
+        row.known[first:stop],
+        row.until[first:stop],
+        values,
+        high,
+        valid,
+        where,
+    )
+
+
+@inlined
+def read_events(words: Words, flags: Bytes, at: int, group: Words) -> Events:
+    """The events of a row as a group sees them."""
+    row = read_row(words, at)
+    return events_of(words, flags, row, group, 0, len(row.time))
 
 
 @nested
-def _newest_visible(events: Events, t: int, high: int) -> int:
+def _newest_visible(row: Row, t: int, high: int) -> int:
     """The time of the newest event up to `high` that is visible at t."""
-    for p in range(seek(events.time, 0, high + 1) - 1, -1, -1):
-        if len(events.known) and events.known[p] > t:
+    p = len(row.time) - 1
+    if p >= 0 and row.time[p] > high:
+        p = seek(row.time, 0, high + 1) - 1
+    for i in range(p, -1, -1):
+        if len(row.known) and row.known[i] > t:
             continue
-        if len(events.until) and events.until[p] <= t:
+        if len(row.until) and row.until[i] <= t:
             continue
-        newest: int = events.time[p]
+        newest: int = row.time[i]
         return newest
     return I64_MIN

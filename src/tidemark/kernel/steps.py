@@ -20,7 +20,7 @@ import numpy as np
 
 from tidemark.kernel.bits import above, below, clear_bit, make_levels, set_bit
 from tidemark.kernel.bounds import Bounds
-from tidemark.kernel.compiled import inlined, nested
+from tidemark.kernel.compiled import apart, inlined, nested
 from tidemark.kernel.encoding import I64_MAX, Events
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _eligible(events: Events, skip_null: bool, order: Words, counts: Words) -> i
 # --- events that come late or are corrected -------------------------------------------------------
 
 
-@nested
+@apart
 def _general(
     events: Events,
     t: Words,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel import exact
-from tidemark.kernel.compiled import bits_float, float_bits, inlined, nested
+from tidemark.kernel.compiled import apart, bits_float, float_bits, inlined, nested
 from tidemark.kernel.encoding import (
     ALL,
     ANY,
@@ -132,7 +132,7 @@ def make_total(window: tuple[int, int, int, int], squares: bool, memory: Words) 
     return Total(memory[:limbs], memory[limbs:stop], base, square_base, memory[stop:])
 
 
-@nested
+@inlined
 def add_value(
     acc: Words,
     squares: Words,
@@ -210,7 +210,7 @@ def finish(
         out.state[row, at] = state
 
 
-@nested
+@apart
 def _deviation(
     total: Total, function: int, count: int, ddof: int, scale: int, digits: NDArray[np.uint64]
 ) -> float:

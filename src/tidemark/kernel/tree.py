@@ -4,7 +4,7 @@ The leaves of a tree are *chunks*: rows (see `tidemark.kernel.rows`) of consecut
 them are nodes that keep of each child its times and its summaries (`tidemark.kernel.partials`), in
 columns of one word for every child, see `docs/reference/row-format.md`.
 
-`fold` answers what follows from summaries, as `evaluate_rows` would from one row of all events; it
+`Fold` answers what follows from summaries, as `evaluate_rows` would from one row of all events; it
 says which children it has to look into, and which chunks hold the events that all else needs.
 """
 
@@ -24,7 +24,6 @@ from tidemark.kernel.encoding import (
     FIRST_N,
     FUNCTION,
     I64_MAX,
-    I64_MIN,
     LAST,
     LAST_N,
     LATEST,
@@ -106,6 +105,10 @@ class TreeProgram:
         quantiles = bool((windows[:, WANTED] & QUANTILES).any())
         return cls(program, windows, starts, seconds, quantiles)
 
+    def fold(self, trees: Sequence[tuple[int, int, int]], t: int) -> Fold:
+        """What follows from trees at a moment, before any of their nodes was looked at."""
+        return Fold(trees, t, self)
+
 
 def _all_rows(number: int, view: FeatureView) -> Words:
     """The window of all rows of a view."""
@@ -151,36 +154,67 @@ def _nesting(row: list[int], program: Program) -> tuple[int, ...]:
     return row[CELL], row[OFFSET], *size
 
 
-@dataclass(frozen=True)
-class Folded:
-    """What `fold` found.
+class Fold:
+    """What follows at moment `t` from the nodes of trees.
 
-    `misses`  [m, 2] the children that must be at hand for exact results, as (node, child); while
-              there are any, nothing else is of use
-    `needed`  [n] 1 for the chunks whose events, as one row for each tree, give `evaluate_rows` what
-              does not follow from summaries
+    `trees` are, of each tree, the number of its root, the view and the entity whose events it has.
+    Once `misses` gave none, `needed` is 1 for the nodes that are chunks whose events, as one row
+    for each tree, give `evaluate_rows` what does not follow from summaries.
     """
 
-    misses: NDArray[np.int64]
-    needed: Bytes
-    _trees: NDArray[np.int64]
-    _tree_program: TreeProgram
-    _results: tuple[NDArray[Any], ...]
+    def __init__(
+        self, trees: Sequence[tuple[int, int, int]], t: int, tree_program: TreeProgram
+    ) -> None:
+        program = tree_program.program
+        outputs, count = program.outputs, len(trees)
+        self.needed: Bytes = _NO_BYTES
+        self._trees = np.array(trees, np.int64)
+        self._t, self._lows = t, period_lows(t, program)
+        self._program = tree_program
+        self._results = (
+            np.empty((outputs, count), np.int64),
+            np.empty((tree_program.seconds, count), np.int64),
+            np.empty((outputs, count), np.uint8),
+            np.empty((count, outputs), np.int64),
+            np.empty(count, np.int64),
+        )
 
-    def beside(self, row_at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where rows are (-1: nowhere), marked where `evaluate_rows` leaves out what `put` writes.
+    def misses(
+        self, words: Words, nodes: NDArray[np.int64], opened: Words
+    ) -> list[tuple[int, int]]:
+        """The children that must be at hand for exact results, as (node, child); each once.
 
-        Those of the trees have the needed events.
+        `nodes`   [n, 2] where in `words` a node begins; where in `opened` its children are, -1: a
+                  chunk
+        `opened`  the number of the node that each child is, -1 if it is not at hand; for each node
+                  that is no chunk three times as many as it has children, see `forest.open_sketch`
         """
-        marked = row_at.copy()
-        _, view, entity = self._trees.T
-        places = row_at[view, entity]
-        marked[view, entity] = np.where(places < 0, I64_MIN, -2 - places)
-        return marked
+        each = self._program
+        self.needed = np.zeros(len(nodes), np.uint8)
+        misses = np.empty((len(opened), 2), np.int64)
+        missed = cast("Any", fold_trees)(
+            words,
+            words.view(np.uint8),
+            nodes,
+            opened,
+            self._trees,
+            self._t,
+            self._lows,
+            each.windows,
+            each.starts,
+            each.program.aggregates,
+            *self._results,
+            self.needed,
+            misses,
+            # No chunk has more events than all nodes have words.
+            thread_memory(SUMS_MEMORY + 8 * MAX_LIMBS + STACK + SCRATCH + len(words) + 2),
+            bucket_memory(needed=each.quantiles),
+        )
+        return misses[:missed].tolist() if missed else []
 
     def put(self, answers: Answers) -> None:
         """Complete the answers that `evaluate_rows` gave for the rows of needed events."""
-        each = self._tree_program
+        each = self._program
         cast("Any", put_trees)(
             self._trees,
             each.windows,
@@ -195,48 +229,4 @@ class Folded:
         )
 
 
-def fold(
-    words: Words,
-    nodes: NDArray[np.int64],
-    opened: Words,
-    trees: NDArray[np.int64],
-    t: int,
-    tree_program: TreeProgram,
-) -> Folded:
-    """Compute at moment `t` what follows from the nodes of trees that lie in one buffer.
-
-    `nodes`   [n, 2] where in `words` a node begins; where in `opened` its children are, -1: a chunk
-    `opened`  the number of the node that each child is, -1 if it is not at hand; for each node that
-              is no chunk three times as many as it has children, see `forest.open_sketch`
-    `trees`   [h, 3] the root of each tree, the view and the entity whose events it has
-    """
-    program = tree_program.program
-    outputs, count = program.outputs, len(trees)
-    results = (
-        np.empty((outputs, count), np.int64),
-        np.empty((tree_program.seconds, count), np.int64),
-        np.empty((outputs, count), np.uint8),
-        np.empty((count, outputs), np.int64),
-        np.empty(count, np.int64),
-    )
-    needed = np.zeros(len(nodes), np.uint8)
-    misses = np.empty((len(opened), 2), np.int64)
-    missed = cast("Any", fold_trees)(
-        words,
-        words.view(np.uint8),
-        nodes,
-        opened,
-        trees,
-        t,
-        period_lows(t, program),
-        tree_program.windows,
-        tree_program.starts,
-        program.aggregates,
-        *results,
-        needed,
-        misses,
-        # No chunk has more events than all nodes have words.
-        thread_memory(SUMS_MEMORY + 8 * MAX_LIMBS + STACK + SCRATCH + len(words) + 2),
-        bucket_memory(needed=tree_program.quantiles),
-    )
-    return Folded(misses[:missed], needed, trees, tree_program, results)
+_NO_BYTES = np.empty(0, np.uint8)

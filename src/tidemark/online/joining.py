@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tidemark.kernel.chunks import HEAP, HEAP_AT, join_chunks, times_of
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import HAS_KNOWN, HAS_UNTIL, HEADER, NEVER, PREAMBLE
+from tidemark.online.codec import HEADER
 from tidemark.online.dictionaries import NIL, array_head, array_of, read_heaps
 
 if TYPE_CHECKING:
@@ -16,138 +17,78 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.int64]
 
-_MAGIC = int.from_bytes(PREAMBLE, "little")
 
+class Join:
+    """How rows of a view become one, with some columns of the layout and all filters.
 
-def join(layout: Layout, words: Words, starts: Sequence[int], columns: Mapping[int, bool]) -> bytes:
-    """The row of the events of several rows, which begin at `starts`, one after the other.
-
-    Only these columns of the layout have values in it, and what else a row may hold is left out.
-    Where it says True, codes are ranks of distinct values; else only what they stand for counts.
+    `columns` says of each column whether the order of its values counts: then its codes are ranks
+    of distinct values, and else only what they stand for counts.
     """
-    joint = _Joint(layout, words, starts)
-    for place, ranked in columns.items():
-        joint.copy_column(place, ranked=ranked)
-    for place in range(len(layout.filters)):
-        joint.copy_flags(len(layout.columns) + place)
-    return joint.row()
 
-
-class _Joint:
-    """A row that is being put together."""
-
-    def __init__(self, layout: Layout, words: Words, starts: Sequence[int]) -> None:
-        self._layout, self._words, self._starts = layout, words, starts
-        self._bytes = words.view(np.uint8)
-        self._sizes: list[int] = [int(words[start + 1]) for start in starts]
-        options = [int(words[start]) >> 48 for start in starts]
-        known, until = ([bool(each & flag) for each in options] for flag in (HAS_KNOWN, HAS_UNTIL))
-        self._from = [start + HEADER for start in starts]
+    def __init__(self, layout: Layout, columns: Mapping[int, bool]) -> None:
         widths = [2 if column.form == "decimal" else 1 for column in layout.columns]
+        self._layout = layout
         self._first = [sum(widths[:place]) for place in range(len(widths))]
-        self._wide = [width == 2 for width in widths]
-        self._n = n = sum(self._sizes)
-        self._flags = len(widths) + len(layout.filters)
-        self._at = HEADER + n * (1 + any(known) + any(until))
-        self._flags_at = 8 * (self._at + n * sum(widths))
-        self._padded = (n + 7) // 8 * 8
-        self._heap_at = self._flags_at + self._padded * self._flags
-        self._heaps: list[bytes] = []
-        self._dictionaries: dict[int, bytes] = {}
-        self._out = np.zeros(self._heap_at // 8, np.int64)
-        kinds = any(known) * HAS_KNOWN | any(until) * HAS_UNTIL
-        self._out[:5] = _MAGIC | kinds << 48, n, sum(widths), self._flags, self._heap_at
-        times = self._pieces(0)
-        self._put(HEADER, times)
-        if any(known):
-            late = self._pieces(1)
-            self._put(
-                HEADER + n, [b if k else a for k, a, b in zip(known, times, late, strict=True)]
-            )
-        if any(until):
-            never = [np.full(size, NEVER) for size in self._sizes]
-            ends = [
-                words[at + (1 + k) * size : at + (2 + k) * size] if ended else other
-                for at, size, k, ended, other in zip(
-                    self._from, self._sizes, known, until, never, strict=True
-                )
-            ]
-            self._put(self._at - n, ends)
-        self._from = [
-            at + size * (1 + k + u)
-            for at, size, k, u in zip(self._from, self._sizes, known, until, strict=True)
-        ]
+        self._ranked = {
+            place: ranked
+            for place, ranked in columns.items()
+            if layout.columns[place].form == "code"
+        }
+        words = [self._first[place] + word for place in columns for word in range(widths[place])]
+        flags = [*columns, *range(len(widths), len(widths) + len(layout.filters))]
+        self._words, self._flags = np.array(words, np.int64), np.array(flags, np.int64)
 
-    def copy_column(self, place: int, *, ranked: bool) -> None:
-        """Take over the values of a column of the layout, and which there are."""
-        first = self._first[place]
-        self.copy_flags(place)
-        if self._layout.columns[place].form == "code":
-            codes = self._ranked(place) if ranked else self._shifted(place)
-            self._put(self._at + first * self._n, [codes])
-            return
-        for word in range(first, first + 1 + self._wide[place]):
-            self._put(self._at + word * self._n, self._pieces(word))
+    def row(self, words: Words, starts: Sequence[int]) -> Words:
+        """The row of the events of the rows that begin at `starts`, one after the other."""
+        row = join_chunks(words, starts, self._words, self._flags)
+        if not self._ranked:
+            return row
+        sizes = [int(words[start + 1]) for start in starts]
+        heaps = [_heap_of(words, start) for start in starts]
+        held: dict[int, bytes] = {}
+        for place, ranked in self._ranked.items():
+            recode = self._rank if ranked else self._shift
+            held[place] = recode(row, place, sizes, heaps)
+        count = len(self._layout.columns)
+        heap = array_head(count) + b"".join(held.get(place, NIL) for place in range(count))
+        row[HEAP] = len(heap)
+        return np.concatenate([row, np.frombuffer(heap + bytes(-len(heap) % 8), np.int64)])
 
-    def copy_flags(self, place: int) -> None:
-        """Take over a column of bytes."""
-        at = self._flags_at + place * self._padded
-        out = self._out.view(np.uint8)[at : at + self._n]
-        np.concatenate([self._flags_of(start, place) for start in self._starts], out=out)
-
-    def row(self) -> bytes:
-        """The row, with the dictionaries of its columns of codes."""
-        held, heap = self._dictionaries, b""
-        if held:
-            count = len(self._layout.columns)
-            heap = array_head(count) + b"".join(held.get(place, NIL) for place in range(count))
-        self._out[5] = len(heap)
-        return self._out.tobytes() + heap + bytes(-len(heap) % 8)
-
-    def _pieces(self, word: int) -> list[Words]:
-        """A column of words, row by row."""
-        return [
-            self._words[at + word * size : at + (word + 1) * size]
-            for at, size in zip(self._from, self._sizes, strict=True)
-        ]
-
-    def _put(self, at: int, pieces: Sequence[Words]) -> None:
-        np.concatenate(pieces, out=self._out[at : at + self._n])
-
-    def _flags_of(self, start: int, place: int) -> NDArray[np.uint8]:
-        n, count = int(self._words[start + 1]), int(self._words[start + 3])
-        padded = (n + 7) // 8 * 8
-        at = start * 8 + int(self._words[start + 4]) - padded * (count - place)
-        return self._bytes[at : at + n]
-
-    def _ranked(self, place: int) -> Words:
-        """The codes of a column over one dictionary for all rows."""
+    def _rank(self, row: Words, place: int, sizes: Sequence[int], heaps: Sequence[bytes]) -> bytes:
+        """Make codes those of one dictionary for all rows, which is returned."""
         types = [each.type if i == place else None for i, each in enumerate(self._layout.columns)]
-        held = read_heaps(types, self._read_heaps())[place]
+        held = read_heaps(types, heaps)[place]
         assert held is not None  # noqa: S101 - its type was given
         dictionary, begins, places = held
-        self._dictionaries[place] = array_head(len(dictionary)) + b"".join(dictionary.items)
-        valid = np.concatenate([self._flags_of(start, place) for start in self._starts]) != 0
-        codes = np.concatenate(self._pieces(self._first[place])) + np.repeat(begins, self._sizes)
-        out = np.zeros(self._n, np.int64)
-        out[valid] = places[codes[valid]]
-        return out
+        codes, valid = self._codes(row, place), _flags_of(row, place) != 0
+        codes += np.repeat(begins, sizes)
+        codes[~valid] = 0
+        codes[valid] = places[codes[valid]]
+        return array_head(len(dictionary)) + b"".join(dictionary.items)
 
-    def _shifted(self, place: int) -> Words:
-        """The codes of a column over the dictionaries of all rows, one after the other."""
-        held = [array_of(heap, place) for heap in self._read_heaps()]
-        sizes = np.array([size for size, _ in held])
-        items = b"".join(each for _, each in held)
-        self._dictionaries[place] = array_head(int(sizes.sum())) + items
-        shifts = np.repeat(np.cumsum(sizes) - sizes, self._sizes)
-        codes: Words = np.concatenate(self._pieces(self._first[place])) + shifts
-        return codes
+    def _shift(self, row: Words, place: int, sizes: Sequence[int], heaps: Sequence[bytes]) -> bytes:
+        """Make codes those of the dictionaries of all rows, one after the other."""
+        held = [array_of(heap, place) for heap in heaps]
+        values = np.array([size for size, _ in held])
+        codes = self._codes(row, place)
+        codes += np.repeat(np.cumsum(values) - values, sizes)
+        return array_head(int(values.sum())) + b"".join(each for _, each in held)
 
-    def _read_heaps(self) -> list[bytes]:
-        """The heaps of the rows."""
-        if not self._heaps:
-            for start in self._starts:
-                first = start * 8 + int(self._words[start + 4])
-                heap = self._bytes[first : first + int(self._words[start + 5])]
-                self._heaps.append(heap.tobytes())
-        return self._heaps
+    def _codes(self, row: Words, place: int) -> Words:
+        """The codes of a column."""
+        count = int(row[1])
+        at = HEADER + count * (times_of(int(row[0]) >> 48) + self._first[place])
+        return row[at : at + count]
+
+
+def _flags_of(row: Words, place: int) -> NDArray[np.uint8]:
+    """A column of bytes."""
+    count, columns = int(row[1]), int(row[3])
+    at = int(row[HEAP_AT]) - (count + 7) // 8 * 8 * (columns - place)
+    return row.view(np.uint8)[at : at + count]
+
+
+def _heap_of(words: Words, start: int) -> bytes:
+    """The dictionaries of a row."""
+    first = start * 8 + int(words[start + HEAP_AT])
+    return words.view(np.uint8)[first : first + int(words[start + HEAP])].tobytes()

@@ -14,7 +14,8 @@ from tidemark.kernel.rows import Answers, Program, evaluate_rows
 from tidemark.model.graph import FeatureView
 
 if TYPE_CHECKING:
-    from tidemark.kernel.tree import Folded, TreeProgram
+    from tidemark.kernel.tree import Fold, TreeProgram
+    from tidemark.online.joining import Join
 
 Words = NDArray[np.int64]
 
@@ -25,9 +26,7 @@ _AS_THEY_ARE = {"count", "first", "last", "latest", "first_n", "last_n"}
 class Part:
     """Features that are computed together, for the same entities.
 
-    `places` are those of the features in the program, `views` those of their views.  For each of
-    these, `columns` are the columns of its layout that are read, and whether the order of values
-    counts.
+    `places` are those of the features in the program, `views` those of their views.
     """
 
     def __init__(
@@ -44,11 +43,7 @@ class Part:
             next(layout for view, layout, _ in features if view == wanted)
             for wanted in self.kernel.views
         )
-        mine = [features[place] for place in places]
-        self.columns = tuple(
-            _columns([layout.feature(name) for view, layout, name in mine if view == wanted])
-            for wanted in self.kernel.views
-        )
+        self._features = [features[place] for place in places]
 
     @cached_property
     def trees(self) -> TreeProgram:
@@ -56,6 +51,17 @@ class Part:
         from tidemark.kernel.tree import TreeProgram
 
         return TreeProgram.of(self.kernel, self.layouts)
+
+    @cached_property
+    def joins(self) -> list[Join]:
+        """For each view, how chunks of a large entity become one row."""
+        from tidemark.online.joining import Join
+
+        found: list[Join] = []
+        for wanted, layout in zip(self.kernel.views, self.layouts, strict=True):
+            mine = [layout.feature(name) for view, _, name in self._features if view == wanted]
+            found.append(Join(layout, _columns(mine)))
+        return found
 
 
 def _columns(features: Sequence[LayoutFeature]) -> dict[int, bool]:
@@ -72,14 +78,14 @@ class Rows(NamedTuple):
     """The rows that a part reads.
 
     `at[v, d]` is where in the words the row of its view v and distinct entity d begins, -1 where
-    there is none; `entity_of[k]` is the distinct entity of the k-th set of keys (None: the k-th).
-    `folded` is what was computed from summaries.
+    there is none, see also `kernel.rows.beside`; `entity_of[k]` is the distinct entity of the k-th
+    set of keys (None: the k-th).  `fold` is what was computed from summaries.
     """
 
     part: Part
     at: Words
     entity_of: Words | None
-    folded: Folded | None
+    fold: Fold | None
 
 
 class Found:
@@ -92,10 +98,9 @@ class Found:
         self._parts = parts
         self._answers = answers = list[Answers]()
         for each in parts:
-            rows = each.at if each.folded is None else each.folded.beside(each.at)
-            answer = evaluate_rows(words, rows, at, each.part.kernel)
-            if each.folded is not None:
-                each.folded.put(answer)
+            answer = evaluate_rows(words, each.at, at, each.part.kernel)
+            if each.fold is not None:
+                each.fold.put(answer)
             answers.append(answer)
         if len(parts) == 1 and parts[0].entity_of is None:
             (only,) = answers

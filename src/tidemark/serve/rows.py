@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.errors import StaleSource, StoreUnavailable
+from tidemark.kernel.rows import beside
 from tidemark.model.graph import Reference
 from tidemark.model.window import format_moment
 from tidemark.online import codec
@@ -53,7 +54,8 @@ class Stored(NamedTuple):
         """Where the row of a view begins for a set of keys."""
         of_view = next(each for each in self.parts if view in each.part.views)
         entity = row if of_view.entity_of is None else int(of_view.entity_of[row])
-        return int(of_view.at[of_view.part.views.index(view), entity])
+        at = int(of_view.at[of_view.part.views.index(view), entity])
+        return at if at >= -1 else beside(at)
 
     def heap(self, start: int) -> list[Any]:
         """The dictionaries of the columns of the row that begins there."""
@@ -199,18 +201,18 @@ class RowReader:
                 for place in large
                 if first <= place < first + len(mine)
             ]
-            folded = None
+            fold = None
             if roots:
                 forest = Forest(words, roots)
                 part = each.part
                 try:
-                    folded = forest.fold(part.trees, at, self.online.get_many)
+                    fold = forest.fold(part.trees, at, self.online.get_many)
                 except Unsettled as unsettled:
                     raise Unsettled(part.views[unsettled.view]) from None
-                for view, entity, start in forest.rows(part.layouts, part.columns, folded.needed):
-                    rows[view, entity] = start
+                for view, entity, start in forest.rows(part.joins, fold.needed):
+                    rows[view, entity] = beside(start)
                 words = forest.words
-            parts.append(Rows(each.part, rows, each.entity_of, folded))
+            parts.append(Rows(each.part, rows, each.entity_of, fold))
             first += len(mine)
         return words, parts
 
