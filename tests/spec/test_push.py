@@ -254,6 +254,47 @@ class TestManyAtOnce:
         assert sum(each.duplicates for each in done) == 30
         assert spend(store) == (31, 301.0)
 
+    def test_two_processes_take_turns(self, tmp_path: Path) -> None:
+        """What one has written since, rows or records, the other one goes on from."""
+
+        class Visit(tm.Source, time="at", unique=("number",)):
+            number: tm.Col[int]
+            user_id: tm.Col[str]
+            at: tm.Col[datetime]
+
+        class Visits(tm.FeatureView, entity=User, source=Visit):
+            visits = tm.count()
+
+        class Newest(tm.FeatureView, entity=User, source=Visit):
+            number = tm.last(Visit.number)
+
+        def visit(number: int, user: str = "ada") -> dict[str, object]:
+            at = NOON + timedelta(seconds=number)
+            return {"number": number, "user_id": user, "at": at}
+
+        def found(store: tm.Store) -> list[object]:
+            return [store.online([Visits.visits], {"user_id": user})["visits"] for user in "ab"]
+
+        (tmp_path / "tidemark.toml").write_text('name = "turns"\n', "utf-8")
+        with tm.connect(tmp_path) as one, tm.connect(tmp_path) as other:
+            one.apply(one.plan([Visits, Newest]))
+            one.materialize(Visits)
+            stores, counted = [one, other], [0, 0]
+            for number in range(12):
+                stores[number // 2 % 2].push(Visit, visit(number, "a"))
+                counted[0] += 1
+                if number == 3:  # now it has a record, which no push has seen
+                    other.materialize(Newest)
+                if number == 6:
+                    one.push(Visit, visit(1, "b"))
+                    counted = [counted[0] - 1, counted[1] + 1]
+                if number == 9:
+                    one.materialize(Visits)
+                assert [found(each) for each in stores] == [counted, counted]
+            assert one.online([Newest.number], {"user_id": "a"})["number"] == 11
+            one.materialize()
+            assert found(one) == [11, 1]
+
     def test_a_refused_push_does_not_disturb_others(self, store: tm.Store) -> None:
         """It never comes to the log."""
         rows = [bought(f"o{n}", "bad" if n % 3 == 0 else 1.0) for n in range(30)]

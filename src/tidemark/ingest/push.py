@@ -138,6 +138,7 @@ class Pusher:
         self._future = future
         self._forgets = forgets
         self._queues: dict[str, _Queue] = {}
+        self._known: tuple[Definitions, dict[str, Source]] = (Definitions(), {})
         self._making = threading.Lock()
 
     def push(
@@ -155,7 +156,7 @@ class Pusher:
                 f"{on_error!r} is not what to do with bad rows.",
                 remedy='on_error="refuse" takes all rows or none, "quarantine" the good ones.',
             )
-        source = definitions.source(name)
+        source = self._source(definitions, name)
         if source.time is None:
             raise RequestInvalid(
                 f"{name} has no time, so its rows are facts and not events.",
@@ -176,6 +177,15 @@ class Pusher:
         return Pushed(
             done.accepted, done.duplicates, len(push.letters), done.last, instant(done.seen)
         )
+
+    def _source(self, definitions: Definitions, name: str) -> Source:
+        """The source of that name, looked for once among however many there are."""
+        known, sources = self._known
+        if known is not definitions:
+            self._known = definitions, (sources := {})
+        if name not in sources:
+            sources[name] = definitions.source(name)
+        return sources[name]
 
     def _submit(self, definitions: Definitions, source: Source, push: _Push) -> None:
         """Have a push worked on, by this thread or by one that works already."""

@@ -27,7 +27,8 @@ from tidemark.kernel.layout import InputColumn, Layout
 from tidemark.model.expr import Call, Column, Expr, Literal
 from tidemark.model.graph import FeatureView, Source
 from tidemark.model.types import FLOAT64
-from tidemark.online.single import TEXTS, Event, inserted, is_simple
+from tidemark.online.dictionaries import TEXTS
+from tidemark.online.single import Event, inserted, is_simple
 
 Values = Row
 """An event's columns, as `engines.few` has them."""

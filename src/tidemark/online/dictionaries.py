@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _TABLE = 4
 """How many times more possible values than values are worth a table rather than sorting."""
 
+TEXTS = frozenset({"string", "bytes"})
+"""The types of codes whose order is that of their Python values."""
+
 _encode = msgspec.msgpack.Encoder().encode
 NIL = _encode(None)
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -86,6 +89,10 @@ def _sorted(
     items: Sequence[bytes], values: Sequence[Any], type_: Type
 ) -> tuple[tuple[bytes, ...], dict[bytes, int]]:
     """The distinct ones among values that have these bytes, in order, and the place of each."""
+    if type_.name in TEXTS:  # what differs differs in its bytes, and sorts as Python has it
+        of_value = dict(zip(values, items, strict=True))
+        in_order = [of_value[value] for value in sorted(of_value)]
+        return tuple(in_order), {item: place for place, item in enumerate(in_order)}
     order = _order(type_)
     keys = {item: order(value) for item, value in zip(items, values, strict=True)}
     places: dict[bytes, int] = {}
@@ -227,7 +234,12 @@ def read_heaps(
 
 def _dictionary(values: list[Any], type_: Type) -> tuple[Dictionary, Words]:
     """The dictionary of values as msgpack holds them, and the place of each in it."""
-    if type_.scalar:  # then they can be told apart without writing them
+    if type_.name in TEXTS:
+        ordered = sorted(set(values))
+        of_text = {value: place for place, value in enumerate(ordered)}
+        items = tuple(map(_encode, ordered))
+        places = map(of_text.__getitem__, values)
+    elif type_.scalar:  # then they can be told apart without writing them
         distinct = list(dict.fromkeys(values))
         written = list(map(_encode, distinct))
         items, of_item = _sorted(written, distinct, type_)

@@ -23,9 +23,7 @@ from tidemark.online.codec import (
     HEADER,
     PREAMBLE,
 )
-
-TEXTS = frozenset({"string", "bytes"})
-"""The types of codes whose order is that of their Python values."""
+from tidemark.online.dictionaries import TEXTS
 
 _head = struct.Struct("<6sH7q")
 _word = struct.Struct("<q").pack
