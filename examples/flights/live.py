@@ -192,7 +192,9 @@ class Asking(threading.Thread):
         """Ask until told to stop."""
         try:
             with self._client:
-                while not (self._stopping.is_set() and self.seconds):
+                while not self._stopping.is_set():
+                    self._ask()
+                if not self.seconds:
                     self._ask()
         except Exception as error:  # noqa: BLE001 - `stop` raises it
             self._error = error

@@ -23,6 +23,8 @@ import tidemark as tm
 
 LABELS = 12_000
 PAIRS = 300
+# Whenever the test runs: no flight leaves New York in the small hours.
+HALF_A_DAY = timedelta(hours=12)
 
 
 class World(NamedTuple):
@@ -113,7 +115,7 @@ def test_what_is_served_while_events_are_pushed_is_what_is_trained_on(
     like: Path, tmp_path: Path, printed: io.StringIO
 ) -> None:
     """Twelve hours of landings, departures and weather through HTTP; the audit closes it."""
-    assert demo.live(like, tmp_path / "live", timedelta(hours=12))
+    assert demo.live(like, tmp_path / "live", HALF_A_DAY)
     told = printed.getvalue()
     assert re.search(r"differ +0 ", told)
     assert re.search(r"[1-9]\d* events were delivered twice", told)
@@ -134,7 +136,7 @@ def test_what_is_no_longer_so_is_found_by_the_audit(
         return done
 
     monkeypatch.setattr(live, "stream", stream_and_rewrite)
-    assert not demo.live(like, tmp_path / "live", timedelta(hours=3))
+    assert not demo.live(like, tmp_path / "live", HALF_A_DAY)
     assert "restated history" in printed.getvalue()
 
 
@@ -144,7 +146,7 @@ def test_a_landing_that_is_not_counted_is_found(
     """The audit is of what was served; that nothing was lost is looked at besides."""
     counted = live.landed
     monkeypatch.setattr(live, "landed", lambda *about: (counted(*about)[0] - 1, counted(*about)[1]))
-    assert not demo.live(like, tmp_path / "live", timedelta(hours=3))
+    assert not demo.live(like, tmp_path / "live", HALF_A_DAY)
 
 
 def test_the_week_is_pushed_in_the_order_in_which_it_happened(like: Path, tmp_path: Path) -> None:
