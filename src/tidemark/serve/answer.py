@@ -243,7 +243,9 @@ class Answer:
 
     @property
     def finite(self) -> bool:
-        """Whether no double that the kernel gave is NaN or infinite."""
+        """Whether no double that the kernel gave is NaN or infinite; False if that is not sure."""
+        if self.rows == 1:
+            return math.isfinite(sum(self._doubles))  # what is not finite stays so in a sum
         return bool(np.isfinite(self._found.words[: self.program.doubles].view(np.float64)).all())
 
     def to_arrow(self) -> pa.Table:
@@ -283,7 +285,8 @@ class Answer:
         """
         found, program, rows = self._found, self.program, self.rows
         doubles = found.words[: program.doubles].view(np.float64).ravel()
-        values: list[Any] = doubles.tolist() + found.words[program.doubles :].ravel().tolist()
+        self._doubles: list[float] = doubles.tolist()
+        values: list[Any] = self._doubles + found.words[program.doubles :].ravel().tolist()
         states = self._states = found.state.tobytes()
         for place in range(program.numbers, len(program.features)):
             part = slice(place * rows, (place + 1) * rows)
