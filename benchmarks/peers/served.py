@@ -11,11 +11,14 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.http import SCRIPT, serving
+from benchmarks.http import KEY, SCRIPT, serving
 from benchmarks.online import AT
 from benchmarks.peers import report
 from benchmarks.peers.arrivals import arrive
+
+import tidemark as tm
 
 OURS = "/v1/services/everything/online"
 THEIRS = "/get-online-features"
@@ -63,9 +66,25 @@ def body(path: str, keys: int, entities: int) -> Callable[[int], bytes]:
     return content
 
 
-def closed(address: str, path: str, keys: int, options: Namespace, folder: Path) -> list[float]:
+class Asked(NamedTuple):
+    """A server, the route that reads vectors, and the key that opens it."""
+
+    address: str
+    path: str
+    secret: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where vectors are read."""
+        return self.address + self.path
+
+
+def closed(server: Asked, keys: int, options: Namespace, folder: Path) -> list[float]:
     """Requests a second, p50 and p99 in microseconds, as `wrk` sees them."""
+    address, path, secret = server
     script = SCRIPT % {"keys": keys, "entities": options.entities, "at": MOMENT}
+    if secret:
+        script = KEY % secret + script
     if path == THEIRS:
         before, _, _ = script.partition("  local keys")
         script = before + (
@@ -95,16 +114,19 @@ def closed(address: str, path: str, keys: int, options: Namespace, folder: Path)
 def compare(folders: Mapping[str, Path], python: Path, options: Namespace) -> str:
     """Both loops over all servers in turns, as Markdown."""
     with ExitStack() as stack:
-        servers: dict[str, tuple[str, str]] = {}
+        servers: dict[str, Asked] = {}
         for name, folder in folders.items():
             if name.startswith("Tidemark"):
                 command = ["-m", "tidemark", "serve", "--project", str(folder), "--port", "0"]
+                with tm.connect(folder) as store:  # nobody else is asked who they are
+                    secret = store.registry.keys.create("benchmark", rate=1e6).secret
                 _, address = stack.enter_context(serving([*command, "--json"]))
-                servers[name] = address, OURS
+                servers[name] = Asked(address, OURS, secret)
             else:
-                servers[name] = stack.enter_context(feast_server(folder, python)), THEIRS
-        for address, path in servers.values():
-            arrive(address + path, body(path, 1, options.entities), 20, 1)
+                servers[name] = Asked(stack.enter_context(feast_server(folder, python)), THEIRS)
+        for each in servers.values():
+            content = body(each.path, 1, options.entities)
+            arrive(each.url, content, 20, 1, authorization=each.secret)
         return (
             _closed(servers, options, next(iter(folders.values())).parent)
             + "\n"
@@ -112,13 +134,13 @@ def compare(folders: Mapping[str, Path], python: Path, options: Namespace) -> st
         )
 
 
-def _closed(servers: Mapping[str, tuple[str, str]], options: Namespace, folder: Path) -> str:
+def _closed(servers: Mapping[str, Asked], options: Namespace, folder: Path) -> str:
     rows: list[list[str]] = []
     found: dict[int, dict[str, list[list[float]]]] = {1: {}, 100: {}}
     for _ in range(options.rounds):
         for keys, by_name in found.items():
-            for name, (address, path) in servers.items():
-                by_name.setdefault(name, []).append(closed(address, path, keys, options, folder))
+            for name, server in servers.items():
+                by_name.setdefault(name, []).append(closed(server, keys, options, folder))
     for keys, by_name in found.items():
         for place, label in enumerate(("requests/s", "p50 us", "p99 us")):
             column = {name: [one[place] for one in rounds] for name, rounds in by_name.items()}
@@ -128,7 +150,7 @@ def _closed(servers: Mapping[str, tuple[str, str]], options: Namespace, folder: 
     return report.table(report.head(first, list(servers)), rows)
 
 
-def _open(servers: Mapping[str, tuple[str, str]], options: Namespace) -> str:
+def _open(servers: Mapping[str, Asked], options: Namespace) -> str:
     rows: list[list[str]] = []
     for keys, rates in RATES.items():
         for rate in rates:
@@ -139,9 +161,10 @@ def _open(servers: Mapping[str, tuple[str, str]], options: Namespace) -> str:
             }
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
             for _ in range(options.rounds):
-                for name, (address, path) in asked.items():
-                    content = body(path, keys, options.entities)
-                    done = arrive(address + path, content, rate, options.seconds)
+                for name, server in asked.items():
+                    content, secret = body(server.path, keys, options.entities), server.secret
+                    seconds = options.seconds
+                    done = arrive(server.url, content, rate, seconds, authorization=secret)
                     assert not done.refused, (name, done.refused)
                     found[name].append((done.quantile(0.5), done.quantile(0.99)))
             for place, label in enumerate(("p50 us", "p99 us")):
