@@ -22,6 +22,8 @@ from benchmarks import harness
 from benchmarks.online import own_redis
 
 import tidemark as tm
+from tidemark.online.keys import generation_prefix, key_encoder, read_record, record_key
+from tidemark.online.tree import stored_children
 
 HOT, QUIET, OTHERS = 3_000_000, 100, 1_000
 AT = datetime(2026, 1, 31, tzinfo=UTC)
@@ -34,8 +36,8 @@ class Merchant(tm.Entity):
     merchant_id: tm.Key[int]
 
 
-def view(events: Path) -> type[tm.FeatureView]:
-    """Every aggregate over the same window."""
+def views(events: Path) -> list[type[tm.FeatureView]]:
+    """Every aggregate over the same window, and some in a view that moves by the hour."""
 
     class Sale(tm.Source, name="sale", history=tm.parquet(str(events)), time="at"):
         merchant_id: tm.Col[int]
@@ -64,7 +66,12 @@ def view(events: Path) -> type[tm.FeatureView]:
         count_distinct = tm.count_distinct(Sale.card, over="30d")
         quantile = tm.quantile(Sale.amount, 0.5, over="30d")
 
-    return Sales
+    class Hourly(tm.FeatureView, name="hourly", entity=Merchant, source=Sale, step="1h"):
+        hourly_count = tm.count(over="30d")
+        hourly_sum = tm.sum(Sale.amount, over="30d")
+        hourly_max = tm.max(Sale.amount, over="30d")
+
+    return [Sales, Hourly]
 
 
 GROWING = ("count_distinct", "quantile")
@@ -102,16 +109,16 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
     """Materialize, and read each aggregate of both entities."""
     (folder / "tidemark.toml").write_text(f'name = "hot"\nonline = "{url}"\n')
     write(folder / "sales.parquet", hot)
-    sales = view(folder / "sales.parquet")
     with tm.connect(folder) as store:
-        store.apply(store.plan([sales]))
+        store.apply(store.plan(views(folder / "sales.parquet")))
         print(store.materialize(until=AT))
+        print(f"Bytes of the large entity: {sizes(store)}")
         print(f"{'':24}{hot:>14,} us{QUIET:>10,} us{'ratio':>8}")
-        names = [each.split(":")[1].split("@")[0] for each in features(store)]
-        for name in names:
+        for feature in features(store):
+            name = feature.split(":")[1]
             if name in GROWING and not growing:
                 continue
-            asked = [f"sales:{name}"]
+            asked = [feature]
             works = [
                 lambda key=key, asked=asked: store.online(asked, {"merchant_id": key}, at=AT)
                 for key in (0, 1)
@@ -126,10 +133,30 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
             print(f"{name:24}{large:>17.1f}{small:>13.1f}{large / small:>8.2f}", flush=True)
 
 
+def sizes(store: tm.Store) -> dict[str, int]:
+    """How many bytes the state of merchant 0 has in each view."""
+    online, project = store._online, store.config.namespace
+    definitions = store.registry.snapshot().definitions
+    (key,) = key_encoder(definitions.entity("merchant"))([[0]])
+    found: dict[str, int] = {}
+    for view in ("sales", "hourly"):
+        (stored,) = online.get_many([record_key(project, view)])
+        state = read_record(stored).states[0]
+        place = generation_prefix(project, view, state.state, state.generation) + key
+        (root,) = online.get_many([place])
+        rows = online.get_many([place, *stored_children(place, root or b"", online.get_many)])
+        found[view] = sum(len(row) for row in rows if row is not None)
+    return found
+
+
 def features(store: tm.Store) -> list[str]:
-    """The names of all features, in the order of the view."""
-    (only,) = store.registry.snapshot().definitions.variants("sales")
-    return [f"sales:{feature.name}@1" for feature in only.features]
+    """The names of all features, in the order of the views."""
+    definitions = store.registry.snapshot().definitions
+    return [
+        f"{view}:{feature.name}"
+        for view in ("sales", "hourly")
+        for feature in definitions.view(view).features
+    ]
 
 
 if __name__ == "__main__":
