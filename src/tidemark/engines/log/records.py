@@ -106,10 +106,14 @@ class Newest:
 
 @dataclass(frozen=True)
 class Compacted:
-    """What a compaction did: rows that went from batches into so many Parquet files."""
+    """What a compaction did: rows that went from batches into so many Parquet files.
+
+    `merged` small files of one day were put together, and are gone.
+    """
 
     rows: int
     files: int
+    merged: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Compaction: older batches become Parquet files by day, and the files that nobody needs go.
+"""Compaction: older batches become Parquet files by day, small files of one day become one.
 
 A file is written under a name that no reader looks for (`.parquet.new`), one transaction enters it
 and removes the batches, and then it gets its name.  Whatever stops this between two steps, the
@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -43,9 +43,17 @@ EVENTS = "events"
 
 ROWS_AT_ONCE, BYTES_AT_ONCE = 1 << 20, 1 << 28
 _GROUP_ROWS = 1 << 17
+
+TOGETHER = 8
+"""Small files of one day that become one, so that a row is written again a few times at most."""
+
+SMALL_ROWS, SMALL_BYTES = 1 << 20, 1 << 26
+"""A file with fewer of both is small; what is put together has at most twice as many."""
+
 _DAY = 86_400_000_000
 _NEW = ".new"
 _EPOCH = dt.date(1970, 1, 1)
+_ENTER = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _whole: dict[str, tuple[int, int]] = {}  # files whose content was checked: size and time of change
 
@@ -149,7 +157,53 @@ def compact(database: Database, schemas: Schemas, time: str, keep_rows: int) -> 
                 break
             files += _replaced(database, table, time)
             rows += table.num_rows
-    return Compacted(rows, files)
+        merged = sum(_merged(database, schemas, paths, time) for paths in _small(database))
+    return Compacted(rows, files, merged)
+
+
+def _small(database: Database) -> list[list[str]]:
+    """The small files of each day that has many of them, as many as are put together, in order."""
+    days: dict[str, list[tuple[str, int, int]]] = {}
+    with database.reading() as connection:
+        query = "SELECT path, rows, bytes FROM segments WHERE rows < ? AND bytes < ? ORDER BY first"
+        for path, rows, size in connection.execute(query, (SMALL_ROWS, SMALL_BYTES)):
+            days.setdefault(path.partition("/")[0], []).append((path, rows, size))
+    together: list[list[str]] = []
+    for files in days.values():
+        taken, rows, size = list[str](), 0, 0
+        for path, more, bytes_ in files:
+            rows, size = rows + more, size + bytes_
+            if taken and (rows > 2 * SMALL_ROWS or size > 2 * SMALL_BYTES):
+                together += [taken] if len(taken) > 1 else []  # it will not be small any more
+                taken, rows, size = [], more, bytes_
+            taken.append(path)
+        together += [taken] if len(taken) >= TOGETHER else []
+    return together
+
+
+def _merged(database: Database, schemas: Schemas, paths: list[str], time: str) -> int:
+    """Put files of one day into one, unless somebody reads them; gives how many are gone."""
+    with database.reading() as connection:
+        schemas.load(connection)
+        fields = [Field(name, type_) for name, type_ in schemas.union().items()]
+        whole = with_added(declared(fields))
+        tables: list[pa.Table] = []
+        for name in paths:
+            rows = pq.read_table(_found(database, connection, name), partitioning=None)
+            tables.append(cast("pa.Table", aligned(rows, whole)))
+    ordered = pa.concat_tables(tables).sort_by(POSITION)
+    first, last = (int(ordered.column(POSITION)[place].as_py()) for place in (0, -1))
+    ((_, table),) = _by_day(ordered, time)
+    day, _, _ = paths[0].partition("/")
+    entry = _staged(database, f"{day}/{first:015}-{last:015}.m.parquet", table, time)
+    with _alone(database, "reading.lock") as unread:
+        if unread:
+            with database.writing() as connection:
+                named = [(path,) for path in paths]
+                connection.executemany("DELETE FROM segments WHERE path = ?", named)
+                connection.execute(_ENTER, entry)
+        sweep(database)
+    return len(paths) if unread else 0
 
 
 def _oldest(database: Database, schemas: Schemas, keep_rows: int) -> pa.Table | None:
@@ -175,27 +229,31 @@ def _replaced(database: Database, table: pa.Table, time: str) -> int:
     rows: list[tuple[Any, ...]] = []
     for day, part in _by_day(table, time):
         name = f"day={_EPOCH + dt.timedelta(days=day)}/{first:015}-{last:015}.parquet"
-        path = database.folder / EVENTS / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(path.name + _NEW)
-        pq.write_table(
-            part, staged, compression="zstd", row_group_size=_GROUP_ROWS, write_page_checksum=True
-        )
-        size, sum_ = _sealed(staged)
-        sync_folder(path.parent)
-        moments = part.column(time).cast(pa.int64()).to_numpy()
-        places = part.column(POSITION).to_numpy()
-        low, high = int(moments[0]), int(moments[-1])
-        seen = int(pc.max(part.column(SEEN)).as_py())
-        entry = (name, int(places.min()), int(places.max()), part.num_rows, low, high, seen, size)
-        rows.append((*entry, sum_))
+        rows.append(_staged(database, name, part, time))
     sync_folder(database.folder / EVENTS)
     with database.writing() as connection:
-        connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany(_ENTER, rows)
         connection.execute("DELETE FROM batches WHERE first BETWEEN ? AND ?", (first, last))
     for row in rows:
         _named(database.folder / EVENTS / row[0])
     return len(rows)
+
+
+def _staged(database: Database, name: str, part: pa.Table, time: str) -> tuple[Any, ...]:
+    """Write a file that no reader looks for yet; gives what is to be entered of it."""
+    path = database.folder / EVENTS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(path.name + _NEW)
+    pq.write_table(
+        part, staged, compression="zstd", row_group_size=_GROUP_ROWS, write_page_checksum=True
+    )
+    size, sum_ = _sealed(staged)
+    sync_folder(path.parent)
+    moments = part.column(time).cast(pa.int64()).to_numpy()
+    places = part.column(POSITION).to_numpy()
+    span = int(moments[0]), int(moments[-1])
+    seen = int(pc.max(part.column(SEEN)).as_py())
+    return (name, int(places.min()), int(places.max()), part.num_rows, *span, seen, size, sum_)
 
 
 def _by_day(table: pa.Table, time: str) -> Iterator[tuple[int, pa.Table]]:
@@ -301,6 +359,17 @@ def _alone(database: Database, name: str) -> Generator[bool]:
             yield False
         else:
             yield True
+
+
+@contextmanager
+def kept(database: Database) -> Generator[None]:
+    """Keep files from going while the block reads them."""
+    with shared(database) as held:
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.close()
 
 
 @contextmanager

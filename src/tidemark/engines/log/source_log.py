@@ -188,12 +188,19 @@ class SourceLog:
             return _Told(accepted, corrects, [0])
         # Of what occurs several times, each row is compared with the one before it, and two
         # versions of one event are not seen at one moment.
-        again = np.isin(identities, repeated)
+        again = np.flatnonzero(np.isin(identities, repeated)).tolist()
         newest: dict[int, int] = {}
         taken_at: dict[int, int] = {}
         cuts = [0]
-        for i in np.flatnonzero(again).tolist():
+        # If the last version that a batch has of an event is the newest one already, this is the
+        # batch delivered again: what led to it then is not to be gone through once more.
+        last = {int(identities[i]): i for i in again}
+        through = {identity for identity, i in last.items() if there[i] and not corrects[i]}
+        for i in again:
             identity, content = int(identities[i]), int(contents[i])
+            if identity in through:
+                accepted[i] = corrects[i] = False
+                continue
             if identity not in newest and there[i]:
                 newest[identity] = int(found.contents[i])
             corrects[i] = identity in newest and newest[identity] != content
@@ -214,7 +221,7 @@ class SourceLog:
         if not self._database.exists():
             nothing: pa.Table = batches.with_added(wanted).empty_table()
             return nothing
-        with self._reading() as (connection, state):
+        with segments.kept(self._database), self._reading() as (connection, state):
             schemas = self._schemas.load(connection)
             self._schemas.check(columns)
             low = _next_position(connection, after + 1)
