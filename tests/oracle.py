@@ -86,20 +86,24 @@ LOGGED = "when the log took it"
 def taken(source: Source, batches: Iterable[tuple[int, Iterable[Row]]]) -> Iterator[Row]:
     """The rows that a log keeps of batches that came at some moments, with when it took them.
 
-    A row that says again what the log's newest version of its event says is not kept.
+    A row that says again what the log's newest version of its event says is not kept, nor is any
+    version in a batch whose last one is that.
     """
     names = [column.name for column in source.columns]
     newest: dict[Any, Any] = {}
     now = 0
-    for came, rows in batches:
+    for came, batch in batches:
+        rows = list(batch)
         last, now = now, max(now + 1, came)
         here: set[Any] = set()
         kept = False
-        for row in rows:
-            key = tuple(identity(row[name]) for name in source.unique)
+        keys = [tuple(identity(row[name]) for name in source.unique) for row in rows]
+        contents = [[bits(row[name]) for name in names] for row in rows]
+        ends = dict(zip(keys, contents, strict=True))
+        through = {key for key, content in ends.items() if newest.get(key) == content}
+        for row, key, content in zip(rows, keys, contents, strict=True):
             if source.unique and all(row[name] is not None for name in source.unique):
-                content = [bits(row[name]) for name in names]
-                if newest.get(key) == content:
+                if key in through or newest.get(key) == content:
                     continue
                 if key in here:
                     now, here = now + 1, set()
