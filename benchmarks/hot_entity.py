@@ -112,7 +112,7 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
     with tm.connect(folder) as store:
         store.apply(store.plan(views(folder / "sales.parquet")))
         print(store.materialize(until=AT))
-        print(f"Bytes of the large entity: {sizes(store)}")
+        print(f"Bytes of the large entity: {bytes_of(store)}")
         print(f"{'':24}{hot:>14,} us{QUIET:>10,} us{'ratio':>8}")
         for feature in features(store):
             name = feature.split(":")[1]
@@ -133,9 +133,9 @@ def run(folder: Path, url: str, *, hot: int, calls: int, growing: bool) -> None:
             print(f"{name:24}{large:>17.1f}{small:>13.1f}{large / small:>8.2f}", flush=True)
 
 
-def sizes(store: tm.Store) -> dict[str, int]:
+def bytes_of(store: tm.Store) -> dict[str, int]:
     """How many bytes the state of merchant 0 has in each view."""
-    online, project = store._online, store.config.namespace
+    online, project = store._online, store.config.namespace  # noqa: SLF001
     definitions = store.registry.snapshot().definitions
     (key,) = key_encoder(definitions.entity("merchant"))([[0]])
     found: dict[str, int] = {}
