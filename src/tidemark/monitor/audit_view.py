@@ -14,6 +14,7 @@ from tidemark.engines.arrow import arrow_type, scalar_of
 from tidemark.errors import TidemarkError
 from tidemark.model.graph import Definitions, Feature, FeatureView
 from tidemark.model.window import format_moment
+from tidemark.monitor.audit_differences import differing
 from tidemark.monitor.audit_events import Case, Entities, Trials, written
 from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, faults
 from tidemark.monitor.audit_part import Detail, Part, said
@@ -146,9 +147,10 @@ class OfView:
                 continue
             for kind, which in (("value", "served"), ("offline", "computed offline")):
                 values = part.table[f"{kind}.{column.name}"].take(pa.array(rows))
-                equal = pc.fill_null(pc.equal(values, pa.scalar(nothing, values.type)), False)
+                empty = pa.chunked_array([pa.array([nothing] * len(rows), values.type)])
+                equal = ~differing(values, empty)
                 detail = said(f"{nothing!r}, the value of nothing, was {which}")
-                part.enter(column, rows[equal.to_numpy()], "default", detail)
+                part.enter(column, rows[equal], "default", detail)
 
     def _rest(self, part: Part, cause: str, detail: Detail) -> None:
         for column in self.columns:
