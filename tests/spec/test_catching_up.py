@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 import tidemark as tm
+from tidemark.errors import StoreUnavailable
 from tidemark.store.pushing import Pushing
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -31,6 +32,7 @@ class Habits(tm.FeatureView, entity=User, source=Purchase):
     """How much a user buys."""
 
     purchases = tm.count(over="30d")
+    last = tm.latest(Purchase.order_id)
 
 
 def purchase(order_id: str) -> dict[str, object]:
@@ -42,8 +44,9 @@ def counted(store: tm.Store) -> int:
 
 
 @pytest.fixture
-def store():
-    with tm.connect(":memory:") as opened:
+def store(tmp_path):
+    (tmp_path / "tidemark.toml").write_text('name = "shop"', "utf-8")
+    with tm.connect(tmp_path) as opened:
         opened.apply(opened.plan([Habits]))
         opened.materialize()
         yield opened
@@ -78,3 +81,76 @@ def test_who_catches_up_does_not_run_after_those_who_go_on_appending(store, monk
     assert overtaken == 1
     assert counted(store) == 2
     faster.close()
+
+
+def test_the_first_read_of_a_process_counts_what_was_left(store):
+    """Nobody pushes again, and nobody calls anything."""
+    append(store, "o1")
+    append(store, "o2")
+    with tm.connect(store.config.root) as other:
+        assert counted(other) == 2
+    assert store.events.catch_up()["purchase"].events == 0
+
+
+def test_only_the_first_read_looks(store, monkeypatch):
+    """What is read later is prepared without asking the log."""
+    store.push(Purchase, purchase("o1"))
+    with tm.connect(store.config.root) as other:
+        assert counted(other) == 1
+        monkeypatch.setattr(other.events.applier, "left", None)
+        assert other.online([Habits.last], {"user_id": "ada"})["last"] == "o1"
+
+
+def test_who_finds_another_process_at_it_leaves_it_alone(store, monkeypatch):
+    """The state moves on meanwhile, so the one who reads waits, and counts nothing itself."""
+    append(store, "o1")
+    append(store, "o2")
+    with tm.connect(store.config.root) as other:
+        looks = iter([0, 1, None])
+        monkeypatch.setattr(other.events.applier, "left", lambda *_: next(looks))
+        monkeypatch.setattr(other.events, "catch_up", None)
+        assert counted(other) == 0
+        assert next(looks, "all were taken") == "all were taken"
+
+
+def test_a_store_that_cannot_be_written_is_read_as_it_is(store, monkeypatch, caplog):
+    """A warning says what may be missing; who reads after it was repaired has it."""
+    store.push(Purchase, purchase("o1"))
+    append(store, "o2")
+
+    def read_only(*_, **__):
+        raise StoreUnavailable("The disk is read-only.")
+
+    with tm.connect(store.config.root) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(other._online, "put_many", read_only)
+            assert counted(other) == 1
+        assert "events of purchase in the log may not be counted" in caplog.text
+        assert other.online([Habits.last], {"user_id": "ada"})["last"] == "o2"
+        assert counted(other) == 2
+
+
+def test_reading_makes_no_log(store):
+    """Where nothing was pushed there is no folder for it, and there is none afterwards."""
+    with tm.connect(store.config.root) as other:
+        assert counted(other) == 0
+        other.recovery.watch()
+    assert not (store.config.root / store.config.log).exists()
+
+
+def test_a_server_counts_what_is_left_at_two_looks(store):
+    """What it finds once may be on its way; what has not become less since is nobody's."""
+    append(store, "o1")
+    store.recovery.watch()
+    store.recovery.watch()
+    assert store.events.catch_up()["purchase"].events == 0
+
+
+def test_a_server_leaves_what_moves_alone(store, monkeypatch):
+    """Another process is behind, too, but goes on."""
+    looks = iter([3, 5, None])
+    append(store, "o1")
+    monkeypatch.setattr(store.events.applier, "left", lambda *_: next(looks))
+    monkeypatch.setattr(store.events, "catch_up", None)
+    for _ in range(3):
+        store.recovery.watch()

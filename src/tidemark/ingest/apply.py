@@ -142,12 +142,16 @@ class Applier:
             state = self._apply(engine, reading, prefix, state, batch, changes)
             yield state, changes
 
-    def check_log(self, definitions: Definitions, name: str) -> None:
-        """Raise `StaleSource` if states hold more than the log: new events would not be applied."""
+    def left(self, definitions: Definitions, name: str) -> int | None:
+        """The position after which events of the log are not counted yet; None if there are none.
+
+        Raises `StaleSource` if states hold more than the log: new events would not be applied.
+        """
         reached = self._finder.of(definitions, name).reached
         last = self._log.last(name)
         if reached is not None and reached > last:
             raise _beyond(name, reached, last)
+        return None if reached == last else reached
 
     def oldest(self, definitions: Definitions, name: str) -> int:
         """The time (microseconds) before which no state of a source keeps events."""

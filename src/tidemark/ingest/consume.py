@@ -125,6 +125,7 @@ class Consumer:
         pause, failed = _FIRST_PAUSE, False
         self._stream.open(self._where, start or Start())
         try:
+            self._applied()  # what a reader before this one may have left
             while not self._stop.is_set() and not self._stream.ended:
                 try:
                     if failed:

@@ -50,11 +50,10 @@ GATHERED_ROWS = 20_000
 class Pushed:
     """What became of a push: it is durable, and every read from now on counts it.
 
-    Should the whole machine fail right after, the event is in the log, and reads of the embedded
-    store count it again from the next push, `catch_up` or start of the service on.
-    `duplicates` were there already, with the same content.  `quarantined` rows are in the
-    dead-letter table.  `position` is that of the newest event of the source, `seen` when the
-    accepted ones became known.
+    Should the whole machine fail right after, the event is in the log, and the first process that
+    reads counts it again.  `duplicates` were there already, with the same content.  `quarantined`
+    rows are in the dead-letter table.  `position` is that of the newest event of the source, `seen`
+    when the accepted ones became known.
     """
 
     accepted: int
@@ -163,7 +162,7 @@ class Pusher:
                 remedy="Push events of a source with a time; facts are read from its history.",
             )
         if name not in self._queues:
-            self._applier.check_log(definitions, name)
+            self._applier.left(definitions, name)  # or the log is another one
         now = time.time_ns() // 1_000
         oldest = self._applier.oldest(definitions, name) if self._forgets else ANY_MOMENT
         checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))
@@ -261,7 +260,7 @@ class Pusher:
                 f"The events of {source.name} are in the log, but no read counts them yet: "
                 f"{error.what}",
                 where=error.where,
-                remedy="They will count with the next push, or at the next start of the server. "
+                remedy="They will count with the next push, or when the next process reads. "
                 "Pushing them again is safe where the source has `unique`, or with the same key.",
             ) from error
 

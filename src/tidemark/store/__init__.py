@@ -18,6 +18,7 @@ from tidemark.store.datasets import Recipe, Saving
 from tidemark.store.observing import Observing
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
+from tidemark.store.recovery import Recovery
 from tidemark.store.registry import ProjectRegistry
 from tidemark.store.streaming import Streams
 
@@ -59,6 +60,7 @@ class Store:
         self._pushing = Pushing(self._project, self._online, self._readers)
         self._observing = Observing(self._project, self.registry, self._readers)
         self.events = self._pushing
+        self.recovery = Recovery(self._project, self._readers, self._pushing)
         self.streams = Streams(self._project, self._online, self._readers, self._pushing)
 
     def plan(
@@ -161,11 +163,13 @@ class Store:
         """
         from tidemark.ingest.materialize import materialize
 
+        definitions = self._readers.snapshot().definitions
+        self.recovery.counted_here(each.name for each in definitions.sources)
         with self._project.engine() as engine:
             return materialize(
                 engine,
                 self._online,
-                self._readers.snapshot().definitions,
+                definitions,
                 project=self.config.namespace,
                 views=None if views is None else [name_of(view) for view in listed(views)],
                 until=until,
@@ -189,7 +193,9 @@ class Store:
         `EventsRefused`, `StoreUnavailable`.
         """
         self._project.check_open()
-        return self._pushing.push(name_of(source), rows, on_error=on_error, key=key)
+        name = name_of(source)
+        self.recovery.counted_here((name,))
+        return self._pushing.push(name, rows, on_error=on_error, key=key)
 
     def online(
         self,

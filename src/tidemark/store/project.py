@@ -62,6 +62,14 @@ class Project:
         return self._place("datasets", self.config.datasets)
 
     @property
+    def has_log(self) -> bool:
+        """Whether there may be events of a log; looking creates nothing."""
+        configured = self.config.log
+        return self._log is not None or (
+            bool(configured) and (self.config.root / configured).is_dir()
+        )
+
+    @property
     def log(self) -> EventLog:
         """The log of events that were pushed or came from streams."""
         if self._log is None:

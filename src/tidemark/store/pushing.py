@@ -90,7 +90,7 @@ class Pushing:
 
         self._project.check_open()
         found = self._readers.snapshot().definitions.source(name_of(source))
-        self.applier.check_log(self._readers.snapshot().definitions, found.name)
+        self.applier.left(self._readers.snapshot().definitions, found.name)
         with self._readers.under_way.accepting():
             done = replay(self._project.log, found, self.bounds(found), numbers)
             self.catch_up(found.name)

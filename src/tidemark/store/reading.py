@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,8 @@ class Readers:
         self.under_way = UnderWay()
         self.log: ServingLog | None = None
         """Where reads in this process are logged."""
+        self.before_reading: Callable[[Definitions, Sequence[Output]], object] = _nothing
+        """What is done before outputs are read that were not read before."""
 
     def __len__(self) -> int:
         return len(self._prepared)
@@ -128,6 +130,7 @@ class Readers:
         features = named(features, snapshot.records)
         self._project.beside(definitions, features)  # refuses what means something else
         asked = outputs(features, definitions, snapshot.records)
+        self.before_reading(definitions, asked)
         return Reader(
             self._online,
             definitions,
@@ -139,6 +142,10 @@ class Readers:
             log=self.log,
             known_by=self.under_way.known_by,
         )
+
+
+def _nothing(_definitions: Definitions, _outputs: Sequence[Output]) -> None:
+    """Do nothing."""
 
 
 def named(features: object, records: Records) -> object:

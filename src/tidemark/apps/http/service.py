@@ -241,6 +241,8 @@ class Service:
         following.start()
         watching = Following(self._standing.refresh, every=standing.REFRESH_SECONDS)
         watching.start()
+        recovering = Following(self.store.recovery.watch)
+        recovering.start()
         with suppress(TidemarkError):  # the next push says what is in the way
             await asyncio.to_thread(self.store.events.catch_up)
             await asyncio.to_thread(self._standing.refresh)
@@ -252,6 +254,7 @@ class Service:
         settling.cancel()
         following.stop()
         watching.stop()
+        recovering.stop()
         self.store.readers.expire()
         self._reading.close()
         self._pushing.close()
