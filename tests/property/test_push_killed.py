@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -131,6 +132,29 @@ def test_on_redis(tmp_path: Path, redis_url: str) -> None:
     """Two processes that write the rows of the same entities, fenced by the record."""
     with project(tmp_path, redis_url) as store:
         torture(store, KILLED // 3)
+
+
+KILLED_BETWEEN = """
+import os, signal, sys
+import tidemark as tm
+from tidemark.ingest.apply import Applier
+
+Applier.catch_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+event = {"order": "o1", "user_id": "ada", "at": "2026-03-01T12:00:00Z"}
+tm.connect(sys.argv[1]).push("order", event)
+"""
+
+
+def test_what_a_process_leaves_that_dies_before_it_counts_is_counted_by_who_reads(
+    tmp_path: Path,
+) -> None:
+    """The event is in the log; nobody pushes any more, and one process reads."""
+    with project(tmp_path, "lmdb://.tidemark/online"):
+        command = [sys.executable, "-c", KILLED_BETWEEN, str(tmp_path)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        with tm.connect(tmp_path) as reader:
+            assert reader.online(["of_user:orders"], {"user_id": "ada"})["orders"] == 4
+            everything_equal(reader)
 
 
 def test_a_store_that_lost_its_data_says_so(tmp_path: Path, redis_url: str) -> None:
