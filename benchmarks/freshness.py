@@ -105,7 +105,7 @@ def run(folder: Path, url: str, asked: argparse.Namespace) -> None:
         chance = random.Random(1)
         store.push(Purchase, bodies(1, asked.batch, chance)[0])
         todo = [marked(body, n) for n, body in enumerate(bodies(count, asked.batch, chance))]
-        began = time.monotonic() + 5  # the others load the kernel until then
+        began = time.monotonic() + asked.wait  # the others load the kernel until then
         until = began + count * every
         watching = helper("watch", str(folder), count, until + 30)
         reading = helper("read", str(folder), asked.reads, began, until)
@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--reads", type=int, default=500, help="reads a second")
+    parser.add_argument("--wait", type=float, default=8, help="seconds for others to start")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.run:
