@@ -41,7 +41,8 @@ def training_set(
     `functions` are the on-demand functions by reference.  `labels` is any Arrow-capable frame;
     `time` names its column of moments (None: its only timestamp column), `timezone` the zone of one
     that carries none.  With `hindsight`, when an event became known is ignored and corrections
-    count from the beginning.  `quiet`: no line on the terminal.  Raises `RequestInvalid`, `SchemaMismatch` and `EngineError`.
+    count from the beginning.  `quiet`: no line on the terminal.  Raises `RequestInvalid`,
+    `SchemaMismatch` and `EngineError`.
     """
     began = clock.perf_counter()
     rows = read_labels(labels, time=time, timezone=timezone)
