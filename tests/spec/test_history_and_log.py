@@ -131,10 +131,14 @@ def test_a_correction_replaces_from_when_it_came(store: Store) -> None:
 
 def test_a_source_may_have_no_history(store: Store) -> None:
     """It is empty at first, and then what was pushed."""
-    labels = asked(soon())
-    assert store.training_set([Clicks.clicks], labels).to_arrow()["clicks"].to_pylist() == [0]
+
+    def clicks() -> list[object]:
+        labels = asked(soon())
+        return store.training_set([Clicks.clicks], labels).to_arrow()["clicks"].to_pylist()
+
+    assert clicks() == [0]
     store.push("click", [{"id": "c1", "user_id": "ada", "at": NOW}])
-    assert store.training_set([Clicks.clicks], labels).to_arrow()["clicks"].to_pylist() == [1]
+    assert clicks() == [1]
 
 
 def test_a_dataset_is_made_again_after_more_events(store: Store) -> None:

@@ -95,7 +95,8 @@ def _replayed(
     bad = sorted({each.row for each in checked.bad})
     again = letters(checked)
     reasons += [(lines[row].number, each.reasons) for row, each in zip(bad, again, strict=True)]
-    taken = tuple(lines[row].number for row in checked.good.tolist())
+    good: list[int] = checked.good.tolist()
+    taken = tuple(lines[row].number for row in good)
     settled = Settled(taken, tuple(reasons))
     (done,) = log.append_all(
         source, [Batch(checked.rows, settled=settled)], seen=time.time_ns() // 1_000

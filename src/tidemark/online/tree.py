@@ -186,10 +186,11 @@ def _cuts(
 ) -> list[list[Cut] | None]:
     """For each tree, what is cut anew with its new events; None where they are undecided."""
     owners, runs, begins = _changed(trees, new.timeline, shelf)
+    of_runs: list[int] = owners.tolist()
     chunks = shelf.get(
         [
             trees[owner].chunk_key(place)
-            for owner, run in zip(owners.tolist(), runs, strict=True)
+            for owner, run in zip(of_runs, runs, strict=True)
             for place in run
         ]
     )
@@ -205,7 +206,7 @@ def _cuts(
     rows, children, ends = cutter.chunks(events if len(mine) == len(runs) else pick(events, mine))
     bounds = zip(mine.tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True)
     for number, first, stop in bounds:
-        if (of_tree := cuts[owners[number]]) is not None:
+        if (of_tree := cuts[of_runs[number]]) is not None:
             of_tree.append(Cut(runs[number], children.part(first, stop), rows[first:stop]))
     return cuts
 
