@@ -73,12 +73,11 @@ class Recovery:
             return True
         try:
             left = self._of(definitions, name)
-            while left is not None:
-                time.sleep(MOVING_SECONDS)
-                before, left = left, self._of(definitions, name)
-                if left == before:
-                    self._pushing.catch_up(name)
-                    return True
+            if left is None:
+                return True
+            time.sleep(MOVING_SECONDS)
+            if self._of(definitions, name) == left:
+                self._pushing.catch_up(name)
         except TidemarkError as error:
             _log.warning("events of %s in the log may not be counted: %s", name, error)
             return False
