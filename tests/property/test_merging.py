@@ -7,7 +7,7 @@ import pytest
 from tests.property.stored import LAYOUT, as_events, event, total_order
 
 from tidemark.online import codec
-from tidemark.online.joining import join
+from tidemark.online.joining import Join
 from tidemark.online.merging import combine
 
 
@@ -79,7 +79,7 @@ def test_rows_that_are_joined_hold_the_values_that_are_read(seed: int) -> None:
     sizes = [len(row) // 8 for row in rows]
     starts = [sum(sizes[:place]) for place in range(chunks)]
     words = np.frombuffer(b"".join(rows), np.int64)
-    joined = codec.unpack(LAYOUT, join(LAYOUT, words, starts, columns))
+    joined = codec.unpack(LAYOUT, Join(LAYOUT, columns).row(words, starts).tobytes())
     parts = [codec.unpack(LAYOUT, row) for row in rows]
     for name in ("time", "known", "ended"):
         assert getattr(joined, name) == [each for part in parts for each in getattr(part, name)]
