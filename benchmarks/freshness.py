@@ -1,6 +1,6 @@
 """From push to visible, at a fixed rate of events and under reads at the same time.
 
-python -m benchmarks.freshness [--redis] [--rate 20000] [--batch 500] [--seconds 20] [--reads 500]
+python -m benchmarks.freshness [--redis] [--rate 20000] [--batch 1000] [--seconds 20] [--reads 500]
 
 One process pushes batches when they are due; a second one asks for a marker that ends each batch
 until it is counted; a third reads vectors at a fixed rate.  Both clocks are open loops: they start
@@ -11,6 +11,7 @@ that its batch gathers.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import subprocess
@@ -56,6 +57,7 @@ def read(folder: Path, rate: int, began: float, until: float) -> list[float]:
     """Microseconds of reads from when they were due."""
     chance, taken = random.Random(2), list[float]()
     with tm.connect(folder) as store:
+        store.online(FEATURES, {"user_id": "u0", "shop": "s0"})  # loads the kernel
         due = max(began, time.monotonic())
         while due < until:
             time.sleep(max(0.0, due - time.monotonic()))
@@ -103,13 +105,17 @@ def run(folder: Path, url: str, asked: argparse.Namespace) -> None:
         store.apply(store.plan([Spend, Sales]))
         store.materialize()
         chance = random.Random(1)
-        store.push(Purchase, bodies(1, asked.batch, chance)[0])
-        todo = [marked(body, n) for n, body in enumerate(bodies(count, asked.batch, chance))]
+        store.push(Purchase, bodies(1, asked.batch, chance, asked.shops)[0])
+        made = bodies(count, asked.batch, chance, asked.shops)
+        todo = [marked(body, number) for number, body in enumerate(made)]
+        gc.collect()
+        gc.freeze()  # as `tidemark serve` does once it is up
         began = time.monotonic() + asked.wait  # the others load the kernel until then
         until = began + count * every
         watching = helper("watch", str(folder), count, until + 30)
         reading = helper("read", str(folder), asked.reads, began, until)
         push(store, todo, began, every)
+        gc.unfreeze()
     seen, taken = (json.loads(each.communicate()[0]) for each in (watching, reading))
     delays = [
         (moment - began - number * every - place / asked.rate) * 1e3
@@ -128,9 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--redis", action="store_true", help="measure Redis, not LMDB")
     parser.add_argument("--rate", type=int, default=20_000, help="events a second")
-    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--reads", type=int, default=500, help="reads a second")
+    parser.add_argument("--shops", type=int, default=20_000, help="as many as there are users")
     parser.add_argument("--wait", type=float, default=8, help="seconds for others to start")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()

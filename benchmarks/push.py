@@ -73,7 +73,7 @@ class Sales(tm.FeatureView, entity=Shop, source=Purchase):
     revenue = tm.sum(Purchase.amount, over="1d")
 
 
-def bodies(count: int, size: int, chance: random.Random) -> list[bytes]:
+def bodies(count: int, size: int, chance: random.Random, shops: int = SHOPS) -> list[bytes]:
     """Batches of events as lines of JSON."""
     now = datetime.now(UTC)
     made: list[bytes] = []
@@ -82,7 +82,7 @@ def bodies(count: int, size: int, chance: random.Random) -> list[bytes]:
             {
                 "order_id": f"o{chance.getrandbits(60)}",
                 "user_id": f"u{chance.randrange(USERS)}",
-                "shop": f"s{chance.randrange(SHOPS)}",
+                "shop": f"s{chance.randrange(shops)}",
                 "amount": round(chance.uniform(1, 100), 2),
                 "status": chance.choice(["settled", "open"]),
                 "at": (now - timedelta(milliseconds=chance.randrange(60_000))).isoformat(),

@@ -13,6 +13,7 @@ import sqlite3
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from tidemark.engines.log.records import State
 
 Words = NDArray[np.int64]
 
-RECENT = 1 << 17
+RECENT = 1 << 15
 """Identities in memory before they become a run."""
 
 TOGETHER = 16
@@ -135,7 +136,8 @@ class Identities:
             return None
         self._sweep()  # the runs are those of the last commit, and nobody else makes one now
         hashes = np.fromiter(self._recent, np.int64, len(self._recent))
-        values = np.array(list(self._recent.values()), np.int64)
+        pairs = chain.from_iterable(self._recent.values())
+        values = np.fromiter(pairs, np.int64, 2 * len(hashes)).reshape(-1, 2)
         order = np.argsort(hashes)
         arrays = hashes[order], values[order, 0], values[order, 1]
         tier = 0
