@@ -253,7 +253,7 @@ def _decimal(value: Any, type_: Type, *, json: bool) -> Decimal:
     if isinstance(value, int) and not isinstance(value, bool):
         value = Decimal(value)
     if not isinstance(value, Decimal):
-        raise Refusal(f"must be {type_}" + (", as text" if json else ", not a float"))
+        raise Refusal(f"must be {type_}" + (", as text" if json else ", as a Decimal or an int"))
     whole = type_.precision - type_.scale
     if not value.is_finite() or (value and value.adjusted() >= whole):
         raise Refusal(f"does not fit into {type_}")
