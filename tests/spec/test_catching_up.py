@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pyarrow as pa
 import pytest
+from tests.spec.habits import YESTERDAY, Habits, Purchase
 
 import tidemark as tm
 from tidemark.errors import StoreUnavailable
 from tidemark.store.pushing import Pushing
-
-YESTERDAY = datetime.now(UTC) - timedelta(days=1)
-
-
-class User(tm.Entity):
-    """A person with an account."""
-
-    user_id: tm.Key[str]
-
-
-class Purchase(tm.Source, time="at", unique=("order_id",)):
-    """Card purchases."""
-
-    order_id: tm.Col[str]
-    user_id: tm.Col[str]
-    at: tm.Col[datetime]
-
-
-class Habits(tm.FeatureView, entity=User, source=Purchase):
-    """How much a user buys."""
-
-    purchases = tm.count(over="30d")
-    last = tm.latest(Purchase.order_id)
 
 
 def purchase(order_id: str) -> dict[str, object]:
@@ -154,3 +130,4 @@ def test_a_server_leaves_what_moves_alone(store, monkeypatch):
     monkeypatch.setattr(store.events, "catch_up", None)
     for _ in range(3):
         store.recovery.watch()
+    assert next(looks, "all were taken") == "all were taken"

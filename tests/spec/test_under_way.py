@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import pyarrow as pa
 import pytest
+from tests.spec.habits import YESTERDAY, Habits, Purchase
 
 import tidemark as tm
 from tidemark.online import underway
 from tidemark.online.underway import UnderWay
-
-YESTERDAY = datetime.now(UTC) - timedelta(days=1)
-
-
-class User(tm.Entity):
-    """A person with an account."""
-
-    user_id: tm.Key[str]
-
-
-class Purchase(tm.Source, time="at", unique=("order_id",)):
-    """Card purchases."""
-
-    order_id: tm.Col[str]
-    user_id: tm.Col[str]
-    at: tm.Col[datetime]
-
-
-class Habits(tm.FeatureView, entity=User, source=Purchase):
-    """How much a user buys."""
-
-    purchases = tm.count(over="30d")
 
 
 @pytest.fixture
