@@ -232,7 +232,8 @@ class TestCommandLine:
     def test_dead_letters(self, run: Run) -> None:
         """What was left out can be looked at."""
         assert "no dead letters" in run("dead-letters", "list", "purchase").stdout
-        result = run("push", "purchase", "-", "--quarantine", sent='{"order": "o1"}\nno json\n')
+        lines = '{"order": "o1"}\nno json\n'
+        result = run("push", "purchase", "-", "--on-error", "quarantine", sent=lines)
         assert result.stdout == ("0 events of purchase taken, 0 there already, 2 dead letters.\n")
         found = json.loads(run("dead-letters", "list", "purchase", "--json").stdout)
         assert [each["row"] for each in found] == ['{"order": "o1"}', "no json"]

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("source")
 @click.argument("file", type=click.File("rb"))
-@click.option("--quarantine", is_flag=True, help="Let the good lines in, and keep the bad ones.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["refuse", "quarantine"]),
+    default="refuse",
+    show_default=True,
+    help="A bad line: take none of its batch, or take the good ones and keep the bad.",
+)
 @click.option("--key", default="", help="Of a file: what is pushed again under it counts once.")
 @click.option("--batch", default=10_000, show_default=True, help="Lines that are taken together.")
-def push(source: str, file: IO[bytes], quarantine: bool, key: str, batch: int) -> None:
+def push(source: str, file: IO[bytes], on_error: OnError, key: str, batch: int) -> None:
     """Take events of a source.
 
     FILE has one JSON object on each line; - is the standard input.  Each batch is durable and
@@ -31,7 +37,6 @@ def push(source: str, file: IO[bytes], quarantine: bool, key: str, batch: int) -
     """
     from tidemark.engines.progress import Progress
 
-    on_error: OnError = "quarantine" if quarantine else "refuse"
     facts: dict[str, Any] = {"source": source, "lines": 0, "accepted": 0, "duplicates": 0}
     facts |= {"quarantined": 0, "position": 0}
     with open_store() as store, Progress() as progress:
@@ -119,7 +124,7 @@ def _placed(error: EventsRefused, first: int) -> EventsRefused:
     return EventsRefused(
         error.what,
         where="\n".join(where),
-        remedy="Correct them, or let the good ones in with --quarantine." + before,
+        remedy="Correct them, or let the good ones in with --on-error quarantine." + before,
         bad=bad,
         bad_rows=error.bad_rows,
     )
