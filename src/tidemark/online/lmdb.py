@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import threading
@@ -10,15 +9,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
 import lmdb
 
 from tidemark.errors import StoreUnavailable
+from tidemark.online.checkpoint import DATA
+from tidemark.online.environment import Environment, refusing
 from tidemark.online.protocol import conflict
-
-T = TypeVar("T")
 
 _FIRST_MAP_SIZE = 1 << 28
 """Bytes of address space, not of disk; it doubles whenever a batch does not fit."""
@@ -29,20 +27,14 @@ _LONGEST_KEY = 511
 _DELETED_AT_ONCE = 50_000
 """Keys in one transaction of `delete`, so that other writers get their turn."""
 
-_DATA = "data.mdb"
-"""The file that LMDB makes in the directory."""
-
-_MAX_READERS = 1_024
-"""Threads, over all processes, that can read at the same moment."""
-
 
 class LmdbStore:
     """An `OnlineStore` in a directory.
 
-    A commit is on disk when `put_many` returns, unless it need not be durable: then its pages are,
-    but not the one that says which pages are current, and the next commit brings that to the disk
-    before it changes any of them (LMDB's `MDB_NOMETASYNC`).  So a machine that stops leaves the
-    state of before or after the last commit, never a mixture, and one fsync less is waited for.
+    A commit is on the disk when `put_many` returns, unless it need not be durable: then it is on
+    its way there.  A machine that stops leaves the state that there was at some moment, at most
+    `CHECKPOINT_SECONDS` and a flush of the disk earlier, never a mixture (`online.checkpoint`).
+    The same goes for all processes of a store that die at once.
 
     Readers never wait for the writer.  The directory is created by the first write; before that,
     every key is simply not there.  One that is not writable can be read.
@@ -53,7 +45,7 @@ class LmdbStore:
     def __init__(self, path: Path, *, map_size: int = _FIRST_MAP_SIZE) -> None:
         self.path = path.resolve()
         self._map_size = map_size
-        self._environment: _Environment | None = None
+        self._environment: Environment | None = None
         self._opening = threading.Lock()
 
     @property
@@ -63,9 +55,9 @@ class LmdbStore:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys, read in one transaction."""
-        if self._environment is None and not (self.path / _DATA).exists():
+        if self._environment is None and not (self.path / DATA).exists():
             return [None] * len(keys)
-        return self._opened().read(keys)
+        return self._opened().read(partial(_read, keys))
 
     def put_many(
         self,
@@ -90,19 +82,19 @@ class LmdbStore:
                 for key in doomed:
                     transaction.delete(key)
                 transaction.cursor().putmulti(pairs)
-            if durable:
-                env.sync(True)
 
-        self._opened().write(work)
+        self._opened().write(work, durable=durable)
 
     def delete(self, *prefixes: bytes) -> int:
         """Delete every key that starts with one of `prefixes`, some thousands a transaction."""
-        if self._environment is None and not (self.path / _DATA).exists():
+        if self._environment is None and not (self.path / DATA).exists():
             return 0
         deleted = 0
         for prefix in prefixes:
-            while step := self._opened().write(partial(_delete, prefix)):
+            while step := self._opened().write(partial(_delete, prefix), durable=False):
                 deleted += step
+        if deleted:
+            self._opened().write(lambda _: None, durable=True)
         return deleted
 
     @contextmanager
@@ -110,9 +102,9 @@ class LmdbStore:
         """Hold a file lock, which the system frees if this process dies."""
         import fcntl
 
-        _create(self.path)
         file = self.path / f"{quote(purpose, safe=' ')}.lock"
-        with _refusing(self.path):
+        with refusing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
             handle = file.open("a+", encoding="ascii")
         with handle:
             try:
@@ -135,105 +127,17 @@ class LmdbStore:
         if environment is not None:
             environment.release()
 
-    def _opened(self) -> _Environment:
+    def _opened(self) -> Environment:
         environment = self._environment
         if environment is None or environment.pid != os.getpid():
             with self._opening:
                 environment = self._environment
                 if environment is None or environment.pid != os.getpid():
-                    environment = self._environment = _Environment.of(self.path, self._map_size)
+                    environment = self._environment = Environment.of(self.path, self._map_size)
         return environment
 
 
-class _Environment:
-    """The one LMDB environment of a path in this process, shared by every store that names it.
-
-    LMDB forbids a second one, and a child process must not use its parent's.
-    """
-
-    _open: ClassVar[dict[tuple[int, Path], _Environment]] = {}
-    _guard: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self, path: Path, map_size: int) -> None:
-        self.pid = os.getpid()
-        self.path = path
-        self.users = 0
-        self._reading = threading.Lock()
-        self._writing = threading.Lock()
-        with _refusing(path):
-            # Where nothing can be written, there is no lock file to say who reads: what reads then
-            # is safe from writers in other places only while its transactions are short, as here.
-            locks = os.access(path, os.W_OK)
-            only_read = not locks or not _writable(path / _DATA)
-            self.env = lmdb.open(
-                str(path),
-                map_size=map_size,
-                max_readers=_MAX_READERS,
-                create=not only_read,
-                readonly=only_read,
-                lock=locks,
-                metasync=False,
-            )
-            if locks:
-                self.env.reader_check()
-
-    @classmethod
-    def of(cls, path: Path, map_size: int) -> _Environment:
-        """The environment of a path, opened if this process has not."""
-        with cls._guard:
-            environment = cls._open.get((os.getpid(), path))
-            if environment is None:
-                _create(path)
-                cls._forget_inherited(path)
-                environment = cls._open[os.getpid(), path] = cls(path, map_size)
-            environment.users += 1
-            return environment
-
-    @classmethod
-    def _forget_inherited(cls, path: Path) -> None:
-        """Close what a parent process had open, which frees this process's copy of it only."""
-        for key in [key for key in cls._open if key[1] == path and key[0] != os.getpid()]:
-            cls._open.pop(key).env.close()
-
-    def release(self) -> None:
-        """Count one user less; without users the environment closes."""
-        with self._guard:
-            self.users -= 1
-            if self.users == 0 and self.pid == os.getpid():
-                del self._open[self.pid, self.path]
-                self.env.close()
-
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys, after taking over the map that another process has grown.
-
-        Threads read one after the other: a map cannot move under a transaction, and threads that
-        pass the interpreter's lock around at every get are slower together than in turn.
-        """
-        try:
-            with self._reading:
-                while True:
-                    try:
-                        return _read(self.env, keys)
-                    except lmdb.MapResizedError:
-                        self.env.set_mapsize(0)
-        except lmdb.Error as error:
-            raise _unavailable(self.path, error) from error
-
-    def write(self, work: Callable[[lmdb.Environment], T]) -> T:
-        """The result of `work`, repeated with a larger map whenever the map is full."""
-        with self._writing, _refusing(self.path):
-            while True:
-                try:
-                    return work(self.env)
-                except lmdb.MapFullError:
-                    size = self.env.info()["map_size"] * 2
-                except lmdb.MapResizedError:
-                    size = 0
-                with self._reading:
-                    self.env.set_mapsize(size)
-
-
-def _read(env: lmdb.Environment, keys: Sequence[bytes]) -> list[bytes | None]:
+def _read(keys: Sequence[bytes], env: lmdb.Environment) -> list[bytes | None]:
     with env.begin() as transaction:
         return _found(transaction, keys)
 
@@ -276,46 +180,3 @@ def _named(key: bytes, value: bytes | memoryview) -> bytes:
 def _of_named(key: bytes, stored: bytes | None) -> bytes | None:
     head = len(key).to_bytes(8, "little") + key
     return stored[len(head) :] if stored is not None and stored.startswith(head) else None
-
-
-def _writable(file: Path) -> bool:
-    return not file.exists() or os.access(file, os.W_OK)
-
-
-def _create(path: Path) -> None:
-    with _refusing(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _refusing(path: Path) -> Generator[None]:
-    """Turn what the system or LMDB refuses into `StoreUnavailable`."""
-    try:
-        yield
-    except (OSError, lmdb.Error) as error:
-        raise _unavailable(path, error) from error
-
-
-_REMEDIES = {
-    errno.ENOSPC: "Free space on that disk, then try again; nothing was written.",
-    errno.EDQUOT: "Free space in that quota, then try again; nothing was written.",
-    errno.EFBIG: "Raise the limit on file sizes, then try again; nothing was written.",
-    errno.EIO: "That disk is full or failing: free space, then try again; nothing was written.",
-    errno.EACCES: "Make the directory writable for this user, or set `online` to another one.",
-    errno.EPERM: "Make the directory writable for this user, or set `online` to another one.",
-    errno.EROFS: "That file system is read-only: set `online` to a directory elsewhere.",
-    errno.ENOTDIR: "A file is in the way: set `online` to a directory.",
-    errno.EEXIST: "A file is in the way: set `online` to a directory.",
-}
-
-
-def _unavailable(path: Path, error: Exception) -> StoreUnavailable:
-    code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
-    text = str(error)
-    if code is None:
-        code = next((number for number in _REMEDIES if os.strerror(number) in text), None)
-    return StoreUnavailable(
-        f"The online store refused: {text}.",
-        where=str(path),
-        remedy=_REMEDIES.get(code or 0, "Try again; `tidemark doctor` tells more."),
-    )
