@@ -113,7 +113,10 @@ class NotFound(TidemarkError):
         """Say that `name` is not a known `kind` and suggest the nearest name that is."""
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        if near:
+        windows = [each for each in names if name and each.startswith(f"{name}_")]
+        if windows:
+            remedy = f"Did you mean {' or '.join(map(repr, windows[:12]))}?"
+        elif near:
             remedy = f"Did you mean {near[0]!r}?"
         elif names:
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -103,6 +103,19 @@ def test_a_feature_of_an_unknown_name_is_not_found(store: tm.Store) -> None:
         store.training_set("upsel", LABELS)
 
 
+@pytest.mark.parametrize("version", ["x", "0", "-1", "", "²", "9" * 5_000])
+def test_what_is_no_version_is_not_found(store: tm.Store, version: str) -> None:
+    """Not taken for the first version, nor for the newest."""
+    with pytest.raises(NotFound, match=r"whole numbers: habits:nights@1\."):
+        store.training_set([f"habits:nights@{version}"], LABELS)
+
+
+def test_a_name_without_its_window_is_told_the_windows(store: tm.Store) -> None:
+    """Rather than another name that looks alike."""
+    with pytest.raises(NotFound, match="Did you mean 'newest_year'"):
+        store.training_set(["habits:newest"], LABELS)
+
+
 @pytest.mark.parametrize("at", [5, 1.5, date(2026, 5, 9)])
 def test_a_moment_is_a_datetime_or_text(store: tm.Store, at: Any) -> None:
     """A number or a date is no moment, since neither says when."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -14,7 +16,8 @@ import tidemark as tm
 from tidemark import define
 from tidemark.errors import DefinitionError, RequestInvalid
 from tidemark.model.graph import Field
-from tidemark.model.types import FLOAT64, STRING, TIMESTAMP
+from tidemark.model.types import FLOAT64, INT64, STRING, TIMESTAMP, list_of
+from tidemark.serve.inputs import Inputs
 
 ZONED = pa.timestamp("us", "UTC")
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -163,3 +166,62 @@ def test_moments_are_in_utc_wherever_a_function_gets_them(store: tm.Store) -> No
     assert training.to_arrow()["zones"].to_pylist() == [expected]
     vector = store.online(zones, {"guest": "ada"}, request={"start": NOON})
     assert vector["zones"] == expected
+
+
+class Plan(StrEnum):
+    """Codes, as a program has them."""
+
+    EARLY = "early"
+
+
+def test_a_member_of_an_enumeration_is_its_text(store: tm.Store) -> None:
+    """As a key and as a request value; a function gets plain text."""
+    keyed = StrEnum("Guests", {"ADA": "ada"})
+    request = {"price": 1.5, "code": Plan.EARLY}
+    vector = store.online("pricing", {"guest": keyed["ADA"]}, request=request)
+    assert dict(vector) == {"offered": "1.5 'early'", "last_at": NOON}
+
+
+def test_a_moment_of_pandas_is_a_datetime(store: tm.Store) -> None:
+    """To the microsecond, as in labels."""
+    stamp = pd.Timestamp("2026-05-01T14:00:00.000001234", tz="Europe/Berlin")
+    checked = Inputs("request field", [Field("start", TIMESTAMP)]).one({"start": stamp})
+    assert [(type(each), each) for each in checked] == [
+        (datetime, NOON + timedelta(microseconds=1))
+    ]
+
+
+def test_arrays_of_numpy_are_lists() -> None:
+    """Also of one item, which is no number; a number of numpy is a number."""
+    inputs = Inputs("request field", [Field("vector", list_of(FLOAT64)), Field("count", INT64)])
+    assert inputs.one({"vector": np.array([0.5]), "count": np.int32(7)}) == [[0.5], 7]
+    assert inputs.one({"vector": [np.float64(0.5)], "count": 7}) == [[0.5], 7]
+    with pytest.raises(RequestInvalid, match="'count' is array"):
+        inputs.one({"vector": [], "count": np.array([7])})
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ada\udfff"])
+def test_text_that_is_no_text_is_refused(store: tm.Store, text: str) -> None:
+    """Half a surrogate pair cannot be stored or sent."""
+    request = {"price": 1.5, "code": text}
+    for ask in (
+        lambda: store.online("pricing", {"guest": text}, request=request | {"code": "x"}),
+        lambda: store.online("pricing", {"guest": "ada"}, request=request),
+        lambda: store.online_many("pricing", {"guest": ["ada", text]}, request=request),
+    ):
+        with pytest.raises(RequestInvalid, match="it must be text that UTF-8 can hold"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 5, 1),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=1))),
+    ],
+)
+def test_a_moment_that_is_none_is_refused(store: tm.Store, moment: datetime) -> None:
+    """One without a zone, and one outside the years that there are in UTC."""
+    with pytest.raises(RequestInvalid, match="with a time zone, of the years 1 to 9999"):
+        store.online(zones, {"guest": "ada"}, request={"start": moment})

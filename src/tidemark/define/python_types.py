@@ -252,11 +252,21 @@ def is_value(value: object, type_: Type) -> bool:
 
 
 def stored(value: Any, type_: Type) -> Any:
-    """A checked value as the type holds it: floats are floats, timestamps are in UTC."""
+    """A checked value as the type holds it: floats are floats, timestamps are in UTC.
+
+    A member of an enumeration of texts or numbers is the text or the number.
+    """
+    if type_ == STRING:
+        return value if type(value) is str else str.__str__(value)
+    if type_ == INT64:
+        return int(value)
     if type_ == FLOAT64:
         return float(value)
     if type_ == TIMESTAMP:
-        return value.astimezone(UTC)
+        moment = value.astimezone(UTC)
+        if type(moment) is datetime:
+            return moment
+        return datetime.combine(moment.date(), moment.time(), UTC)  # of pandas, to the microsecond
     if type_.name in {"list", "vector"}:
         item = type_.item or FLOAT64
         return [None if each is None else stored(each, item) for each in value]

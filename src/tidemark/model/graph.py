@@ -8,6 +8,7 @@ opens three times faster.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeVar
 
@@ -264,6 +265,8 @@ class FeatureService(_Described, frozen=True, kw_only=True, omit_defaults=True):
 
 Definition = Entity | Source | FeatureView | Request | OnDemand | FeatureService
 
+_VERSION = re.compile("[1-9][0-9]{0,8}")
+
 _T = TypeVar("_T", Entity, Source, FeatureView, Request, OnDemand, FeatureService, Field)
 
 
@@ -398,8 +401,15 @@ def _named(kind: str, name: str, items: Iterable[_T]) -> _T:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `view:feature`, `view:feature@2`, or the name of an on-demand feature."""
-    head, _, version = text.partition("@")
+    """Read `view:feature`, `view:feature@2`, or the name of an on-demand feature.
+
+    Raises `NotFound` where what follows the `@` is no version.
+    """
+    head, at, version = text.partition("@")
+    if at and not _VERSION.fullmatch(version):
+        raise NotFound(
+            f"There is no {text!r}.", remedy=f"Versions are whole numbers: {head or 'name'}@1."
+        )
     owner, _, name = head.rpartition(":")
     kind: Literal["feature", "on_demand"] = "feature" if owner else "on_demand"
-    return Reference(kind, name, owner, int(version) if version.isdigit() else 1)
+    return Reference(kind, name, owner, int(version) if version else 1)

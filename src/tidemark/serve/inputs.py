@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from tidemark.define.python_types import is_value, stored
 from tidemark.engines.histories import as_table
 from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Field
-from tidemark.model.types import Type
+from tidemark.model.types import FLOAT64, Type
 from tidemark.online.values import rescaled
 
 _PLAIN: dict[str, type] = {
@@ -50,7 +51,7 @@ class Inputs:
         values: list[Any] = []
         for name, plain, type_ in self._plain:
             value: Any = named[name]
-            if type(value) is not plain or (plain is int and not _is_word(value)):
+            if type(value) is not plain or (plain in _SURE and not _SURE[plain](value)):
                 value = self._checked(name, type_, value, None)
             values.append(value)
         return values
@@ -100,8 +101,10 @@ class Inputs:
         return taken, sizes.pop() if sizes else 0
 
     def _column(self, name: str, plain: type | None, type_: Type, values: list[Any]) -> list[Any]:
-        if set(map(type, values)) == {plain} and (
-            plain is not int or (_is_word(min(values)) and _is_word(max(values)))
+        if (
+            set(map(type, values)) == {plain}
+            and (plain is not int or (_is_word(min(values)) and _is_word(max(values))))
+            and (plain is not str or all(map(_SURE[str], values)))
         ):
             return values
         return [
@@ -124,8 +127,7 @@ class Inputs:
 
     def _checked(self, name: str, type_: Type, value: Any, position: int | None) -> Any:
         where = "" if position is None else f"row {position}"
-        if type(value).__module__ == "numpy":
-            value = value.item()
+        given, value = value, _of_python(value)
         if value is None:
             if name in self._optional:
                 return None
@@ -134,9 +136,8 @@ class Inputs:
             )
         known = is_value(value, type_)
         if not known or not _fits(value, type_):
-            must = f"it must be {type_}" if not known else f"it must be {type_}, exactly"
             raise RequestInvalid(
-                f"The {self.kind} {name!r} is {_shown(value)}; {must}.",
+                f"The {self.kind} {name!r} is {_shown(given)}; {_must(value, type_, known)}.",
                 where=where,
                 remedy=self._expected(),
             )
@@ -152,22 +153,58 @@ class Inputs:
         return f"Expected: {wanted}."
 
 
+def _of_python(value: Any) -> Any:
+    """Scalars and arrays of numpy, also in a list, as what Python has."""
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_of_python(each) for each in cast("Sequence[object]", value)]
+    return value
+
+
+def _must(value: Any, type_: Type, known: bool) -> str:
+    """What a value that is refused should be."""
+    if type_.name == "timestamp" and isinstance(value, datetime):
+        return "it must be timestamp, with a time zone, of the years 1 to 9999"
+    if known and type_.name == "string":
+        return "it must be text that UTF-8 can hold"
+    return f"it must be {type_}, exactly" if known else f"it must be {type_}"
+
+
 def _fits(value: Any, type_: Type) -> bool:
-    """Whether a number is one of its type without rounding; other values fit."""
-    if type_.name == "float64" and isinstance(value, int):
-        try:
-            return float(value) == value
-        except OverflowError:
-            return False
-    if type_.name != "decimal":
-        return True
-    whole = type_.precision - type_.scale
-    fits = value.is_finite() and (not value or value.adjusted() < whole)
-    return bool(fits and value == rescaled(value, type_))
+    """Whether it is a value of its type without a change.
+
+    Numbers may have to be rounded, text may hold half a surrogate pair, and a moment may be in no
+    year of UTC.
+    """
+    try:
+        match type_.name:
+            case "float64":
+                return not isinstance(value, int) or float(value) == value
+            case "string":
+                str.encode(value)
+            case "timestamp":
+                value.astimezone(UTC)
+            case "list":
+                item = type_.item or FLOAT64
+                return all(each is None or _fits(each, item) for each in value)
+            case "decimal":
+                whole = type_.precision - type_.scale
+                fits = value.is_finite() and (not value or value.adjusted() < whole)
+                return bool(fits and value == rescaled(value, type_))
+            case _:
+                pass
+    except (OverflowError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _is_word(value: Any) -> bool:
     return bool(-(2**63) <= value < 2**63)
+
+
+_SURE: dict[type, Callable[[Any], bool]] = {int: _is_word, str: str.isascii}
+"""Of plain types that do not hold all their values: what says soon that one is held."""
 
 
 def _listed(column: Any) -> list[Any]:
