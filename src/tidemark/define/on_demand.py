@@ -28,6 +28,9 @@ from tidemark.model.types import Type
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_DESCRIBING = frozenset({"owner", "tags", "version"})
+"""Arguments of `on_demand` that are no inputs."""
+
 OnDemandInput: TypeAlias = "Col[Any] | Feature[Any] | OnDemandFunction[..., Any] | str"
 
 
@@ -89,9 +92,11 @@ def on_demand(
             for name, given in inputs.items():
                 if name in parameters:
                     _compare(function, name, parameters[name], given, place)
-            made = OnDemandFunction(
-                function, inputs, gives, place, owner=owner, tags=as_texts(tags), version=version
-            )
+            said: dict[str, Any] = {"owner": owner, "tags": tags, "version": version}
+            if _DESCRIBING & parameters.keys():
+                said = {"owner": "", "tags": (), "version": 1}
+            said["tags"] = as_texts(said["tags"])
+            made = OnDemandFunction(function, inputs, gives, place, **said)
             finish(made)
         return made
 
@@ -138,7 +143,13 @@ def _compare_names(
     function: Callable[..., Any], parameters: set[str], inputs: Mapping[str, object], place: Place
 ) -> None:
     name = function.__name__
-    for missing in sorted(parameters - inputs.keys()):
+    for taken in sorted(_DESCRIBING & parameters):
+        report(
+            f"{name} has a parameter {taken!r}, which in on_demand(...) describes the feature.",
+            place,
+            "Give the parameter another name: owner, tags and version are not inputs.",
+        )
+    for missing in sorted(parameters - inputs.keys() - _DESCRIBING):
         report(
             f"{name} has a parameter {missing!r}, but on_demand(...) does not give it.",
             place,
