@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -122,9 +123,23 @@ def test_a_clock_that_goes_back_does_not_move_what_was_seen(log: EventLog) -> No
 def test_a_batch_with_a_known_key_is_that_batch(log: EventLog) -> None:
     """Nothing is done, and the first answer is given again."""
     first = log.append(ORDERS, orders(("a", 1.0, 10)), seen=1, key="k")
-    again = log.append(ORDERS, orders(("b", 1.0, 10)), seen=2, key="k")
+    again = log.append(ORDERS, orders(("a", 1.0, 10)), seen=2, key="k")
     assert (again.first, again.last, again.replayed) == (first.first, first.last, True)
+    other = log.append(ORDERS, orders(("b", 1.0, 10)), seen=2, key="k")
+    assert (again.other, other.other) == (False, True)
     assert ids(log) == ["a"]
+
+
+def test_a_log_of_before_keys_told_their_rows_goes_on(log: EventLog) -> None:
+    """What it does not know of an old key it does not hold against anybody."""
+    log.append(ORDERS, orders(("a", 1.0, 10)), seen=1, key="old")
+    log.close()
+    before = sqlite3.connect(log.folder / "orders" / "log.db")
+    before.execute("ALTER TABLE keys DROP COLUMN said")
+    before.close()
+    assert not log.append(ORDERS, orders(("b", 1.0, 10)), seen=2, key="old").other
+    assert log.append(ORDERS, orders(("c", 1.0, 10)), seen=3, key="new").accepted == 1
+    assert log.append(ORDERS, orders(("d", 1.0, 10)), seen=4, key="new").other
 
 
 def test_several_batches_are_kept_together(log: EventLog) -> None:

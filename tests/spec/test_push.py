@@ -118,10 +118,26 @@ class TestCounting:
         assert (spend(store, "bob"), spend(store, "cyd")) == ((1, 12.0), (1, 5.0))
 
     def test_a_key_makes_a_push_happen_once(self, store: tm.Store) -> None:
-        """What was tried again under its key is the first push, whatever it holds."""
-        first = store.push(Purchase, bought("o1"), key="night-1")
-        assert store.push(Purchase, bought("o2"), key="night-1") == first
-        assert spend(store) == (2, 11.0)
+        """What is tried again under its key is the first push, also in other order or form."""
+        o1, o2 = bought("o1"), bought("o2")
+        first = store.push(Purchase, [o1, o2], key="night-1")
+        assert store.push(Purchase, [o2, o1], key="night-1") == first
+        assert store.push(Purchase, pa.Table.from_pylist([o1, o2]), key="night-1") == first
+        assert spend(store) == (3, 21.0)
+
+    def test_other_events_under_a_known_key_are_refused(self, store: tm.Store) -> None:
+        """They would be lost if they were taken for the first push."""
+        store.push(Purchase, bought("o1"), key="night-1")
+        with pytest.raises(RequestInvalid, match=r"Other events .* under the key 'night-1'"):
+            store.push(Purchase, bought("o2"), key="night-1")
+        assert store.push(Purchase, bought("o2"), key="night-2").accepted == 1
+
+    def test_what_a_clock_makes_good_is_no_other_push(self, store: tm.Store) -> None:
+        """With dead letters the key alone says which push it is."""
+        bad = {**bought("o1"), "amount": "much"}
+        first = store.push(Purchase, [bad, bought("o2")], on_error="quarantine", key="night-1")
+        again = store.push(Purchase, [bought("o1"), bought("o2")], key="night-1")
+        assert (again.accepted, again.position) == (first.accepted, first.position) == (1, 1)
 
     def test_an_event_without_a_key_is_nobodys(self, store: tm.Store) -> None:
         """It is kept, and no row counts it."""

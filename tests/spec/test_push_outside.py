@@ -124,11 +124,14 @@ class TestHttp:
         assert (status, answer["accepted"], answer["quarantined"]) == (200, 1, 1)
 
     def test_an_idempotency_key(self, server: Server) -> None:
-        """What is sent again under it is the first push."""
-        key = {"Idempotency_Key": "k1"}
-        first = server.post(PATH, bought("d1", "dan"), **key)[1]
-        again = server.post(PATH, bought("d2", "dan"), **key)[1]
+        """What is sent again under it is the first push; anything else is refused."""
+        key, event = {"Idempotency_Key": "k1"}, bought("d1", "dan")
+        first = server.post(PATH, event, **key)[1]
+        again = server.post(PATH, event, **key)[1]
         assert again["position"] == first["position"]
+        status, answer = server.post(PATH, bought("d2", "dan"), **key)
+        assert (status, answer["slug"]) == (422, "request-invalid")
+        assert "under the key 'k1'" in answer["detail"]
 
     @pytest.mark.parametrize(
         ("method", "path", "status", "what"),

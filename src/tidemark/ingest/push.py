@@ -240,6 +240,8 @@ class Pusher:
         done = self._log.append_all(source, batches, seen=time.time_ns() // 1_000)
         for push, appended in zip(alone, done, strict=False):
             push.appended = appended
+            if appended.other:
+                push.error = _other_rows(source, push.key)
         begin = 0
         for push in plain:
             rows, accepts = len(push.rows), done[-1].accepts
@@ -263,6 +265,15 @@ class Pusher:
                 remedy="They will count with the next push, or when the next process reads. "
                 "Pushing them again is safe where the source has `unique`, or with the same key.",
             ) from error
+
+
+def _other_rows(source: Source, key: str) -> RequestInvalid:
+    """The error of a key that was used before, for something else."""
+    return RequestInvalid(
+        f"Other events of {source.name} were pushed under the key {key!r}; nothing was taken.",
+        remedy="Give every push a key of its own, and the same one only to the same events when "
+        "they are pushed again.",
+    )
 
 
 def _together(parts: Sequence[pa.Table | Few]) -> pa.Table | Few:

@@ -189,8 +189,8 @@ class Store:
         array, or an object on each line).  Where one is not as the source declares, all are
         refused, or with `on_error="quarantine"` the good ones are taken and the others are among
         `events.dead_letters`.  A push with the `key` of an earlier one is that push, and takes
-        nothing again; so is an event that repeats `unique` columns and says the same.  Raises
-        `EventsRefused`, `StoreUnavailable`.
+        nothing again (other rows under it are refused); so is an event that repeats `unique`
+        columns and says the same.  Raises `EventsRefused`, `RequestInvalid`, `StoreUnavailable`.
         """
         self._project.check_open()
         name = name_of(source)

@@ -43,7 +43,7 @@ CREATE TABLE segments (
 CREATE TABLE offsets (origin TEXT PRIMARY KEY, offset TEXT NOT NULL, checksum INTEGER);
 CREATE TABLE keys (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, first INTEGER, last INTEGER, accepted INTEGER,
-    duplicates INTEGER, seen INTEGER);
+    duplicates INTEGER, seen INTEGER, said INTEGER);
 CREATE TABLE buried (
     number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER, row TEXT, reasons TEXT, origin TEXT,
     offset TEXT, replayed INTEGER);
@@ -274,6 +274,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA cache_size = -32000")
     if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()[0]:
+        if "said" not in {row[1] for row in connection.execute("PRAGMA table_info(keys)")}:
+            connection.execute("ALTER TABLE keys ADD COLUMN said INTEGER")  # made before it was
         return
     connection.execute("BEGIN IMMEDIATE")
     there = "SELECT count(*) FROM sqlite_master WHERE name = 'state'"

@@ -64,8 +64,8 @@ class Appended:
     The rows that were taken have the positions `first` to `last` (`last` is `first - 1` if there
     are none) and were seen by `seen` (UTC microseconds); `duplicates` were there already.
     `replayed` says that the batch's key was known: nothing was done, and this is the answer of the
-    first time; otherwise `accepts` says of each row whether it was taken, and `taken` has those
-    that were.
+    first time (`other`: which was to other rows); otherwise `accepts` says of each row whether it
+    was taken, and `taken` has those that were.
     """
 
     first: int
@@ -74,6 +74,7 @@ class Appended:
     duplicates: int
     seen: int
     replayed: bool = False
+    other: bool = False
     accepts: Flags | None = field(default=None, compare=False, repr=False)
     taken: Taken | None = field(default=None, compare=False, repr=False)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tidemark.engines.few import Few, signed, spread_one
 from tidemark.engines.identity import content_words, identity_words, spread
-from tidemark.engines.log import batches, letters, segments
+from tidemark.engines.log import batches, keys, letters, segments
 from tidemark.engines.log.batches import ADDED, POSITION, SEEN, Schemas
 from tidemark.engines.log.database import FORMAT, Database, checksum
 from tidemark.engines.log.identities import Identities
@@ -28,9 +28,6 @@ from tidemark.model.graph import Field, Source
 
 Words = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-KEYS_KEPT = 100_000
-"""How many idempotency keys of a source are remembered: those of its newest batches."""
 
 _READ_ROWS = 1 << 16
 
@@ -75,10 +72,11 @@ class SourceLog:
             self._refuse_moved(connection, expected)
             answers: list[Appended] = []
             for batch, rows in zip(given, ready, strict=True):
-                done = _replayed(connection, batch.key)
+                said = keys.said(batch, rows.contents)
+                done = keys.find(connection, batch.key, said)
                 if done is None:
                     state, done = self._take(connection, state, source, rows, seen)
-                    _keep_key(connection, batch.key, done)
+                    keys.keep(connection, batch.key, said, done)
                     letters.keep(connection, batch.buried, max(seen, done.seen))
                     if batch.settled is not None:
                         letters.settle(connection, batch.settled, max(seen, done.seen))
@@ -409,22 +407,6 @@ def _store(connection: sqlite3.Connection, state: State) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*values, checksum(*values))
     )
-
-
-def _replayed(connection: sqlite3.Connection, key: str) -> Appended | None:
-    """The answer of the first time, if a batch had this key."""
-    query = "SELECT first, last, accepted, duplicates, seen FROM keys WHERE key = ?"
-    row = connection.execute(query, (key,)).fetchone() if key else None
-    return None if row is None else replace(Appended(*row), replayed=True)
-
-
-def _keep_key(connection: sqlite3.Connection, key: str, done: Appended) -> None:
-    if not key:
-        return
-    values = (key, done.first, done.last, done.accepted, done.duplicates, done.seen)
-    added = connection.execute("INSERT INTO keys VALUES (NULL, ?, ?, ?, ?, ?, ?)", values)
-    number = added.lastrowid or 0
-    connection.execute("DELETE FROM keys WHERE number <= ?", (number - KEYS_KEPT,))
 
 
 def _keep_offsets(connection: sqlite3.Connection, offsets: Mapping[str, str]) -> None:
