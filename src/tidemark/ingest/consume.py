@@ -21,6 +21,7 @@ from tidemark.errors import LockLost, StoreConflict, TidemarkError
 from tidemark.ingest.streams.decoding import Decode, Undecodable
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
+from tidemark.online.underway import UnderWay
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +60,8 @@ class Consumer:
     """Takes what one stream brings, until it is told to stop.
 
     `source` gives the source as it is applied now, `bounds` the times that its events may have;
-    `decode` is None where messages are JSON.  `apply` brings the online state to the end of the
+    `decode` is None where messages are JSON.  Reads are told by `under_way` of events that they do
+    not count yet.  `apply` brings the online state to the end of the
     log; `alive` is called now and then while the stream is read to its end.  `told` is called after
     each batch and each error that passes: what is `retryable` is tried again, for ever, more and
     more slowly.  What is not, and the loss of a lock under which this is read, ends `run`, which
@@ -74,6 +76,7 @@ class Consumer:
         log: EventLog,
         *,
         bounds: Callable[[Source], Bounds],
+        under_way: UnderWay,
         apply: Callable[[], object],
         alive: Callable[[], object],
         told: Callable[[Consumed, TidemarkError | None], object],
@@ -84,6 +87,7 @@ class Consumer:
         self._decode = decode
         self._log = log
         self._bounds = bounds
+        self._under_way = under_way
         self._apply = apply
         self._alive = alive
         self._alive_at = float("-inf")
@@ -169,26 +173,27 @@ class Consumer:
         source = self._source()
         table, letters = self._read(source, messages)
         offsets = {message.partition: message.offset for message in messages}
-        try:
-            appended = self._log.append(
-                source,
-                table,
-                seen=time.time_ns() // 1_000,
-                offsets=offsets,
-                expected={partition: self._taken.get(partition) for partition in offsets},
-                buried=letters,
-            )
-        except StoreConflict:
-            self._stream.rewind()  # another reader had these messages; go on where it is
-            return
-        self._taken = {**self._taken, **offsets}
-        consumed = self.consumed
-        consumed.messages += len(messages)
-        consumed.accepted += appended.accepted
-        consumed.duplicates += appended.duplicates
-        consumed.buried += len(letters)
-        consumed.batches += 1
-        self._applied()
+        with self._under_way.accepting(source.name):
+            try:
+                appended = self._log.append(
+                    source,
+                    table,
+                    seen=time.time_ns() // 1_000,
+                    offsets=offsets,
+                    expected={partition: self._taken.get(partition) for partition in offsets},
+                    buried=letters,
+                )
+            except StoreConflict:
+                self._stream.rewind()  # another reader had these messages; go on where it is
+                return
+            self._taken = {**self._taken, **offsets}
+            consumed = self.consumed
+            consumed.messages += len(messages)
+            consumed.accepted += appended.accepted
+            consumed.duplicates += appended.duplicates
+            consumed.buried += len(letters)
+            consumed.batches += 1
+            self._applied()
         self._stream.taken(offsets)
         consumed.lag = dict(self._stream.lag())
         self._told(consumed, None)

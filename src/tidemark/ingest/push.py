@@ -173,6 +173,7 @@ class Pusher:
         done = push.appended
         if done is None:
             raise StoreUnavailable("The push was given up.", remedy="Try again.")
+        self._under_way.settle(name, done.seen)
         return Pushed(
             done.accepted, done.duplicates, len(push.letters), done.last, instant(done.seen)
         )
@@ -217,7 +218,7 @@ class Pusher:
     def _work(self, definitions: Definitions, source: Source, group: Sequence[_Push]) -> None:
         """Append a group of pushes, all or none, and bring the state to the end of the log."""
         try:
-            with self._under_way.accepting():
+            with self._under_way.accepting(source.name):
                 fresh = self._append(source, group)
                 self._apply(definitions, source, fresh)
         except Exception as error:  # noqa: BLE001 - every thread of the group is told

@@ -11,7 +11,7 @@ from tidemark.errors import RequestInvalid, StoreUnavailable
 from tidemark.model.graph import Definitions, Field, Output, Reference
 from tidemark.model.window import parse_moment
 from tidemark.online.protocol import OnlineStore
-from tidemark.online.underway import now
+from tidemark.online.underway import Look
 from tidemark.serve.answer import Answer, Functions, new_request_id
 from tidemark.serve.evaluation import Found
 from tidemark.serve.program import Program
@@ -30,8 +30,8 @@ class Reader:
 
     `functions` are the on-demand functions by reference; `project` is the namespace of the online
     state.  The serving log knows answers by `target` (a service, a model or "features") and
-    `revision`; `online` and `online_many` are written to `log`, where there is one.  `known_by`
-    gives the latest moment of which reads that begin after it count every event.
+    `revision`; `online` and `online_many` are written to `log`, where there is one.  `look`
+    says which events are accepted that reads may not count yet.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Reader:
         target: str = "features",
         revision: int = 0,
         log: ServingLog | None = None,
-        known_by: Callable[[], int] = now,
+        look: Callable[[], Look] | None = None,
     ) -> None:
         self.target, self.revision = target, revision
         self._log = log
@@ -53,7 +53,7 @@ class Reader:
         self._definitions = definitions
         self._outputs = tuple(outputs)
         self._project = project
-        self._rows = RowReader(online, project, known_by)
+        self._rows = RowReader(online, project, look)
         self._program = self._resolved()
 
     def online(

@@ -25,7 +25,7 @@ from tidemark.online.keys import (
     record_key,
 )
 from tidemark.online.protocol import OnlineStore
-from tidemark.online.underway import now
+from tidemark.online.underway import Known, Look, UnderWay, now
 from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
 from tidemark.serve.trees import Forest, Replaced, Unsettled
@@ -75,7 +75,7 @@ class _Current(NamedTuple):
     """What serves a program, as its `records` say.
 
     `states` are those of the program's views, `prefixes` what the keys of their rows begin with.
-    They answer for moments of at least `floor`, and together know the events up to `until`.
+    They answer for moments of at least `floor`, and have the events up to those that are `known`.
     """
 
     program: Program
@@ -83,7 +83,10 @@ class _Current(NamedTuple):
     states: Sequence[State]
     prefixes: Sequence[bytes]
     floor: int
-    until: int
+    known: Known
+
+
+_NOTHING_KNOWN = Known(0, 0, {})
 
 
 class OtherStates(Exception):  # nothing is wrong: the program is to be made anew
@@ -93,15 +96,15 @@ class OtherStates(Exception):  # nothing is wrong: the program is to be made ane
 class RowReader:
     """Reads rows of the current generation of each state.
 
-    `known_by` is the latest moment of which the rows that are read after it count every event.
+    `look` says what is under way: events that the rows that are read after it may not count.
     """
 
     def __init__(
-        self, online: OnlineStore, project: str, known_by: Callable[[], int] = now
+        self, online: OnlineStore, project: str, look: Callable[[], Look] | None = None
     ) -> None:
         self.online = online
         self.project = project
-        self._known_by = known_by
+        self._look = look or UnderWay().look
         self._current: _Current | None = None
 
     def available(self, views: Iterable[str]) -> dict[str, list[Available]]:
@@ -123,10 +126,10 @@ class RowReader:
     ) -> Stored:
         """The rows of all views for these columns of keys, all of one moment of the store.
 
-        `at` None is now, or before what this process is just accepting, or later if rows are known
-        to hold what was seen later: clocks differ, and what was written is to be read.  Raises
-        `StaleSource` for a feature that is not materialized, or not for the moment `at`, and
-        `OtherStates` if the program is to be made anew.
+        `at` None is now, or before what is just being accepted: a moment for which training has the
+        same events (see `Known.moment`).  Raises `StaleSource` for a feature that is not
+        materialized, or not for the moment `at`, and `OtherStates` if the program is to be made
+        anew.
         """
         if count == 0 or not program.views:
             none = np.full((len(program.views), count), -1)
@@ -136,10 +139,11 @@ class RowReader:
         # What others learn meanwhile must not mix with what this read goes by.
         current = self._current
         if current is None or current.program is not program:
-            current = _Current(program, (), (), [b""] * len(program.views), 0, 0)
+            current = _Current(program, (), (), [b""] * len(program.views), 0, _NOTHING_KNOWN)
         records = len(program.records)
+        whole = False
         for _ in range(_ATTEMPTS):
-            moment = self._known_by() if at is None else at
+            look = self._look()
             places = [_places(current, each) for each in asked]
             wanted = places[0] if len(places) == 1 else [key for each in places for key in each]
             found = self.online.get_many(program.records + wanted)
@@ -149,8 +153,9 @@ class RowReader:
                 self._current = current = read
                 if changed:
                     continue
-            if at is None:
-                moment = max(moment, current.until)
+            moment = current.known.moment(look) if at is None else at
+            if whole:
+                moment = current.known.most
             if moment < current.floor:
                 raise _forgotten(current, moment)
             try:
@@ -158,6 +163,9 @@ class RowReader:
             except Replaced:
                 continue
             except Unsettled as unsettled:
+                if at is None and moment < current.known.most:
+                    whole = True  # tiles are not taken apart: it is of what they hold
+                    continue
                 raise _came_later(program.views[unsettled.view], moment) from None
             return Stored(count, keys, moment, words, parts, current.states)
         raise _restless(self.online)
@@ -176,8 +184,10 @@ class RowReader:
             )
             for view, state in zip(program.views, states, strict=True)
         ]
-        floor, until = max(each.floor for each in states), max(each.until for each in states)
-        return _Current(program, records, states, prefixes, floor, until)
+        floor = max(each.floor for each in states)
+        sources = [view.view.source for view in program.views]
+        known = Known.of(list(zip(sources, (each.until for each in states), strict=True)))
+        return _Current(program, records, states, prefixes, floor, known)
 
     def _parts(
         self,

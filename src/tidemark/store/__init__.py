@@ -334,6 +334,7 @@ class Store:
         """Close the registry and the online store; closing twice is fine."""
         self._observing.close()
         self._pushing.close()
+        self._readers.under_way.close()
         self._project.close()
         self.registry.close()
         self._online.close()

@@ -70,6 +70,11 @@ class Project:
         )
 
     @property
+    def shared_log(self) -> Path | None:
+        """The folder of the log that other processes may use as well; None if there is none."""
+        return self.config.root / self.config.log if self.config.log else None
+
+    @property
     def log(self) -> EventLog:
         """The log of events that were pushed or came from streams."""
         if self._log is None:

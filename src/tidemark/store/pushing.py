@@ -91,7 +91,7 @@ class Pushing:
         self._project.check_open()
         found = self._readers.snapshot().definitions.source(name_of(source))
         self.applier.left(self._readers.snapshot().definitions, found.name)
-        with self._readers.under_way.accepting():
+        with self._readers.under_way.accepting(found.name):
             done = replay(self._project.log, found, self.bounds(found), numbers)
             self.catch_up(found.name)
         return done

@@ -45,7 +45,7 @@ class Readers:
         self._lasts = REFRESH_SECONDS
         self._writes = 0
         self._prepared: dict[object, tuple[object, Reader]] = {}
-        self.under_way = UnderWay()
+        self.under_way = UnderWay(project.shared_log)
         self.log: ServingLog | None = None
         """Where reads in this process are logged."""
         self.before_reading: Callable[[Definitions, Sequence[Output]], object] = _nothing
@@ -140,7 +140,7 @@ class Readers:
             target=_target(features, definitions),
             revision=snapshot.revision,
             log=self.log,
-            known_by=self.under_way.known_by,
+            look=self.under_way.look,
         )
 
 

@@ -147,6 +147,7 @@ class Streams:
             decoder(source.stream, config.root),
             self._project.log,
             bounds=self._pushing.bounds,
+            under_way=self._readers.under_way,
             apply=lambda: self._pushing.catch_up(name),
             alive=lambda: self._alive(name),
             told=told or _nobody,
