@@ -44,7 +44,7 @@ class Server:
         connection.close()
         told = {name.lower(): value for name, value in response.getheaders()}
         kind = told.get("content-type", "")
-        return response.status, told, json.loads(content) if "json" in kind else content
+        return response.status, told, json.loads(content) if content and "json" in kind else content
 
     def post(self, path: str, body: object, **headers: str) -> tuple[int, Any]:
         status, _, content = self.ask("POST", path, body, **headers)

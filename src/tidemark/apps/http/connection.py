@@ -30,6 +30,9 @@ WHOLE = "tidemark.whole"
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 
+_LEFT = 32 << 20
+"""Bytes of a body that are still read when its request is answered already, as one too large is."""
+
 _log = logging.getLogger("tidemark.http")
 
 
@@ -130,12 +133,15 @@ class Connection(HttpToolsProtocol):
         self._chunk = 0
         self._reading = True
         self._late: asyncio.TimerHandle | None = None
+        self._left = 0
+        self._leaving: asyncio.TimerHandle | None = None
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect no more."""
         self._reading = False
         self._expect()
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -163,6 +169,32 @@ class Connection(HttpToolsProtocol):
         self._reading = False
         super().on_headers_complete()
         self.scope["extensions"] = {WHOLE: cast("Any", Exchange(self, self.cycle))}
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body; if the answer has been given, only to throw it away.
+
+        A caller who sends all before reading would else find the connection reset, and no answer.
+        """
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._left += len(body)
+            if self._leaving is None:
+                self._leaving = self.loop.call_later(self._limits.seconds, self.transport.close)
+            if self._left > _LEFT:
+                self.transport.close()
+
+    def on_message_complete(self) -> None:
+        """A request is there; after one that was answered before, a head is expected."""
+        super().on_message_complete()
+        if self._leaving is not None:
+            self._leave()
+            self._head, self._reading = 0, True
+
+    def _leave(self) -> None:
+        """Throw nothing away any more."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+        self._left, self._leaving = 0, None
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
         """Tell what is wrong with the head as every other problem, and hang up."""

@@ -180,10 +180,10 @@ class Service:
         most = self.limits.body
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > most):
-            raise _too_large(most)
+            raise _too_large(most, headers)
         if (whole := _exchange(scope)) is not None and (body := whole.body) is not None:
             if len(body) > most:
-                raise _too_large(most)
+                raise _too_large(most, headers)
             return body
         parts: list[bytes] = []
         size = 0
@@ -196,7 +196,7 @@ class Service:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > most:
-                        raise _too_large(most)
+                        raise _too_large(most, headers)
                     if not message.get("more_body"):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
@@ -209,6 +209,8 @@ class Service:
         """Let the management routes answer; gives the route and the status."""
         status = 500
         caller: Caller | None = None
+        if scope["method"] == "HEAD":  # the server leaves the body out
+            scope = {**scope, "method": "GET"}
         if scope["path"] not in OPEN:
             try:
                 caller = self.access.admit(headers)
@@ -278,11 +280,13 @@ def _request_id(headers: Headers) -> str:
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
 
 
-def _too_large(most: int) -> Refused:
+def _too_large(most: int, headers: Headers) -> Refused:
     error = RequestInvalid(
         f"The body is larger than {most:,} bytes.", remedy="Send several requests."
     )
-    return Refused(413, error, ((b"connection", b"close"),))
+    # Who waits to be asked for the body may not send it now, and what comes next would be taken
+    # for it.
+    return Refused(413, error, ((b"connection", b"close"),) if b"expect" in headers else ())
 
 
 def _refused(error: Exception, request_id: str) -> _Answered:

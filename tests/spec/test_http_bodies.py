@@ -1,0 +1,86 @@
+"""Bodies that are refused, and answers without one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.spec.http_server import Server, serving  # skips where the extra is not installed
+from tests.spec.served import make_project
+
+READ = "/v1/services/everything/online"
+TOO_LARGE = json.dumps({"keys": {"user_id": "a" * 10_000_000}}).encode()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose service nobody needs a key for."""
+    return make_project(tmp_path_factory.mktemp("open"))
+
+
+@pytest.fixture(scope="module")
+def server(project: Path) -> Iterator[Server]:
+    """A server with the limits that it has if nothing is said."""
+    with serving(project) as running:
+        yield running
+
+
+def told(connection: socket.socket) -> int:
+    """The status of an answer that is read whole."""
+    with http.client.HTTPResponse(connection) as response:
+        response.begin()
+        response.read()
+        return response.status
+
+
+def refused(server: Server, *more: str) -> socket.socket:
+    """A connection over which a body of 100 MB has been announced, and refused."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
+    head = [f"POST {READ} HTTP/1.1", "Host: localhost", "Content-Length: 100000000", *more, "", ""]
+    connection.sendall("\r\n".join(head).encode())
+    assert told(connection) == 413
+    return connection
+
+
+class TestTooLarge:
+    def test_who_sends_all_before_reading_finds_the_answer(self, server: Server) -> None:
+        """As most clients do; and may go on with the same connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
+        for _ in range(2):
+            connection.request("POST", READ, TOO_LARGE)
+            assert json.load(connection.getresponse())["detail"] == (
+                "The body is larger than 1,000,000 bytes."
+            )
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        connection.close()
+
+    def test_a_rest_that_is_larger_still_is_not_read(self, server: Server) -> None:
+        """After 32 MiB the caller is hung up on."""
+        with refused(server) as connection, pytest.raises(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b" " * 1_000_000)
+
+    def test_a_rest_that_does_not_come_is_not_waited_for(self, project: Path) -> None:
+        """No longer than for any other body."""
+        with serving(project, seconds=0.25) as hasty, refused(hasty) as connection:
+            connection.sendall(b" ")
+            assert connection.recv(1) == b""
+
+    def test_who_waits_to_be_asked_for_the_body_is_not(self, server: Server) -> None:
+        """The connection ends, since what comes next over it could be either."""
+        with refused(server, "Expect: 100-continue") as connection:
+            assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/v1/services", "/v1/nothing"])
+def test_head_is_get_without_a_body(server: Server, path: str) -> None:
+    """So that whatever watches the service may ask either way."""
+    status, headers, body = server.ask("HEAD", path)
+    asked, alike, _ = server.ask("GET", path)
+    assert (status, headers["content-type"]) == (asked, alike["content-type"])
+    assert body == b""
