@@ -189,7 +189,8 @@ class BadValue:
 class EventsRefused(RequestInvalid):
     """Rows of events are not what their source declares; none of them was taken.
 
-    `bad` are the first things that are wrong, `bad_rows` is how many rows have one.
+    `bad` is everything that is wrong (from a server the first 10,000 things), `bad_rows` is how
+    many rows have one.
     """
 
     slug = "events-refused"

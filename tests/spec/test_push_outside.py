@@ -226,11 +226,20 @@ class TestCommandLine:
         """And what was taken before it is said."""
         file = tmp_path / "events.ndjson"
         good = [json.dumps(bought(f"o{n}", "ada")) for n in range(3)]
-        file.write_text("\n".join([*good, '{"order": 1}']), "utf-8")
+        file.write_text("\n\n".join([*good, '{"order": 1}']), "utf-8")
         result = run("push", "purchase", str(file), "--batch", "2")
         assert result.exit_code == 1
-        assert "line 4: order 1 must be string\n  line 4: at null" in result.stderr
+        assert "line 7: order 1 must be string\n  line 7: at null" in result.stderr
         assert "Before this batch 2 lines went in." in result.stderr
+
+    def test_bad_lines_for_programs(self, run: Run) -> None:
+        """Every one, with what is wrong with it, also where people are shown the first."""
+        lines = "\n".join(['{"order": 1, "at": "2026-03-01T00:00:00Z"}'] * 30)
+        answer = json.loads(run("push", "purchase", "-", "--json", sent=lines).stderr)
+        assert (answer["bad_rows"], len(answer["bad"])) == (30, 30)
+        reason = {"column": "order", "value": "1", "reason": "must be string"}
+        assert answer["bad"][29] == {"row": 30, **reason}
+        assert answer["where"].endswith("and 10 more")
 
     def test_dead_letters(self, run: Run) -> None:
         """What was left out can be looked at."""

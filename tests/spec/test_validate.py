@@ -204,12 +204,14 @@ def test_times_within_bounds() -> None:
         NOON + timedelta(minutes=5, microseconds=1),
         NOON - timedelta(days=1),
         NOON - timedelta(days=1, microseconds=1),
+        NOON + timedelta(days=26_338, seconds=1),
     ]
     checked = table_of(source("int64"), [{"at": each} for each in moments], bounds=bounds)
     assert checked.good.tolist() == [0, 2]
     assert [each.reason for each in checked.bad] == [
         "is 5m ahead of the clock here; `future` allows 5m",
         "is older than what the online state retains, 2026-03-01T12:00:00Z",
+        "is 26338d ahead of the clock here; `future` allows 5m",
     ]
 
 

@@ -303,15 +303,20 @@ def refused(source: Source, checked: Checked) -> EventsRefused:
     """The error of rows of which some are bad."""
     bad: Sequence[BadValue] = checked.bad
     rows = len({each.row for each in bad})
-    shown = [str(each) for each in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        shown.append(f"and {len(bad) - SHOWN:,} more")
     several = "1 row" if rows == 1 else f"{rows:,} rows"
     return EventsRefused(
         f"{several} of {rows + len(checked.good):,} cannot be events of {source.name}; "
         "nothing was taken.",
-        where="\n".join(shown),
+        where=listed(bad, "row"),
         remedy='Correct them, or let the good ones in: on_error="quarantine".',
-        bad=bad[:SHOWN],
+        bad=bad,
         bad_rows=rows,
     )
+
+
+def listed(bad: Sequence[BadValue], unit: str) -> str:
+    """The first things that are wrong, one on each line, in rows or in lines of a file."""
+    shown = [str(each).replace("row", unit, 1) for each in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        shown.append(f"and {len(bad) - SHOWN:,} more")
+    return "\n".join(shown)

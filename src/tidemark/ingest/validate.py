@@ -26,7 +26,7 @@ from tidemark.engines.histories import as_table
 from tidemark.errors import BadValue, RequestInvalid
 from tidemark.ingest.values import Refusal, column_of, micros_of, plain_reader, reader
 from tidemark.model.graph import Field, Source
-from tidemark.model.window import format_duration, format_moment
+from tidemark.model.window import format_duration, format_moment, rough_duration
 
 _ROW = "(row)"
 """What stands for the column where a whole row is wrong."""
@@ -370,7 +370,7 @@ def _check_times(
     if not len(micros) or (micros.max() <= bounds.latest and micros.min() >= bounds.oldest):
         return
     for number in np.flatnonzero(micros > bounds.latest).tolist():
-        ahead = format_duration(max(1_000_000, (micros[number] - bounds.now) // 10**6 * 10**6))
+        ahead = rough_duration(int(micros[number]) - bounds.now)
         tolerance = format_duration(max(1, bounds.latest - bounds.now))
         why = f"is {ahead} ahead of the clock here; `future` allows {tolerance}"
         told = format_moment(int(micros[number]))

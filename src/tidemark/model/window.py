@@ -89,6 +89,13 @@ def format_duration(micros: int) -> str:
     return f"{micros}us"
 
 
+def rough_duration(micros: int) -> str:
+    """A duration to be read by people, cut to the largest unit of which there are two or more."""
+    units = (DAY, HOUR, MINUTE, SECOND)
+    unit = next((each for each in units if micros >= 2 * each), SECOND)
+    return format_duration(max(micros // unit, 1) * unit)
+
+
 def parse_moment(value: str | datetime) -> int:
     """Microseconds since 1970 UTC of an aware datetime or ISO text with a zone."""
     if not isinstance(cast("object", value), str | datetime):

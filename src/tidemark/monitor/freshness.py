@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
-from tidemark.model.window import format_duration
+from tidemark.model.window import format_duration, rough_duration
 from tidemark.online.keys import State, read_record, record_key
 from tidemark.online.pulse import alive_key, delays_key, quantile, read_alive, read_delays
 from tidemark.online.values import instant
@@ -96,8 +96,16 @@ class Freshness:
         width = max((len(each.view) for each in self.views), default=0)
         lines = [f"Freshness at {self.at.isoformat().replace('+00:00', 'Z')}"]
         for each in self.views:
-            age = "never materialized" if each.age is None else f"{_text(each.age)} old"
-            promise = f"promised {_text(each.promise)}" if each.promise else "nothing promised"
+            age = (
+                "never materialized"
+                if each.age is None
+                else f"{rough_duration(_micros(each.age))} old"
+            )
+            promise = (
+                f"promised {format_duration(_micros(each.promise))}"
+                if each.promise
+                else "nothing promised"
+            )
             line = f"  {each.view:<{width}}  {each.verdict:<8} {age}, {promise}"
             if each.waiting:
                 line += f", {counted(each.waiting, 'event')} waiting"
@@ -106,9 +114,8 @@ class Freshness:
         return "\n".join(lines)
 
 
-def _text(duration: timedelta) -> str:
-    micros = duration // timedelta(microseconds=1)
-    return format_duration(max(micros // 1_000_000 * 1_000_000, 1_000_000))
+def _micros(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)
 
 
 def freshness(

@@ -41,12 +41,12 @@ def push(source: str, file: IO[bytes], on_error: OnError, key: str, batch: int) 
     facts |= {"quarantined": 0, "position": 0}
     with open_store() as store, Progress() as progress:
         progress.begin(f"push {source}")
-        for number, (first, lines) in enumerate(_batches(file, max(1, batch))):
+        for number, (places, lines) in enumerate(_batches(file, max(1, batch))):
             named = f"{key}:{number}" if key else ""
             try:
                 done = store.push(source, b"".join(lines), on_error=on_error, key=named)
             except EventsRefused as error:
-                raise _placed(error, first) from None
+                raise _placed(error, places, facts["lines"]) from None
             facts["lines"] += len(lines)
             for name in ("accepted", "duplicates", "quarantined"):
                 facts[name] += getattr(done, name)
@@ -106,25 +106,27 @@ def replay(source: str, numbers: tuple[int, ...]) -> None:
     )
 
 
-def _batches(file: IO[bytes], size: int) -> Iterator[tuple[int, list[bytes]]]:
-    """The lines that are not empty, some at a time, and the number of the first of them."""
-    lines = (line if line.endswith(b"\n") else line + b"\n" for line in file if line.strip())
-    first = 1
+def _batches(file: IO[bytes], size: int) -> Iterator[tuple[list[int], list[bytes]]]:
+    """The lines that are not empty, some at a time, and which of the file they are, from 1."""
+    lines = (
+        (place, line if line.endswith(b"\n") else line + b"\n")
+        for place, line in enumerate(file, 1)
+        if line.strip()
+    )
     while taken := list(islice(lines, size)):
-        yield first, taken
-        first += len(taken)
+        yield [place for place, _ in taken], [line for _, line in taken]
 
 
-def _placed(error: EventsRefused, first: int) -> EventsRefused:
-    """The error with rows counted as lines of the file, from 1."""
-    bad = [replace(each, row=each.row + first) for each in error.bad]
-    where = [str(each).replace("row", "line", 1) for each in bad]
-    where += error.where.splitlines()[len(bad) :]
-    before = f" Before this batch {counted(first - 1, 'line')} went in." if first > 1 else ""
+def _placed(error: EventsRefused, places: list[int], before: int) -> EventsRefused:
+    """The error with rows counted as lines of the file; so many lines went in before them."""
+    from tidemark.ingest.push import listed
+
+    bad = [replace(each, row=places[each.row]) for each in error.bad]
+    told = f" Before this batch {counted(before, 'line')} went in." if before else ""
     return EventsRefused(
         error.what,
-        where="\n".join(where),
-        remedy="Correct them, or let the good ones in with --on-error quarantine." + before,
+        where=listed(bad, "line"),
+        remedy="Correct them, or let the good ones in with --on-error quarantine." + told,
         bad=bad,
         bad_rows=error.bad_rows,
     )

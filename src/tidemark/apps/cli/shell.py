@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tidemark.errors import DefinitionError, PlanConflict, TidemarkError
+from tidemark.errors import DefinitionError, EventsRefused, PlanConflict, TidemarkError
 
 if TYPE_CHECKING:
     from tidemark.store import Store
@@ -120,6 +120,8 @@ def fail(error: TidemarkError) -> NoReturn:
         facts |= {"where": error.where, "remedy": error.remedy, "text": str(error)}
         if isinstance(error, DefinitionError):
             facts["problems"] = [asdict(problem) for problem in error.problems]
+        if isinstance(error, EventsRefused):
+            facts |= {"bad_rows": error.bad_rows, "bad": [asdict(each) for each in error.bad]}
         _echo_json(facts, to_stderr=True)
     else:
         click.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)

@@ -35,6 +35,9 @@ _PATH = re.compile(r"(?<![\w.:/])/[^\s,;:'\"]+")
 _LONGEST = 1_000
 """Characters of what a problem tells."""
 
+_MOST_BAD = 10_000
+"""Things that are wrong with pushed rows of which a problem tells each."""
+
 EVERY_SECONDS = 10.0
 """How often the log says that requests fail for the same reason."""
 
@@ -135,7 +138,7 @@ def problem(error: Exception, request_id: str) -> tuple[int, bytes, list[Header]
     if error.where and error.slug in _TELLS_WHERE:
         facts["where"] = error.where
     if isinstance(error, EventsRefused):
-        facts["bad_rows"], facts["bad"] = error.bad_rows, error.bad
+        facts["bad_rows"], facts["bad"] = error.bad_rows, error.bad[:_MOST_BAD]
     if error.retryable and not any(name == b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", b"1"))
     return status, msgspec.json.encode(facts), headers
