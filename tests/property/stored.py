@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -50,6 +50,18 @@ LAYOUT = Layout(
         )
     ),
 )
+_WITHOUT_ORDERS = (0, 1, 2, 4)
+TEXTUAL = Layout(
+    tuple(LAYOUT.columns[place] for place in _WITHOUT_ORDERS),
+    LAYOUT.filters,
+    tuple(
+        replace(each, column=_WITHOUT_ORDERS.index(each.column) if each.column >= 0 else -1)
+        for each in LAYOUT.features
+        if each.column in (-1, *_WITHOUT_ORDERS)
+    ),
+)
+"""The same without columns of codes whose order is not that of their bytes."""
+
 REALS = [0.0, -0.0, 1.5, -2.25, 1e300, -1e300, 5e-324, 1e16, 0.1, math.nan, math.inf, -math.inf]
 TEXTS = ["", "a", "A", "b", "é", "日本", "\uffff", "😀", "z" * 40]
 TAGS = [[], ["a"], ["a", ""], [None], ["b", None], ["é"]]
@@ -108,8 +120,11 @@ def total_order(event: Event) -> tuple[int, int, int]:
     return event.time, event.known, event.identity
 
 
-def as_events(events: Sequence[Event], entities: int, *, identified: bool = True) -> Events:
+def as_events(
+    events: Sequence[Event], entities: int, *, identified: bool = True, layout: Layout = LAYOUT
+) -> Events:
     """The events in their order, a segment for each of so many entities."""
+    places = range(len(LAYOUT.columns)) if layout is LAYOUT else _WITHOUT_ORDERS
     ordered = sorted(events, key=lambda each: (each.entity, *total_order(each)))
     starts = np.searchsorted([each.entity for each in ordered], np.arange(entities + 1))
     numbers = {
@@ -118,7 +133,7 @@ def as_events(events: Sequence[Event], entities: int, *, identified: bool = True
     }
     return Events(
         Timeline(starts.astype(np.int64), numbers["time"], numbers["known"], numbers["until"]),
-        [_column(i, [each.values[i] for each in ordered]) for i in range(len(LAYOUT.columns))],
+        [_column(i, [each.values[i] for each in ordered]) for i in places],
         [np.array([each.filters[i] for each in ordered], np.bool_) for i in range(2)],
         numbers["identity"] if identified else None,
     )

@@ -16,7 +16,8 @@ import tidemark.kernel.tree
 import tidemark.online.lmdb
 import tidemark.online.redis
 import tidemark.store
-from tidemark.kernel.compiled import FOR_ALL, FOR_TREES, ready
+from tidemark.kernel.compiled import FOR_ALL, FOR_PUSHES, FOR_TREES, ready
 
 ready(FOR_ALL)
 ready(FOR_TREES)
+ready(FOR_PUSHES)

@@ -35,6 +35,8 @@ FOR_ALL = Modules(("segments", "rows", "hashing"), 15)
 """What every project needs."""
 FOR_TREES = Modules(("partials", "sketches", "walk", "chunks"), 5)
 """What entities with very many events need, besides."""
+FOR_PUSHES = Modules(("splice",), 3)
+"""What takes new events into stored rows needs, besides."""
 
 BIT, WORD, WIDE, DOUBLE = ir.IntType(1), ir.IntType(64), ir.IntType(128), ir.DoubleType()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidemark.model.graph import FeatureView
-from tidemark.online.codec import NEVER, Events, Unpacked
+from tidemark.online.codec import HAS_UNTIL, HEADER, NEVER, Events, Unpacked
 from tidemark.online.merging import kept
 
 
@@ -23,6 +23,11 @@ class Retention:
         """What a view may forget that answers from `floor` (microseconds) on; None: nothing."""
         reach = view.reach
         return cls(floor, floor - reach - 1) if view.features and reach is not None else None
+
+    def touches(self, row: bytes) -> bool:
+        """Whether a row may have events to forget: old ones, or such as were replaced."""
+        oldest = int.from_bytes(row[8 * HEADER : 8 * HEADER + 8], "little", signed=True)
+        return oldest < self.low or row[6] & HAS_UNTIL != 0
 
     def retained(self, events: Events) -> Unpacked:
         """The events without those that matter at no moment from `floor` on.

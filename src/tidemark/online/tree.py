@@ -20,6 +20,7 @@ from tidemark.online.directories import CHUNKS, TILES, Item, child_key, is_direc
 from tidemark.online.growing import Cut, Fetch, Shelf, Tree
 from tidemark.online.merging import combine, pick, recut
 from tidemark.online.retention import Retention
+from tidemark.online.splicing import can_splice, count_of, splice
 from tidemark.online.tiles import Tiles
 
 if TYPE_CHECKING:
@@ -81,23 +82,22 @@ def merge(
         return merged._replace(undecided=told[merged.undecided])
     cutter = Cutter(layout)
     large = np.array([row is not None and is_directory(row) for row in old], np.bool_)
-    plain = np.flatnonzero(~large)
-    arrived = new if len(plain) == len(old) else pick(new, plain)
-    rows = codec.unpack_rows(layout, [old[place] for place in plain.tolist()])
-    events, undecided = combine(layout, rows, arrived, told_apart=told_apart)
-    if undecided.any():
-        events = pick(events, np.flatnonzero(~undecided))
-    if retention is not None:
-        events = retention.retained(events)
-    decided: list[int] = plain[~undecided].tolist()
-    puts = cutter.written([keys[place] for place in decided], events)
-    deletes: list[bytes] = []
-    failed: list[int] = plain[undecided].tolist()
+    puts, deletes, failed = list[Item](), list[bytes](), list[int]()
+    if len(plain := np.flatnonzero(~large)):
+        rows = _Into(
+            [keys[place] for place in plain.tolist()],
+            [old[place] for place in plain.tolist()],
+            new if len(plain) == len(old) else pick(new, plain),
+            told_apart,
+        )
+        grown = _in_rows(cutter, rows, retention)
+        puts += grown.puts
+        failed += plain[grown.undecided].tolist()
     if len(trees := np.flatnonzero(large)):
         into = _Into(
             [keys[place] for place in trees.tolist()],
-            [old[place] or b"" for place in trees.tolist()],
-            pick(new, trees),
+            [old[place] for place in trees.tolist()],
+            new if len(trees) == len(old) else pick(new, trees),
             told_apart,
         )
         grown = (
@@ -112,13 +112,38 @@ def merge(
     return Merged(more + puts, deletes + dropped, np.array(sorted(failed), np.int64))
 
 
+def _in_rows(cutter: Cutter, into: _Into, retention: Retention | None) -> _Grown:
+    """Put events into rows, of which some become trees."""
+    layout, keys = cutter.layout, into.keys
+    if not into.told_apart or not can_splice(layout):
+        old = codec.unpack_rows(layout, into.rows)
+        events, undecided = combine(layout, old, into.new, told_apart=into.told_apart)
+        decided = np.flatnonzero(~undecided)
+        events = events if len(decided) == len(keys) else pick(events, decided)
+        whole = events if retention is None else retention.retained(events)
+        puts = cutter.written([keys[place] for place in decided.tolist()], whole)
+        return _Grown(puts, [], np.flatnonzero(undecided).tolist())
+    done = splice(layout, into.rows, into.new)
+    puts, again = list[Item](), list[int]()
+    for place, (key, row) in enumerate(zip(keys, done.rows, strict=True)):
+        if count_of(row) > cutter.sizes.split or (row and retention and retention.touches(row)):
+            again.append(place)
+        elif row:
+            puts.append((key, row))
+    if again:
+        events = codec.unpack_rows(layout, [done.rows[place] for place in again])
+        whole = events if retention is None else retention.retained(events)
+        puts += cutter.written([keys[place] for place in again], whole)
+    return _Grown(puts, [], np.flatnonzero(done.undecided).tolist())
+
+
 def _tiled(
     layout: Layout, cutter: Cutter, into: _Into, fetch: Fetch, retention: Retention | None
 ) -> _Grown:
     """Put events into the tiles of entities, one after the other."""
     grown = _Grown([], [], [])
-    for place, (key, root) in enumerate(zip(into.keys, into.roots, strict=True)):
-        tiles = Tiles(layout, cutter.sizes.fanout, key, root, fetch, into.told_apart)
+    for place, (key, root) in enumerate(zip(into.keys, into.rows, strict=True)):
+        tiles = Tiles(layout, cutter.sizes.fanout, key, root or b"", fetch, into.told_apart)
         if tiles.insert(pick(into.new, np.array([place])), retention):
             grown.puts.extend(tiles.puts)
             grown.deletes.extend(tiles.deletes)
@@ -128,14 +153,14 @@ def _tiled(
 
 
 class _Into(NamedTuple):
-    """Entities by the keys of their trees, whose roots are there, and new events of each.
+    """Entities by the keys of their rows or roots, what is there, and new events of each.
 
     `told_apart` says that no new event has the identity of one that is there.
     """
 
     keys: Sequence[bytes]
-    roots: Sequence[bytes]
-    new: Unpacked
+    rows: Sequence[bytes | None]
+    new: Events
     told_apart: bool
 
 
@@ -157,8 +182,8 @@ def _grown(cutter: Cutter, into: _Into, fetch: Fetch, retention: Retention | Non
     for first in range(0, len(into.keys), _TOGETHER):
         places = range(first, min(first + _TOGETHER, len(into.keys)))
         shelf = Shelf(fetch)
-        trees = [Tree(cutter, into.keys[place], into.roots[place], shelf) for place in places]
-        some = into.new if len(places) == len(into.keys) else pick(into.new, np.array(places))
+        trees = [Tree(cutter, into.keys[place], into.rows[place] or b"", shelf) for place in places]
+        some = pick(into.new, np.array(places))
         cuts = _cuts(cutter, trees, some, shelf, told_apart=into.told_apart)
         for place, tree, mine in zip(places, trees, cuts, strict=True):
             if mine is None:
