@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,99 @@ def test_an_audit_looks_at_what_was_served_since_the_last_one(
         assert [each.error for each in store.schedule.run(once=True)] == [None]
         first, second = (datetime.fromisoformat(each["since"]) for each in store.audits())
     assert second - first == timedelta(days=1)
+
+
+def days_later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Let the schedule believe that it is so much later."""
+    later = int(days * 86_400_000_000)
+    monkeypatch.setattr("tidemark.store.schedule._now", lambda: time.time_ns() // 1_000 + later)
+
+
+def since_of(store: tm.Store) -> list[datetime]:
+    return [datetime.fromisoformat(each["since"]) for each in store.audits()]
+
+
+def test_an_audit_begins_where_the_last_one_that_was_made_began(
+    audited: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that could not be made left everything to it, however many cadences they were."""
+    audited.apply()
+    audited.serve(24)
+    with tm.connect(audited.folder) as store:
+        first = store.schedule.run(once=True)[0].started
+        audit = store.audit
+        monkeypatch.setattr(store, "audit", lambda **_: 1 / 0)
+        for days in (1.5, 3, 4.5):
+            days_later(monkeypatch, days)
+            (failed,) = store.schedule.run(once=True)
+            assert isinstance(failed.error, ZeroDivisionError)
+        monkeypatch.setattr(store, "audit", audit)
+        days_later(monkeypatch, 6)
+        (made,) = store.schedule.run(once=True)
+        assert made.error is None
+        assert since_of(store)[-1] == first - timedelta(minutes=1)
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def audit_for_ever(folder: Path, other: Connection) -> None:
+    """Do what is due; an audit says that it has begun, and never ends."""
+    with tm.connect(folder) as store:
+
+        def hangs(**_: object) -> None:
+            other.send("auditing")
+            threading.Event().wait()
+
+        store.audit = hangs  # type: ignore[method-assign]
+        store.schedule.run(once=True)
+
+
+def test_what_a_killed_audit_was_to_look_at_the_next_one_looks_at(
+    audited: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is due as soon as the lease of the one that died ends, whatever the cadence is."""
+    audited.apply()
+    audited.serve(5, 24)
+    ours, theirs = PROCESSES.Pipe()
+    other = PROCESSES.Process(target=audit_for_ever, args=(audited.folder, theirs))
+    other.start()
+    assert ours.recv() == "auditing"
+    other.kill()
+    other.join()
+    with tm.connect(audited.folder) as store:
+        (standing,) = store.schedule.standing()
+        assert standing.holder
+        assert store.schedule.run(once=True) == []  # nobody knows yet that it died
+        days_later(monkeypatch, 61 / 86_400)
+        (ran,) = store.schedule.run(once=True)
+        assert (ran.outcome, ran.error) == ("24 values compared", None)
+        assert store.schedule.run(once=True) == []
+        days_later(monkeypatch, 2)
+        assert [each.error for each in store.schedule.run(once=True)] == [None]
+        first, second = since_of(store)
+        assert second - first == ran.started - timedelta(minutes=1) - first
+
+
+def test_whoever_lost_the_lease_meanwhile_says_nothing_of_how_it_went(
+    audited: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is another process's by then, and how far it came is what that one says."""
+    audited.apply()
+    with tm.connect(audited.folder) as store:
+        jobs = store.registry.jobs
+
+        def overtaken(**_: object) -> None:
+            now = time.time_ns() // 1_000
+            jobs.put_off("audit", store.schedule._holder, lease=now)
+            assert jobs.take_job("audit", "them", now=now + 1, lease=now + 60_000_000)
+            raise OSError("the machine hung for a minute")
+
+        monkeypatch.setattr(store, "audit", overtaken)
+        store.schedule.run(once=True)
+        (standing,) = store.schedule.standing()
+        assert (standing.holder, standing.failures, standing.outcome) == ("them", 0, "")
 
 
 def test_a_schedule_keeps_going_until_it_is_stopped(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Recurring work of a project: who does it now, and how it went the last time.
 
     `holder` may work until the moment `lease`, which it puts off while it does.  `failures` are
-    those in a row.  Moments are microseconds since 1970 UTC; 0: never.
+    those in a row.  Up to `reached` it is done: that is when the newest run began that was made to
+    its end, or the very first one, as long as none was.  Moments are microseconds since 1970 UTC;
+    0: never.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     finished: int = 0
     failures: int = 0
     outcome: str = ""
+    reached: int = 0
 
 
 class Reader(Protocol):

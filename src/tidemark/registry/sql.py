@@ -17,7 +17,7 @@ from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUna
 from tidemark.model.records import Confirmation
 from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope, Revision
 
-SCHEMA = 4
+SCHEMA = 5
 """The version of the tables below; raised together with a migration from the one before."""
 
 _metadata = sa.MetaData()
@@ -73,6 +73,7 @@ _job = sa.Table(
     sa.Column("finished", sa.BigInteger, nullable=False),
     sa.Column("failures", sa.BigInteger, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("reached", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 _MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
@@ -81,7 +82,17 @@ _MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
         sa.schema.CreateTable(_confirmation),
     ),
     3: (sa.schema.CreateTable(_key),),
-    4: (sa.schema.CreateTable(_job),),
+    4: (
+        sa.text(
+            "create table tidemark_job (name varchar(200) primary key, holder text not null, "
+            "lease bigint not null, started bigint not null, finished bigint not null, "
+            "failures bigint not null, outcome text not null)"
+        ),
+    ),
+    5: (
+        sa.text("alter table tidemark_job add column reached bigint not null default 0"),
+        sa.text("update tidemark_job set reached = started where failures = 0"),
+    ),
 }
 """What makes each version of the tables from the one before."""
 
@@ -202,7 +213,7 @@ class SqlRevisions:
 
     def take_job(self, name: str, holder: str, *, now: int, lease: int) -> Job | None:
         """Become the holder of a job until `lease`; None while somebody else's lease lasts."""
-        new = Job(name=name, holder=holder, lease=lease, started=now)
+        new = Job(name=name, holder=holder, lease=lease, started=now, reached=now)
         free = sa.or_(_job.c.lease <= now, _job.c.holder == holder)
         statement = (
             _job.update()

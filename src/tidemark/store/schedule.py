@@ -186,24 +186,24 @@ class Schedule:
             job = jobs.take_job(name, self._holder, now=now, lease=now + _LEASE)
             if job is None:
                 return
-            before = known.get(name, Job(name=name))
-            ran = self._do(name, job, before)
+            ran = self._do(name, job)
             failed = ran.error is not None and not isinstance(ran.error, ValuesDiffer)
-            failures = before.failures + 1 if failed else 0
-            jobs.give_back(replace(job, finished=_now(), failures=failures, outcome=ran.outcome))
+            failures, reached = (job.failures + 1, job.reached) if failed else (0, job.started)
+            done = replace(job, finished=max(_now(), job.started), outcome=ran.outcome)
+            jobs.give_back(replace(done, failures=failures, reached=reached))
         except TidemarkError as error:  # the registry is away: it is asked again
             ran = Ran(name, instant(_now()), 0.0, _line(error), error)
             stopping.wait(WATCHING_SECONDS)
         note(ran)
 
-    def _do(self, name: str, job: Job, before: Job) -> Ran:
+    def _do(self, name: str, job: Job) -> Ran:
         began = time.perf_counter()
         done = threading.Event()
         keeper = threading.Thread(target=self._put_off, args=(name, done), daemon=True)
         keeper.start()
         ran = Ran(name, instant(job.started), 0.0, "")
         try:
-            ran = changed(ran, outcome=self._work(name, before))
+            ran = changed(ran, outcome=self._work(job))
         except Exception as error:  # noqa: BLE001 - it is told, and kept beside the job
             ran = changed(ran, outcome=_line(error), error=error)
         finally:
@@ -218,9 +218,9 @@ class Schedule:
             except TidemarkError:
                 continue  # three more chances before the lease ends
 
-    def _work(self, name: str, before: Job) -> str:
-        """Do a job that stood as it did before; gives what came of it."""
-        kind, _, view = name.partition(" ")
+    def _work(self, job: Job) -> str:
+        """Do a job; gives what came of it."""
+        kind, _, view = job.name.partition(" ")
         if kind == "materialize":
             with self._materializing:
                 written = self._store.materialize([view] if view else None)
@@ -234,18 +234,22 @@ class Schedule:
         if kind == "retain":
             return f"{counted(self._store.events.retain(), 'event')} deleted"
         if kind == "audit":
-            return self._audit(name, before)
+            return self._audit(job)
         found = self._store.freshness()
         if found.broken:
             names = ", ".join(each.view for each in found.broken)
             raise RequestInvalid(f"Promises of freshness are broken: {names}.")
         return f"{counted(len(found.views), 'view')} looked at"
 
-    def _audit(self, name: str, before: Job) -> str:
-        """Audit what was served in a cadence, or since the last audit if that is longer ago."""
-        since = _now() - self.cadences[name]
-        if before.started and not before.failures:
-            since = min(since, before.started)
+    def _audit(self, job: Job) -> str:
+        """Audit what was served in a cadence, or since the last audit that was made to its end.
+
+        Whatever became of those in between, as a process that was killed, or a registry that was
+        away: what no audit looked at is looked at by the next one.
+        """
+        since = _now() - self.cadences[job.name]
+        if job.reached:
+            since = min(since, job.reached)
         found = self._store.audit(since=instant(since - AUDIT_OVERLAP))
         if found.differing:
             causes = ", ".join(f"{cause} {count:,}" for cause, count in found.causes.items())
@@ -264,6 +268,8 @@ def _due(job: Job, cadence: int) -> int:
     """When a job is to be done next (microseconds); 0 if it never was done."""
     if not job.started:
         return 0
+    if job.finished < job.started:  # it is under way, or its holder died
+        return job.lease
     if job.failures:
         return job.finished + min(cadence, _FIRST_RETRY << min(job.failures - 1, 20))
     return job.started + cadence

@@ -120,14 +120,16 @@ class RevisionsContract:
         assert list(kept.jobs()) == []
         mine = kept.take_job("compact", "me", now=1_000, lease=2_000)
         assert mine is not None
-        assert mine == Job(name="compact", holder="me", lease=2_000, started=1_000)
+        assert mine == Job(name="compact", holder="me", lease=2_000, started=1_000, reached=1_000)
         assert connect().take_job("compact", "you", now=1_999, lease=9_000) is None
         assert kept.put_off("compact", "me", lease=3_000)
         assert connect().take_job("compact", "you", now=2_500, lease=9_000) is None
         done = replace(mine, finished=2_600, outcome="3 files")
         assert kept.give_back(done)
         assert list(kept.jobs()) == [replace(done, holder="", lease=0)]
-        assert connect().take_job("compact", "you", now=2_700, lease=9_000) is not None
+        again = connect().take_job("compact", "you", now=2_700, lease=9_000)
+        assert again is not None
+        assert (again.started, again.reached) == (2_700, 1_000)
 
     def test_a_lease_that_ended_is_lost(self, connect: Callable[[], Writer]) -> None:
         """Whoever comes back late is told, and changes nothing."""
