@@ -123,6 +123,14 @@ class TestHttp:
         status, answer = server.post(f"{PATH}?on_error=quarantine", rows)
         assert (status, answer["accepted"], answer["quarantined"]) == (200, 1, 1)
 
+    def test_a_large_push(self, server: Server) -> None:
+        """A push may have more bytes than a read, so that 10,000 events need no other settings."""
+        events = [bought(f"many-{number}" + "x" * 12_000, f"m{number}") for number in range(100)]
+        status, answer = server.post(PATH, events)
+        assert (status, answer["accepted"]) == (200, 100)
+        status, answer = server.post(PATH, events * 4)
+        assert (status, answer["detail"]) == (413, "The body is larger than 4,000,000 bytes.")
+
     def test_an_idempotency_key(self, server: Server) -> None:
         """What is sent again under it is the first push; anything else is refused."""
         key, event = {"Idempotency_Key": "k1"}, bought("d1", "dan")

@@ -14,7 +14,8 @@ from tidemark.apps.cli.shell import Command, open_store, show
 @click.option("--port", default=6566, show_default=True, help="The port; 0 is any that is free.")
 @click.option("--workers", default=1, show_default=True, help="How many processes answer.")
 @click.option("--max-keys", default=10_000, show_default=True, help="Sets of keys in a request.")
-@click.option("--max-body", default=1_000_000, show_default=True, help="Bytes in a request.")
+@click.option("--max-body", default=1_000_000, show_default=True, help="Bytes of a read.")
+@click.option("--max-push", default=4_000_000, show_default=True, help="Bytes of a push.")
 @click.option(
     "--max-waiting",
     default=128,
@@ -31,6 +32,7 @@ def serve(
     workers: int,
     max_keys: int,
     max_body: int,
+    max_push: int,
     max_waiting: int,
     rate: float,
     certificate: str | None,
@@ -46,7 +48,7 @@ def serve(
 
     if private_key and not certificate:
         raise click.UsageError("--private-key is that of a --certificate.")
-    limits = Limits(keys=max_keys, body=max_body, waiting=max_waiting, rate=rate)
+    limits = Limits(keys=max_keys, body=max_body, events=max_push, waiting=max_waiting, rate=rate)
     with open_store() as store:
         store.serve(
             host=host,

@@ -39,15 +39,16 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one request may ask of the service, and how many may wait.
 
-    `body` is bytes, `keys` sets of keys and `features` names in a request.  `waiting` is how many
-    reads of one worker may be unanswered, `pushes` how many pushes; further ones are told to come
-    again.  `head` is the bytes of a request before its body, `seconds` how long each of the two may
-    take to arrive, `answer` how long a store on the network, or a large batch, may take, and `push`
-    how long a push.  `rate` is how many requests a second a key may make of one worker, where it
-    says nothing of its own; 0 is as many as it likes.
+    `body` is bytes of a read and `events` of a push, `keys` sets of keys and `features` names in a
+    request.  `waiting` is how many reads of one worker may be unanswered, `pushes` how many pushes;
+    further ones are told to come again.  `head` is the bytes of a request before its body,
+    `seconds` how long each of the two may take to arrive, `answer` how long a store on the network,
+    or a large batch, may take, and `push` how long a push.  `rate` is how many requests a second a
+    key may make of one worker, where it says nothing of its own; 0 is as many as it likes.
     """
 
     body: int = 1_000_000
+    events: int = 4_000_000
     keys: int = 10_000
     features: int = 1_000
     waiting: int = 128

@@ -151,7 +151,7 @@ class Service:
         if scope["method"] != "POST":
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(scope, headers, receive)
+        body = await self._body(scope, headers, receive, self.limits.body)
         arrow = ARROW in headers.get(b"accept", b"")
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
         if self._remote or len(body) > _LARGE:
@@ -170,14 +170,13 @@ class Service:
         if scope["method"] != "POST":
             what = RequestInvalid("Events are pushed with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(scope, headers, receive)
+        body = await self._body(scope, headers, receive, self.limits.events)
         query = scope["query_string"]
         take = partial(self._events.push, caller, source, body, headers, query, request_id)
         return _Answered(200, await self._pushing.run(take), b"application/json", [])
 
-    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive, most: int) -> bytes:
         """The body of a request; raises `Refused` for one too large or too slow."""
-        most = self.limits.body
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > most):
             raise _too_large(most, headers)
