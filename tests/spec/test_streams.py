@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.kafka_broker import Broker
+from tests.kafka_broker import Broker, FaultyBroker
 
 import tidemark as tm
 from tidemark.errors import RequestInvalid
@@ -227,8 +227,8 @@ def broker() -> Iterator[Broker]:
     broker.close()
 
 
-def kafka_project(folder: Path, broker: Broker, topic: str) -> Path:
-    settings = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
+def kafka_project(folder: Path, broker: Broker, topic: str, session_ms: int = 6_000) -> Path:
+    settings = {"session.timeout.ms": session_ms, "heartbeat.interval.ms": 500}
     project(folder, f"tm.kafka({topic!r})")
     with (folder / "tidemark.toml").open("a") as file:
         pairs = ", ".join(f'"{k}" = {v}' for k, v in settings.items())
@@ -277,3 +277,17 @@ def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
     assert json.loads(out)[0]["lag"]
     with tm.connect(folder) as store:
         assert counted(store) == expected(range(sent))
+
+
+def test_a_topic_of_which_nothing_is_left_is_read_to_its_end_at_once(tmp_path: Path) -> None:
+    """A reader that comes after another one knows from the log that it has everything."""
+    broker = FaultyBroker()
+    topic = broker.topic("at-its-end")
+    folder = kafka_project(tmp_path, broker, topic, session_ms=1_000)
+    broker.send(topic, [event(n) for n in range(10)], partitions=[0, 1])
+    for messages in (10, 0):
+        with tm.connect(folder) as store:
+            (consumed,) = store.streams.run(once=True)
+        assert consumed.messages == messages
+        assert consumed.lag == {"0": 0, "1": 0, "2": 0, "3": 0}
+    broker.close()

@@ -52,6 +52,7 @@ class KafkaTopic:
         self._consumer: Any = None
         self._taken: Callable[[], Positions] = dict
         self._start = Start()
+        self._begun: dict[int, int] = {}
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Join the group; partitions are assigned by the first polls."""
@@ -86,6 +87,7 @@ class KafkaTopic:
         else:
             for each in new:
                 each.offset = self._first(str(each.partition))
+        self._begun = {each.partition: each.offset for each in (*begun, *new)}
         consumer.assign([*begun, *new])
 
     def _first(self, partition: str) -> int:
@@ -143,13 +145,20 @@ class KafkaTopic:
             return  # it is for displays, and the next one tells the same
 
     def lag(self) -> Mapping[str, int]:
-        """From the ends of the partitions, as the newest answers of the brokers told them."""
+        """From the ends of the partitions, as the newest answers of the brokers told them.
+
+        Only what none has told is asked: that waits behind the request for messages.
+        """
         lags: dict[str, int] = {}
         with self._asking():
             for place in self._consumer.position(self._consumer.assignment()):
-                low, high = self._consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)
-                at = place.offset if place.offset >= 0 else low
-                lags[str(place.partition)] = max(0, high - at)
+                low, high = self._consumer.get_watermark_offsets(place, cached=True)
+                at = place.offset if place.offset >= 0 else self._begun.get(place.partition, -1)
+                if high < 0 or (at < 0 and low < 0):
+                    low, high = self._consumer.get_watermark_offsets(place, timeout=ANSWER_SECONDS)
+                if at < 0:
+                    at = high if at == kafka.OFFSET_END else low
+                lags[str(place.partition)] = max(0, high - max(0, at))
         return lags
 
     @contextmanager
