@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from tidemark.client.events import OnError, Pushed, body_of
-from tidemark.client.vectors import Vector, Vectors, to_json
+from tidemark.client.vectors import Vector, Vectors, columns_of, to_json
 from tidemark.errors import (
     BadValue,
     EngineError,
@@ -117,23 +117,23 @@ class Client:
     def online_many(
         self,
         features: str | Sequence[str],
-        keys: Sequence[Mapping[str, object]] | Mapping[str, Sequence[object]],
+        keys: object,
         *,
         request: object = None,
         at: datetime | str | None = None,
     ) -> Vectors:
         """The features of many entities at one moment, in the order of the keys.
 
-        `keys` are a list of dicts or a dict of columns; so is `request`, or it is one dict of
-        values that holds for all.
+        `keys` are a list of dicts, a dict of columns, or a frame that gives Arrow; so is `request`,
+        or it is one dict of values that holds for all.
         """
-        rows: object = keys if isinstance(keys, Mapping) else [dict(each) for each in keys]
-        if isinstance(keys, Mapping):
-            rows = {name: list(column) for name, column in keys.items()}
-            count = max(map(len, keys.values()), default=0)
-        else:
-            count = len(keys)
-        return Vectors(self._asked(features, rows, request, at), count)
+        rows = columns_of(keys)
+        count = len(rows)
+        if isinstance(rows, dict):
+            count = max(map(len, rows.values()), default=0)
+        if not isinstance(request, Mapping | None):
+            return Vectors(self._asked(features, rows, columns_of(request), at), count)
+        return Vectors(self._asked(features, rows, cast("object", request), at), count)
 
     def push(
         self, source: str, rows: object, *, on_error: OnError = "refuse", key: str = ""
@@ -292,7 +292,7 @@ class AsyncClient:
     async def online_many(
         self,
         features: str | Sequence[str],
-        keys: Sequence[Mapping[str, object]] | Mapping[str, Sequence[object]],
+        keys: object,
         *,
         request: object = None,
         at: datetime | str | None = None,

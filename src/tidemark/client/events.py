@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from tidemark.client.vectors import to_json
-from tidemark.errors import MissingExtra, RequestInvalid
+from tidemark.client.vectors import batches_of, to_json
 
 OnError = Literal["refuse", "quarantine"]
 
@@ -61,17 +60,9 @@ def _encoded(rows: object) -> bytes:
 
 
 def _stream(frame: object) -> bytes:
-    if not hasattr(frame, "__arrow_c_stream__"):
-        raise RequestInvalid(
-            f"A {type(frame).__name__} is not rows.",
-            remedy="Pass dicts, a frame that gives Arrow, or bytes of JSON lines.",
-        )
-    try:
-        import pyarrow as pa
-        from pyarrow import ipc
-    except ImportError:
-        raise MissingExtra("server", "Sending a frame") from None
-    reader = pa.RecordBatchReader.from_stream(frame)
+    reader = batches_of(frame)
+    from pyarrow import ipc
+
     sink = io.BytesIO()
     with ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:

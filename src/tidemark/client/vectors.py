@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from tidemark.errors import NotFound, RequestInvalid
+from tidemark.errors import MissingExtra, NotFound, RequestInvalid
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,8 +156,8 @@ def to_json(value: Any) -> Any:
         return {name: to_json(each) for name, each in cast("Mapping[str, Any]", value).items()}
     if isinstance(value, list | tuple):
         return [to_json(each) for each in cast("Sequence[Any]", value)]
-    if hasattr(value, "item"):  # a number of numpy
-        value = value.item()
+    if type(value).__module__ == "numpy":
+        return to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, datetime):
@@ -173,6 +173,29 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise RequestInvalid(f"{value!r} ({type(value).__name__}) cannot be sent.")
+
+
+def columns_of(rows: object) -> dict[str, list[Any]] | list[dict[str, Any]]:
+    """Columns of lists or rows of dicts as they are; of a frame, its columns as lists."""
+    if isinstance(rows, Mapping):
+        return {name: list(column) for name, column in cast("Mapping[str, Any]", rows).items()}
+    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        return [dict(each) for each in cast("Sequence[Mapping[str, Any]]", rows)]
+    return cast("dict[str, list[Any]]", batches_of(rows).read_all().to_pydict())
+
+
+def batches_of(frame: object) -> pa.RecordBatchReader:
+    """What a frame gives; needs pyarrow."""
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise RequestInvalid(
+            f"A {type(frame).__name__} is not rows.",
+            remedy="Pass dicts, columns, or a frame that gives Arrow.",
+        )
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MissingExtra("server", "Sending a frame") from None
+    return pa.RecordBatchReader.from_stream(frame)
 
 
 def _of(values: Mapping[str, _T], name: str) -> _T:

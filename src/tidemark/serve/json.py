@@ -9,7 +9,7 @@
 | bytes | text in base64 |
 | timestamp | text in ISO 8601 with a zone; `Z` in what is written |
 | date | text: `"2026-03-01"` |
-| list, vector | an array of the above |
+| list, vector | an array of the above; an item may be null |
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def schema(type_: Type) -> dict[str, Any]:
     """The JSON Schema of values of a type that are not null."""
     if type_.scalar:
         return dict(_SCHEMAS[type_.name])
-    found: dict[str, Any] = {"type": "array", "items": schema(type_.item or FLOAT64)}
+    item = {"anyOf": [schema(type_.item or FLOAT64), {"type": "null"}]}
+    found: dict[str, Any] = {"type": "array", "items": item}
     if type_.size:
         found |= {"minItems": type_.size, "maxItems": type_.size}
     return found

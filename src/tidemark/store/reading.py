@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tidemark import define
 from tidemark.errors import NotFound
@@ -149,10 +149,17 @@ def _nothing(_definitions: Definitions, _outputs: Sequence[Output]) -> None:
 
 
 def named(features: object, records: Records) -> object:
-    """What is asked for; a text `model:fraud@3` becomes the model, whose pins are read."""
+    """What is asked for; `model:fraud@3`, alone or in a list, is the model, whose pins are read."""
+    if isinstance(features, list | tuple):
+        several = cast("Sequence[object]", features)
+        return named(several[0], records) if _is_model(several) else several
     if isinstance(features, str) and features.startswith(_MODEL):
         return records.model(features.removeprefix(_MODEL))
     return features
+
+
+def _is_model(several: Sequence[object]) -> bool:
+    return len(several) == 1 and isinstance(several[0], str) and several[0].startswith(_MODEL)
 
 
 def _target(features: object, definitions: Definitions) -> str:

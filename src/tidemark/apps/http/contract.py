@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidemark.model.types import Type
 from tidemark.serve.json import schema
 
 if TYPE_CHECKING:
@@ -32,7 +31,12 @@ def contract(snapshot: Snapshot, name: str, program: Program) -> dict[str, Any]:
         "tags": list(service.tags),
         "revision": snapshot.revision,
         "keys": _fields(program.keys.fields),
-        "request": _fields(program.request.fields),
+        "request": [
+            {**each, "optional": field.optional}
+            for each, field in zip(
+                _fields(program.request.fields), program.request.fields, strict=True
+            )
+        ],
         "features": [
             {
                 "name": output.name,
@@ -47,8 +51,7 @@ def contract(snapshot: Snapshot, name: str, program: Program) -> dict[str, Any]:
 
 def body_schema(program: Program) -> dict[str, Any]:
     """The JSON Schema of what is sent to read the outputs of a program."""
-    keys = _either(program.keys.fields, null=False)
-    request = _either(program.request.fields, null=True)
+    keys, request = _either(program.keys.fields), _either(program.request.fields)
     required = ["keys", "request"] if program.request.fields else ["keys"]
     return _object({"keys": keys, "request": request, "at": _MOMENT}, required)
 
@@ -256,18 +259,17 @@ def _fields(fields: Sequence[Field]) -> list[dict[str, str]]:
     ]
 
 
-def _either(fields: Sequence[Field], *, null: bool) -> dict[str, Any]:
+def _either(fields: Sequence[Field]) -> dict[str, Any]:
     """One object of values, one of columns, or an array of objects of values."""
     names = [field.name for field in fields]
-    one = _object({field.name: _schema(field.type, null=null) for field in fields}, names)
-    columns = {
-        field.name: {"type": "array", "items": _schema(field.type, null=null)} for field in fields
-    }
+    one = _object({field.name: _schema(field) for field in fields}, names)
+    columns = {field.name: {"type": "array", "items": _schema(field)} for field in fields}
     return {"anyOf": [one, _object(columns, names), {"type": "array", "items": one}]}
 
 
-def _schema(type_: Type, *, null: bool) -> dict[str, Any]:
-    return {"anyOf": [schema(type_), {"type": "null"}]} if null else schema(type_)
+def _schema(field: Field) -> dict[str, Any]:
+    found = schema(field.type)
+    return {"anyOf": [found, {"type": "null"}]} if field.optional else found
 
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
