@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner, Result
 from pyarrow import parquet
 from tests.spec.audited import (
     HOUR,
@@ -24,6 +27,7 @@ from tests.spec.audited import (
 )
 
 import tidemark as tm
+from tidemark.apps.cli import main
 from tidemark.monitor import audit as auditing, audit_differences
 
 OLD = (START - HOUR).timestamp()
@@ -289,15 +293,56 @@ def test_differences_are_explained_some_at_a_time(mixed, monkeypatch):
     assert "unexplained" not in parts.causes
 
 
+def audit_command(shop: Shop) -> Result:
+    """What a process tells that has not imported the definitions before."""
+    sys.modules.pop(f"paying_{shop.folder.name}", None)
+    return CliRunner().invoke(main, ["audit", "--project", str(shop.folder), "--json"])
+
+
 def test_code_that_was_edited_since_is_a_changed_definition(shop):
-    """The code that served is not there any more; that of today computes something else."""
+    """What served is computed with the code that is there now; where that differs, it is why."""
     shop.apply()
     shop.serve(5, 24)
     shop.define(features().replace("amount / paid if", "2 * amount / paid if"))
-    found = shop.audit()
-    assert (found.compared, found.differing) == (18, 0)
-    assert found.left_out["share@1"].startswith("changed definition: The code of")
-    assert "not compared: share@1, changed definition" in str(found)
+    result = audit_command(shop)
+    facts = json.loads(result.output)
+    assert (result.exit_code, facts["compared"], facts["differing"]) == (14, 24, 6)
+    assert facts["causes"] == {"changed definition": 6}
+    (told,) = facts["first"]
+    assert told["feature"] == "share@1"
+    assert told["detail"].endswith("its code has been edited since")
+
+
+def test_code_that_was_edited_and_gives_the_same_is_no_difference(shop):
+    """Values are compared, not code."""
+    shop.apply()
+    shop.serve(5, 24)
+    shop.define(features().replace("amount / paid if", "1.0 * amount / paid if"))
+    result = audit_command(shop)
+    facts = json.loads(result.output)
+    assert (result.exit_code, facts["compared"], facts["differing"]) == (0, 24, 0)
+
+
+def test_an_input_that_differs_is_told_before_code_that_was_edited(shop):
+    """It is what the function was given that has a cause of its own."""
+    served_by_another(shop, without("bob-20"))
+    shop.serve(24)
+    shop.define(features().replace("amount / paid if", "2 * amount / paid if"))
+    facts = json.loads(audit_command(shop).output)
+    causes_of = {each["feature"]: each["causes"] for each in facts["features"]}
+    assert causes_of["share@1"] == {"changed definition": 2, "lost event": 1}
+
+
+def test_code_that_is_gone_is_told_and_ends_with_15(shop):
+    """Nothing of it can be compared: the audit has not shown that it was right."""
+    shop.apply()
+    shop.serve(5, 24)
+    shop.define(features().replace("def share(", "def part(").replace("share = share", "s = part"))
+    result = audit_command(shop)
+    facts = json.loads(result.output)
+    assert (result.exit_code, facts["compared"], facts["differing"]) == (15, 18, 0)
+    assert (facts["incomplete"], facts["lost"]) == (True, ["share@1"])
+    assert facts["left_out"]["share@1"].startswith("changed definition: The function")
 
 
 def test_what_is_masked_has_causes_too(shop):

@@ -253,8 +253,11 @@ def functions_of(definitions: Definitions, root: str | Path = ".") -> dict[str, 
     return {each.reference: imported_function(each, base) for each in definitions.on_demand}
 
 
-def imported_function(feature: OnDemand, root: Path) -> Callable[..., Any]:
-    """The function of an on-demand feature of the project at `root`; raises `NotFound`."""
+def imported_function(feature: OnDemand, root: Path, *, edited: bool = False) -> Callable[..., Any]:
+    """The function of an on-demand feature of the project at `root`; raises `NotFound`.
+
+    With `edited` it may have other code by now than the feature was defined with.
+    """
     module, _, qualname = feature.function.partition(":")
     root = root.resolve()
     found: Any
@@ -285,7 +288,7 @@ def imported_function(feature: OnDemand, root: Path) -> Callable[..., Any]:
             f"but {feature.name} gives {', '.join(sorted(inputs))}.",
             remedy="Name the same ones in both.",
         )
-    if feature.code and code_of(function).fingerprint not in {feature.code, ""}:
+    if feature.code and not edited and code_of(function).fingerprint not in {feature.code, ""}:
         raise NotFound(
             f"The code of {feature.function!r} is not that of {feature.reference} any more.",
             remedy="Keep the code of a version in a module of its own as long as it is read.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -31,7 +31,8 @@ from tidemark.model.window import format_moment
 from tidemark.monitor.audit_causes import explain
 from tidemark.monitor.audit_differences import Spool, differing, valid
 from tidemark.monitor.audit_part import Tally, masked
-from tidemark.monitor.audit_report import Audit, Compared, Difference
+from tidemark.monitor.audit_report import Audit, Compared, Difference, Forgotten
+from tidemark.monitor.audit_retention import Retention
 from tidemark.serve.log.form import Column, Description
 
 if TYPE_CHECKING:
@@ -45,7 +46,17 @@ BATCH_ROWS = 250_000
 
 _TIME = "tidemark moment"
 
-Functions = Callable[[Sequence[Output]], Mapping[str, Callable[..., Any]]]
+
+class Functions(Protocol):
+    """Gives the functions of outputs; with `edited`, those in place of what is there no more."""
+
+    def __call__(
+        self, outputs: Sequence[Output], *, edited: bool = False
+    ) -> Mapping[str, Callable[..., Any]]:
+        """Raises `NotFound` for code that is not there, edited or not."""
+        ...
+
+
 Blocks = Iterable[tuple[Description, pa.Table]]
 
 
@@ -67,8 +78,9 @@ def audit(
     `blocks` are rows of the log, those of one list of outputs one after another; the report does
     not depend on where they are cut.  `functions` gives those of on-demand features.  `sample` is
     the share of requests, the same ones at every call; `left_out` are features that could not even
-    be read; `damaged` is filled with files while `blocks` are read.  Raises what reading history
-    raises.
+    be read; `damaged` is filled with files while `blocks` are read.  A value that differs is not
+    counted if its events are not all there any more, as retention deleted some.  Raises what
+    reading history raises.
     """
     began = time.perf_counter()
     tally = Tally()
@@ -80,7 +92,7 @@ def audit(
             progress.rows(len(rows))
         for differences in (each for each in spool.of.values() if each.rows):
             progress.begin(f"causes, {differences.description.target}")
-            explain(engine, definitions, differences, tally, mask, progress.rows)
+            explain(engine, definitions, differences, tally, mask, run.edited, progress.rows)
     features = tuple(
         msgspec.structs.replace(run.compared[name], causes=dict(tally.causes[name].most_common()))
         for name in sorted(run.compared)
@@ -98,6 +110,8 @@ def audit(
         first=tally.first(),
         unread=run.unread,
         left_out={**(left_out or {}), **run.left_out},
+        lost=tuple(sorted(run.lost)),
+        forgotten=tuple(run.forgotten[name] for name in sorted(run.forgotten)),
         seconds=time.perf_counter() - began,
         damaged=tuple(sorted(damaged or ())),
     )
@@ -118,9 +132,13 @@ class _Run:
         self._mask, self._spool = mask, spool
         self._computable: dict[Description, list[Column]] = {}
         self._plain: dict[Column, tuple[pa.Array, pa.Array]] = {}
+        self._retention = Retention(engine, definitions)
         self._last: tuple[Description, str, int] | None = None
         self.compared: dict[str, Compared] = {}
         self.left_out: dict[str, str] = {}
+        self.lost: set[str] = set()
+        self.edited: set[str] = set()
+        self.forgotten: dict[str, Forgotten] = {}
         self.requests = self.rows = self.unread = 0
 
     def batch(self, description: Description, rows: pa.Table) -> None:
@@ -141,7 +159,7 @@ class _Run:
         computed = training_set(
             self._engine,
             self._definitions,
-            self._functions(outputs),
+            self._functions(outputs, edited=True),
             outputs,
             _labels(description, rows),
             time=_TIME,
@@ -154,17 +172,22 @@ class _Run:
             if column.masked and self._mask is not None:
                 again = masked(self._mask, column, again)
             offline[column.name] = again
-            differ[column.name] = self._compare(column, rows[f"value.{column.name}"], again)
+            differ[column.name] = self._compare(column, rows, again)
         self._spool.differences(description, columns).add(rows, offline, differ)
 
-    def _compare(
-        self, column: Column, served: pa.ChunkedArray, again: pa.ChunkedArray
-    ) -> NDArray[np.bool_]:
+    def _compare(self, column: Column, rows: pa.Table, again: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Count the values of a column; gives which of them differ."""
+        served = rows[f"value.{column.name}"]
         differ = differing(served, again)
+        forgotten = differ & self._retention.reaches(column, rows)
+        if forgotten.any():
+            known = self.forgotten.get(column.reference)
+            count = int(forgotten.sum()) + (known.values if known is not None else 0)
+            self.forgotten[column.reference] = self._retention.told(column, count)
+            differ &= ~forgotten
         here, there = valid(served), valid(again)
-        missing, extra = int((~here & there).sum()), int((here & ~there).sum())
-        n, unequal = len(differ), int(differ.sum())
+        missing, extra = (int((differ & each).sum()) for each in (~here & there, here & ~there))
+        n, unequal = int((~forgotten).sum()), int(differ.sum())
         before = self.compared.get(column.reference, Compared(column.reference, 0, 0, 0, 0, 0))
         self.compared[column.reference] = Compared(
             column.reference,
@@ -204,9 +227,14 @@ class _Run:
             return False
         try:
             self._functions(_outputs([column]))
-        except NotFound as error:
-            self.left_out[column.reference] = f"changed definition: {error.what}"
-            return False
+        except NotFound:
+            try:
+                self._functions(_outputs([column]), edited=True)
+            except NotFound as error:
+                self.left_out[column.reference] = f"changed definition: {error.what}"
+                self.lost.add(column.reference)
+                return False
+            self.edited.add(column.reference)
         return True
 
     def _plain_keys(self, description: Description, rows: pa.Table) -> pa.Table:

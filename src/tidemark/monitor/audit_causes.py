@@ -26,7 +26,7 @@ from tidemark.monitor.audit_view import SAMPLED, OfView
 from tidemark.serve.log.form import Column, means
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tidemark.engines.duckdb import DuckDB
     from tidemark.serve.log.masking import Mask
@@ -41,9 +41,13 @@ def explain(
     differences: Differences,
     tally: Tally,
     mask: Mask | None,
+    edited: Collection[str],
     told: Callable[[int], object],
 ) -> None:
-    """Count every difference under a cause; `told` hears of rows that are done."""
+    """Count every difference under a cause; `told` hears of rows that are done.
+
+    On-demand features that are `edited` are computed with other code than they were applied with.
+    """
     views: dict[FeatureView, list[tuple[Column, Feature]]] = defaultdict(list)
     functions: list[Column] = []
     for column in differences.columns:
@@ -71,6 +75,7 @@ def explain(
                 of.find(part)
             for column in functions:
                 _inherited(definitions, part, differences.columns, column)
+                _own(part, column, column.reference in edited)
             told(len(table))
 
 
@@ -135,8 +140,16 @@ def _inherited(
             continue
         for rows, cause, detail in part.entered[name]:
             part.enter(column, rows, cause, _through(str(needed), detail))
+
+
+def _own(part: Part, column: Column, edited: bool) -> None:
+    """An on-demand value differs although what its function was given does not."""
+    rows = np.flatnonzero(part.open[column.name])
+    if edited:
+        text = "what the function was given is equal, and its code has been edited since"
+        part.enter(column, rows, "changed definition", said(text))
     text = "what the function was given is equal: it gives different values for it"
-    part.enter(column, np.flatnonzero(part.open[column.name]), "unexplained", said(text))
+    part.enter(column, rows, "unexplained", said(text))
 
 
 def _through(feature: str, detail: Detail) -> Detail:

@@ -21,6 +21,7 @@ from tidemark.compile import identifier
 from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.histories import LOGGED, SEEN
 from tidemark.engines.inventory import glance
+from tidemark.engines.log import POSITION
 from tidemark.engines.sources import open_source
 from tidemark.engines.training import training_set
 from tidemark.errors import TidemarkError
@@ -219,7 +220,9 @@ def _seen_at(engine: DuckDB, source: Source, positions: Sequence[int | None]) ->
         if engine.log is not None:
             rows = engine.log.read(source, position - 1, 1)
             if rows.num_rows:
-                found[position] = rows[SEEN].cast(pa.int64())[0].as_py()
+                # Where retention deleted that event, the next one was seen later.
+                later = rows[POSITION][0].as_py() > position
+                found[position] = rows[SEEN].cast(pa.int64())[0].as_py() - later
     return found
 
 

@@ -31,6 +31,26 @@ class Compared(msgspec.Struct, frozen=True):
         return self.compared - self.equal
 
 
+class Forgotten(msgspec.Struct, frozen=True):
+    """Values of a feature that differ, and whose events are not all there any more.
+
+    Retention deleted events that happened until `until`; the feature can be audited for moments
+    after `since` (empty: for none, as it looks back without limit).
+    """
+
+    feature: str
+    values: int
+    until: str
+    since: str
+
+    def __str__(self) -> str:
+        when = f"after {self.since}" if self.since else "no more, as it looks back without limit"
+        return (
+            f"{counted(self.values, 'value')} of {self.feature}: retention deleted events until "
+            f"{self.until}; it can be audited {when}"
+        )
+
+
 class Difference(msgspec.Struct, frozen=True):
     """A value that was served and is computed otherwise, where, and why."""
 
@@ -58,7 +78,8 @@ class Audit(msgspec.Struct, frozen=True):
 
     `first` is the first difference of each feature with each cause.  `unread` rows could not be
     computed again, as who a masked key is cannot be told; `left_out` features neither, each with
-    the reason.  `damaged` are files of the serving log that are none.
+    the reason; those of them whose code is not there any more are `lost`.  Values that are
+    `forgotten` are among none of the others.  `damaged` are files of the serving log that are none.
     """
 
     at: str
@@ -75,6 +96,13 @@ class Audit(msgspec.Struct, frozen=True):
     left_out: dict[str, str]
     seconds: float
     damaged: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something could not be compared that should have been: it is not there."""
+        return bool(self.damaged or self.lost or self.forgotten)
 
     @property
     def differing(self) -> int:
@@ -92,7 +120,8 @@ class Audit(msgspec.Struct, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values."""
         facts: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
-        return facts | {"differing": self.differing, "causes": self.causes}
+        told = {"differing": self.differing, "causes": self.causes}
+        return facts | told | {"incomplete": self.incomplete}
 
     def __str__(self) -> str:
         values, requests = counted(self.compared, "value"), counted(self.requests, "request")
@@ -114,5 +143,6 @@ class Audit(msgspec.Struct, frozen=True):
                 "holds"
             )
         lines += [f"  not compared: {name}, {why}" for name, why in self.left_out.items()]
+        lines += [f"  not auditable any more: {each}" for each in self.forgotten]
         lines += [f"  not read: {name}, it is damaged" for name in self.damaged]
         return "\n".join(lines)

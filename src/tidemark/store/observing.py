@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,7 @@ class Observing:
             found = audit(
                 engine,
                 definitions,
-                lambda outputs: self._project.functions(definitions, outputs),
+                partial(self._project.functions, definitions),
                 blocks,
                 mask,
                 span=period,

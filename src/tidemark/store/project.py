@@ -115,14 +115,22 @@ class Project:
         return self._lowered(definitions)
 
     def functions(
-        self, definitions: Definitions, outputs: Iterable[Output]
+        self, definitions: Definitions, outputs: Iterable[Output], *, edited: bool = False
     ) -> Mapping[str, Function]:
-        """The functions that the outputs are computed with, imported where they are not known."""
+        """The functions that the outputs are computed with, imported where they are not known.
+
+        With `edited`, one whose code is not there any more is the one that is in its place.
+        """
         found: dict[str, Function] = {}
         for each in definitions.needed(output.reference for output in outputs):
             if each.kind == "on_demand":
                 feature = definitions.on_demand_feature(each.name, each.version)
-                found[str(each)] = self._function(feature)
+                try:
+                    found[str(each)] = self._function(feature)
+                except NotFound:
+                    if not edited:
+                        raise
+                    found[str(each)] = imported_function(feature, self.config.root, edited=True)
         return found
 
     def _function(self, feature: OnDemand) -> Function:

@@ -258,7 +258,9 @@ class Schedule:
                 f"differ from what would be trained on ({causes}).",
                 remedy="tidemark audit tells which, and why.",
             )
-        return f"{counted(found.compared, 'value')} compared"
+        past = sum(each.values for each in found.forgotten)
+        told = f", {past:,} not auditable any more" if past else ""
+        return f"{counted(found.compared, 'value')} compared{told}"
 
 
 _LEASE = int(LEASE_SECONDS * 1_000_000)

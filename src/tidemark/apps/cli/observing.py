@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tidemark.apps.cli.shell import DIFFERENCES, Command, open_store, show
+from tidemark.apps.cli.shell import DIFFERENCES, INCOMPLETE, Command, open_store, show
 from tidemark.model.plural import counted
 
 
@@ -65,7 +65,9 @@ def audit(
     """Compute again what was served, and compare.
 
     Every value of the serving log is computed by the path of training, as of the moment of its
-    request.  Exits with 14 if one differs; what differs is told with its cause.
+    request.  Exits with 14 if one differs; what differs is told with its cause.  Exits with 15 if
+    none does, but something cannot be compared any more: events that retention deleted, code that
+    is gone, damaged files.
     """
     with open_store() as store:
         if history:
@@ -76,6 +78,8 @@ def audit(
     show(str(found), found.to_dict())
     if found.differing:
         raise SystemExit(DIFFERENCES)
+    if found.incomplete:
+        raise SystemExit(INCOMPLETE)
 
 
 def _line(made: dict[str, Any]) -> str:

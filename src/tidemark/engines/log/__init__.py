@@ -164,6 +164,10 @@ class EventLog:
         """
         return self._log(name).retain(since)
 
+    def forgotten(self, name: str) -> int | None:
+        """The time (microseconds) of the newest event that `retain` has deleted; None: of none."""
+        return self._log(name).forgotten()
+
     def close(self) -> None:
         """Close all files; closing twice is fine."""
         with self._opening:

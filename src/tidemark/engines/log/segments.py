@@ -53,6 +53,12 @@ SMALL_ROWS, SMALL_BYTES = 1 << 20, 1 << 26
 _DAY = 86_400_000_000
 _NEW = ".new"
 _EPOCH = dt.date(1970, 1, 1)
+_RETAINED = (
+    "CREATE TABLE IF NOT EXISTS retained "
+    "(one INTEGER PRIMARY KEY CHECK (one = 1), high INTEGER, checksum INTEGER)"
+)
+"""What retention deleted; made by the first one that deletes something."""
+
 _ENTER = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _whole: dict[str, tuple[int, int]] = {}  # files whose content was checked: size and time of change
@@ -274,13 +280,28 @@ def retain(database: Database, since: int) -> int:
         if not (mine and unread):
             return 0
         with database.writing() as connection:
-            query = f"SELECT coalesce(sum(rows), 0) FROM segments WHERE {old}"
-            dropped = int(connection.execute(query, (since, since)).fetchone()[0])
+            query = f"SELECT coalesce(sum(rows), 0), max(high) FROM segments WHERE {old}"
+            dropped, high = connection.execute(query, (since, since)).fetchone()
             if dropped:
                 connection.execute(f"DELETE FROM segments WHERE {old}", (since, since))
                 _note_dropped(connection, dropped)
+                high = max(high, forgotten(database, connection) or high)
+                values = (high, checksum(high))
+                connection.execute(_RETAINED)
+                connection.execute("INSERT OR REPLACE INTO retained VALUES (1, ?, ?)", values)
         sweep(database)
-    return dropped
+    return int(dropped)
+
+
+def forgotten(database: Database, connection: sqlite3.Connection) -> int | None:
+    """The time of the newest event that retention deleted; None if it never deleted any."""
+    there = "SELECT count(*) FROM sqlite_master WHERE name = 'retained'"
+    if not connection.execute(there).fetchone()[0]:
+        return None
+    row = connection.execute("SELECT high, checksum FROM retained").fetchone()
+    if row is not None and checksum(row[0]) != row[1]:
+        raise database.damaged("what retention deleted has changed")
+    return None if row is None else int(row[0])
 
 
 def _note_dropped(connection: sqlite3.Connection, rows: int) -> None:

@@ -312,6 +312,13 @@ class SourceLog:
             pass
         return segments.retain(self._database, since)
 
+    def forgotten(self) -> int | None:
+        """The time of the newest event that retention deleted."""
+        if not self._database.exists():
+            return None
+        with self._reading() as (connection, _):
+            return segments.forgotten(self._database, connection)
+
     def close(self) -> None:
         """Close all files."""
         self._database.close()
