@@ -80,6 +80,25 @@ def test_request_values_and_what_on_demand_functions_read_are_kept(project, logg
     assert "What the function was given" in told.definition
 
 
+@pytest.mark.parametrize(
+    "features",
+    [["activity:blob"], ["activity:spend"], ["activity:events"], ["activity:good"], ["told"]],
+)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_reads_of_one_kind_of_values_are_logged(project, logging_to, features, count):
+    """Text without a number, one number, a function that reads nothing but the request."""
+    request = ASKED if features == ["told"] else {}
+    keys = [{}] * count if features == ["told"] else KEYS[:count]
+    with tm.connect(project) as store:
+        vectors = store.online_many(features, keys, request=request, at=AT)
+        (name,) = vectors.names
+        if count:
+            rows = store.log.read(request_id=vectors.request_id)
+            assert all(map(same, rows[f"value.{name}"].to_pylist(), vectors.values(name)))
+            assert rows[f"status.{name}"].to_pylist() == vectors.statuses(name)
+        assert (store.log.dropped, store.log.failed) == (0, 0)
+
+
 def test_an_explanation_says_what_each_value_means(project, logging_to):
     """Value, status, age and version, and the definition in English."""
     with tm.connect(project) as store:

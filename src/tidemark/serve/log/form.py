@@ -192,7 +192,7 @@ class Form:
         self._view_of = {view.view.name: place for place, view in enumerate(program.views)}
         # What numbers are where the kernel found nothing, as words; [numbers, 1].
         nothing = [each.nothing for each in program.features[: program.numbers]]
-        self._has_nothing = np.array([each is not None for each in nothing]).reshape(-1, 1)
+        self._has_nothing = np.array([each is not None for each in nothing], bool).reshape(-1, 1)
         words = [np.array(each or 0.0).view(np.int64) for each in nothing[: program.doubles]]
         words += [np.array(each or 0, np.int64) for each in nothing[program.doubles :]]
         self._nothing = np.array(words, np.int64).reshape(-1, 1)
