@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.monitor.freshness import ViewFreshness
-from tidemark.online.pulse import Delays, quantile
+from tidemark.online.pulse import Delays, Reading, quantile, read_reading
 
 NOW = datetime.now(UTC)
 FILE = """
@@ -160,3 +161,15 @@ def test_training_from_what_was_pushed_alone(folder: Path) -> None:
         labels = pa.table({"user_id": ["u1"], "at": [NOW]})
         before = store.training_set("prompt:watched", labels).to_arrow()
         assert before.column("watched").to_pylist() == [0]
+
+
+def test_a_stream_is_read_as_far_as_its_slowest_partition() -> None:
+    """Several readers tell of their own; nothing is carried over to another stream."""
+    behind = Reading().and_told("topic", 100, {"0": 0}).and_told("topic", 110, {"1": 5})
+    assert behind.read is None
+    assert {name: each.waiting for name, each in behind.partitions.items()} == {"0": 0, "1": 5}
+    level = behind.and_told("topic", 120, {"1": 0})
+    assert level.read == 100
+    assert level.and_told("topic", 130, {"0": 3}).read == 100
+    assert level.and_told("another", 140, {"0": 0}).read == 140
+    assert read_reading(msgspec.msgpack.encode(1_772_452_800_000_000)) == Reading()

@@ -186,28 +186,74 @@ def test_what_was_streamed_is_trained_on(lines: Path) -> None:
 
 
 def test_a_pause_takes_nothing(lines: Path) -> None:
-    """And going on takes what came meanwhile."""
-    with tm.connect(lines) as store:
+    """Whoever says it, in whatever process; readers wait, and say so, until it is resumed."""
+    with tm.connect(lines) as store, tm.connect(lines) as operator:
+        assert operator.streams.pause() == ["purchase"]
+        append(lines, event(1), event(2))
+        (consumed,) = store.streams.run("purchase", once=True)
+        assert (consumed.messages, consumed.paused, consumed.lag) == (0, True, {"events.ndjson": 1})
+        (standing,) = store.freshness().streams
+        assert (standing.paused, standing.waiting) == (True, {"events.ndjson": 1})
+
         stop = threading.Event()
-        told: list[int] = []
+        told: list[tuple[int, bool]] = []
 
         def tell(consumed: Any, error: Any) -> None:
-            told.append(consumed.messages)
+            told.append((consumed.messages, consumed.paused))
+            if consumed.paused:
+                operator.streams.resume("purchase")
             if consumed.messages == 2:
                 stop.set()
 
-        consumer = store.streams._consumer("purchase", tell)
-        consumer.pause()
-        thread = threading.Thread(target=consumer.run)
-        thread.start()
-        append(lines, event(1), event(2))
-        assert not stop.wait(0.5)
-        assert told == []
-        consumer.resume()
-        assert stop.wait(20)
-        consumer.stop()
-        thread.join()
+        store.streams.run("purchase", told=tell, stop=stop)
+        assert told == [(0, True), (0, False), (2, False)]
         assert store.online("user_spend:purchases", {"user_id": "u1"})["purchases"] == 1
+        assert not store.freshness().streams[0].paused
+
+
+def test_how_far_reading_is(lines: Path) -> None:
+    """Told by who reads, for everybody; nothing is known before."""
+    with tm.connect(lines) as store:
+        (standing,) = store.freshness().streams
+        assert (standing.source, standing.told) == ("purchase", None)
+        assert "stream of purchase: nobody has read it" in repr(store.freshness())
+        append(lines, *map(event, range(10)))
+        store.streams.run("purchase", once=True)
+        with tm.connect(lines) as other:
+            assert other.freshness().streams[0].waiting == {"events.ndjson": 0}
+            assert "stream of purchase: 0 messages waiting" in repr(other.freshness())
+
+
+def test_reading_again_changes_nothing(lines: Path) -> None:
+    """From an older position: what was taken is told apart, what had been left out comes in."""
+    append(lines, *map(event, range(10)))
+    with tm.connect(lines) as store:
+        end = (lines / "events.ndjson").stat().st_size
+        append(lines, *map(event, range(10, 20)))
+        (consumed,) = store.streams.run("purchase", start=f"events.ndjson:{end}", once=True)
+        assert (consumed.messages, consumed.accepted) == (10, 10)
+        (consumed,) = store.streams.run("purchase", start="earliest", once=True)
+        assert consumed.messages == 0  # a place to start is for what was never read
+        (consumed,) = store.streams.run("purchase", start="earliest", again=True, once=True)
+        assert (consumed.messages, consumed.accepted, consumed.duplicates) == (20, 10, 10)
+        assert counted(store) == expected(range(20))
+
+
+def test_reading_again_needs_identities(lines: Path) -> None:
+    """Or everything would count twice."""
+    features = lines / "features.py"
+    features.write_text(features.read_text().replace('unique="order_id", ', ""))
+    with tm.connect(lines) as store:
+        store.apply(store.plan())
+        with pytest.raises(RequestInvalid, match="purchase has no `unique`"):
+            store.streams.run("purchase", again=True, once=True)
+
+
+@pytest.mark.parametrize("start", ["other.ndjson:0", "events.ndjson:1-2", "soon", "2026-03-01"])
+def test_a_place_that_is_none(lines: Path, start: str) -> None:
+    """It is refused, rather than taken for the beginning."""
+    with tm.connect(lines) as store, pytest.raises(RequestInvalid):
+        store.streams.run("purchase", start=start, once=True)
 
 
 def test_a_source_without_a_stream_is_named(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ BATCH = 10_000
 POLL_SECONDS = 0.2
 """How long a poll waits for messages, and so how long a stop may take."""
 
-ALIVE_SECONDS = 5.0
-"""How often a stream that brings nothing is said to be read."""
+BUSY_SECONDS, IDLE_SECONDS = 1.0, 5.0
+"""How often it is told how many messages are left: of a stream that brings some, or none."""
 
 UNASSIGNED_SECONDS = 30.0
 """How long `once` waits for a partition before it takes all of them for others'."""
@@ -78,7 +78,7 @@ class Consumer:
         bounds: Callable[[Source], Bounds],
         under_way: UnderWay,
         apply: Callable[[], object],
-        alive: Callable[[], object],
+        waiting: Callable[[Mapping[str, int]], object],
         told: Callable[[Consumed, TidemarkError | None], object],
     ) -> None:
         self.consumed = Consumed(source().name)
@@ -89,12 +89,10 @@ class Consumer:
         self._bounds = bounds
         self._under_way = under_way
         self._apply = apply
-        self._alive = alive
-        self._alive_at = float("-inf")
+        self._waiting = waiting
+        self._waiting_at = float("-inf")
         self._told = told
         self._stop = threading.Event()
-        self._go_on = threading.Event()
-        self._go_on.set()
         self._taken: dict[str, str] = {}
 
     @property
@@ -109,22 +107,11 @@ class Consumer:
     def stop(self) -> None:
         """End after the batch that is under way."""
         self._stop.set()
-        self._go_on.set()
-
-    def pause(self) -> None:
-        """Take nothing more until `resume`; partitions stay assigned."""
-        self._go_on.clear()
-        self.consumed.paused = True
-
-    def resume(self) -> None:
-        """Go on."""
-        self.consumed.paused = False
-        self._go_on.set()
 
     def run(
         self, start: Start | None = None, *, once: bool = False, batch: int = BATCH
     ) -> Consumed:
-        """Take messages until stopped, or with `once` until none is left."""
+        """Take messages until stopped, or with `once` until none is left or this is paused."""
         begun = time.monotonic()
         pause, failed = _FIRST_PAUSE, False
         self._stream.open(self._where, start or Start())
@@ -135,7 +122,7 @@ class Consumer:
                     if failed:
                         self._stream.rewind()
                     taken = self._step(batch)
-                    if once and not taken and self._finished(begun):
+                    if once and (self.consumed.paused or (not taken and self._finished(begun))):
                         break
                     pause, failed = _FIRST_PAUSE, False
                 except TidemarkError as error:
@@ -154,20 +141,34 @@ class Consumer:
 
     def _step(self, batch: int) -> int:
         """One batch; gives the number of its messages."""
-        if not self._go_on.is_set():
+        if self._pausing():
             # A member that does not poll loses its partitions, so it polls, and forgets.
             if self._stream.poll(1, POLL_SECONDS):
                 self._stream.rewind()
-            return 1
+            self._tell_waiting(IDLE_SECONDS)
+            return 0
         messages = self._stream.poll(batch, POLL_SECONDS)
         if messages:
             self._take(messages)
-        elif time.monotonic() - self._alive_at >= ALIVE_SECONDS:
-            lag = self._stream.lag()
-            if lag and not any(lag.values()):
-                self._alive()
-                self._alive_at = time.monotonic()
+        else:
+            self._tell_waiting(IDLE_SECONDS)
         return len(messages)
+
+    def _pausing(self) -> bool:
+        pausing = self._log.paused(self.consumed.source)
+        if pausing != self.consumed.paused:
+            self.consumed.paused = pausing
+            self._told(self.consumed, None)
+        return pausing
+
+    def _tell_waiting(self, seconds: float, lag: Mapping[str, int] | None = None) -> None:
+        """Tell how many messages are left, unless that was told in the last `seconds`."""
+        if time.monotonic() - self._waiting_at >= seconds:
+            self._waiting_at = time.monotonic()
+            lag = self._stream.lag() if lag is None else lag
+            self.consumed.lag = dict(lag)
+            if lag:
+                self._waiting(lag)
 
     def _take(self, messages: Sequence[Message]) -> None:
         source = self._source()
@@ -196,6 +197,7 @@ class Consumer:
             self._applied()
         self._stream.taken(offsets)
         consumed.lag = dict(self._stream.lag())
+        self._tell_waiting(BUSY_SECONDS, consumed.lag)
         self._told(consumed, None)
 
     def _applied(self) -> None:
@@ -257,6 +259,8 @@ class Consumer:
     def _finished(self, begun: float) -> bool:
         lag = self._stream.lag()
         self.consumed.lag = dict(lag)
+        if lag and not any(lag.values()):
+            self._waiting(lag)
         if not lag:  # nothing is assigned to this reader, or not yet
             return time.monotonic() - begun > UNASSIGNED_SECONDS
         return not any(lag.values())

@@ -17,7 +17,14 @@ from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
 from tidemark.model.window import format_duration, rough_duration
 from tidemark.online.keys import State, read_record, record_key
-from tidemark.online.pulse import alive_key, delays_key, quantile, read_alive, read_delays
+from tidemark.online.pulse import (
+    Reading,
+    delays_key,
+    quantile,
+    read_delays,
+    read_reading,
+    reading_key,
+)
 from tidemark.online.values import instant
 
 if TYPE_CHECKING:
@@ -71,12 +78,34 @@ class SourceFreshness:
 
 
 @dataclass(frozen=True)
+class StreamFreshness:
+    """How the reading of a source's stream stands.
+
+    `waiting` has the messages of each partition that were not taken yet when its reader told so,
+    which was at `told` (None: nobody has read it).  While it is `paused`, nothing is taken.
+    """
+
+    source: str
+    paused: bool
+    waiting: Mapping[str, int]
+    told: datetime | None
+
+    def __str__(self) -> str:
+        if self.told is None:
+            told = "nobody has read it"
+        else:
+            told = f"{counted(sum(self.waiting.values()), 'message')} waiting"
+        return f"  stream of {self.source}: {told}{', paused' if self.paused else ''}"
+
+
+@dataclass(frozen=True)
 class Freshness:
-    """All views of a project, the worst first, and the sources that take live events."""
+    """All views of a project, the worst first, the sources that take live events, the streams."""
 
     at: datetime
     views: tuple[ViewFreshness, ...]
     sources: tuple[SourceFreshness, ...]
+    streams: tuple[StreamFreshness, ...] = ()
 
     @property
     def broken(self) -> tuple[ViewFreshness, ...]:
@@ -110,7 +139,7 @@ class Freshness:
             if each.waiting:
                 line += f", {counted(each.waiting, 'event')} waiting"
             lines.append(line)
-        lines += map(str, self.sources)
+        lines += map(str, (*self.sources, *self.streams))
         return "\n".join(lines)
 
 
@@ -133,29 +162,40 @@ def freshness(
     """
     names = sorted({view.name for view in definitions.views})
     records = online.get_many([record_key(project, name) for name in names])
-    alive = _alive(online, definitions, project)
+    readings = _readings(online, definitions, project)
     views: list[ViewFreshness] = []
     for name, stored in zip(names, records, strict=True):
         states = read_record(stored).states
         for view in definitions.variants(name)[:1]:
             state = states[0] if states else None
-            views.append(_view(view, state, alive.get(view.source), log, now, next_runs.get(name)))
+            read = readings[view.source].read if view.source in readings else None
+            views.append(_view(view, state, read, log, now, next_runs.get(name)))
     worst = {"broken": 0, "at risk": 1, "kept": 2, "unknown": 3}
     views.sort(key=lambda each: (worst[each.verdict], each.view))
-    return Freshness(instant(now), tuple(views), _sources(online, definitions, project))
+    streams = tuple(_stream(name, each, log) for name, each in readings.items())
+    return Freshness(instant(now), tuple(views), _sources(online, definitions, project), streams)
 
 
-def _alive(online: OnlineStore, definitions: Definitions, project: str) -> dict[str, int]:
+def _readings(online: OnlineStore, definitions: Definitions, project: str) -> dict[str, Reading]:
     names = [each.name for each in definitions.sources if each.stream is not None]
-    stored = online.get_many([alive_key(project, name) for name in names])
-    found = {name: read_alive(text) for name, text in zip(names, stored, strict=True)}
-    return {name: moment for name, moment in found.items() if moment is not None}
+    stored = online.get_many([reading_key(project, name) for name in names])
+    return {name: read_reading(text) for name, text in zip(names, stored, strict=True)}
+
+
+def _stream(source: str, reading: Reading, log: EventLog) -> StreamFreshness:
+    told = [each.told for each in reading.partitions.values()]
+    return StreamFreshness(
+        source,
+        log.paused(source),
+        {name: each.waiting for name, each in reading.partitions.items()},
+        instant(min(told)) if told else None,
+    )
 
 
 def _view(
     view: FeatureView,
     state: State | None,
-    alive: int | None,
+    read: int | None,
     log: EventLog,
     now: int,
     next_run: int | None,
@@ -166,8 +206,8 @@ def _view(
     if state is not None:
         waiting = max(0, log.last(view.source) - state.position)
         until = state.until
-        if alive is not None and not waiting:
-            until = max(until, alive)
+        if read is not None and not waiting:
+            until = max(until, read)
     age = None if until is None else timedelta(microseconds=max(0, now - until))
     breaks = None if until is None or promise is None else until + view.freshness
     verdict: Verdict = "unknown"

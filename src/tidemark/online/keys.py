@@ -5,7 +5,7 @@
     what rows hold      msgpack "h", {project}, [view, state]
     rows being written  msgpack "p", {project}, [view, state]
     delays of events    msgpack "d", {project}, [source]
-    stream read until   msgpack "b", {project}, [source]
+    reading of a stream msgpack "b", {project}, [source]
     row of an entity    msgpack "r", [project, view, state, generation], {[key, ...]}
 
 Each part says its own length, so different tuples never give the same bytes, and nothing is hashed.

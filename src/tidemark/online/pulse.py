@@ -1,4 +1,4 @@
-"""How long events take until reads count them, and until when a stream is known to be read.
+"""How long events take until reads count them, and how far streams are read.
 
 Both are kept beside the rows, so that any process can tell: the first is written in one transaction
 with the rows of a batch, the second by whoever reads the stream.
@@ -7,7 +7,7 @@ with the rows of a batch, the second by whoever reads the stream.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -80,11 +80,53 @@ def read_delays(stored: bytes | None) -> Delays:
     return Delays() if stored is None else msgspec.msgpack.decode(stored, type=Delays)
 
 
-def alive_key(project: str, source: str) -> bytes:
-    """Where the moment is until which a source's stream is known to be read to its end."""
+class Partition(msgspec.Struct, frozen=True):
+    """How one partition of a stream stands.
+
+    `waiting` messages had not been taken at `told`; the last time that there were none was `read`
+    (microseconds, 0: never).
+    """
+
+    waiting: int
+    told: int
+    read: int
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How the reading of a source's stream stands, as its readers have told by partition.
+
+    `stream` is what is read: of another one, nothing of this holds.
+    """
+
+    stream: str = ""
+    partitions: dict[str, Partition] = {}
+
+    @property
+    def read(self) -> int | None:
+        """Until when all that there was has been read; None where that is not known."""
+        moments = [each.read for each in self.partitions.values()]
+        return min(moments) if moments and all(moments) else None
+
+    def and_told(self, stream: str, now: int, waiting: Mapping[str, int]) -> Reading:
+        """With what a reader tells now of the partitions that it reads."""
+        known = self.partitions if self.stream == stream else {}
+        told = {
+            name: Partition(count, now, known[name].read if name in known else 0)
+            if count
+            else Partition(0, now, now)
+            for name, count in waiting.items()
+        }
+        return Reading(stream, known | told)
+
+
+def reading_key(project: str, source: str) -> bytes:
+    """Where it is kept how the reading of a source's stream stands."""
     return encode("b") + of_project(project) + encode((source,))
 
 
-def read_alive(stored: bytes | None) -> int | None:
-    """The moment in microseconds; None where nobody has read the stream to its end."""
-    return None if stored is None else msgspec.msgpack.decode(stored, type=int)
+def read_reading(stored: bytes | None) -> Reading:
+    """The reading as it was written; one that knows nothing where nothing, or less, was."""
+    try:
+        return Reading() if stored is None else msgspec.msgpack.decode(stored, type=Reading)
+    except msgspec.ValidationError:  # a moment, as was written before
+        return Reading()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidemark.errors import LockLost, RequestInvalid, StoreUnavailable, TidemarkError
+from tidemark.errors import LockLost, RequestInvalid, StoreConflict, StoreUnavailable, TidemarkError
 from tidemark.online.protocol import OnlineStore
-from tidemark.online.pulse import alive_key
+from tidemark.online.pulse import read_reading, reading_key
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
 from tidemark.store.reading import Readers
@@ -43,6 +43,7 @@ class Streams:
         sources: object = None,
         *,
         start: str | None = None,
+        again: bool = False,
         once: bool = False,
         batch: int = 10_000,
         told: Told | None = None,
@@ -52,15 +53,19 @@ class Streams:
 
         Each message counts once, whoever reads it and whatever dies meanwhile.  Of a partition of
         which nothing was taken yet, reading begins at `start`: "earliest" (the default), "latest",
-        a moment, or positions such as `0:1200,1:900`.  With `once` it ends when nothing is left.
-        `told` hears of each batch, and of errors that pass.  Raises what does not pass by itself,
-        after the other streams have been stopped.
+        a moment, or positions such as `0:1200,1:900`.  With `again` nothing counts as taken: all is
+        read again from `start`, and told apart by `unique`.  With `once` it ends when nothing is
+        left, or reading is paused.  `told` hears of each batch, and of errors that pass.  Raises
+        what does not pass by itself, after the other streams have been stopped.
         """
         from tidemark.ingest.streams import Start
 
         begin = None if start is None else Start.of(start)
         stopping = stop or threading.Event()
-        consumers = [self._consumer(name, told) for name in self._named(sources)]
+        names = self._named(sources)
+        if again:
+            self._rewind(names)
+        consumers = [self._consumer(name, told) for name in names]
         errors: list[Exception] = []
 
         def work(consumer: Consumer) -> None:
@@ -86,6 +91,35 @@ class Streams:
         if errors:
             raise errors[0]
         return [consumer.consumed for consumer in consumers]
+
+    def pause(self, sources: object = None) -> list[str]:
+        """Have nobody read the streams of sources (None: of all), in any process, until `resume`.
+
+        Readers keep their partitions, and say how many messages wait.  Gives the sources.
+        """
+        names = self._named(sources)
+        for name in names:
+            self._project.log.pause(name)
+        return names
+
+    def resume(self, sources: object = None) -> list[str]:
+        """Let the streams of sources (None: of all) be read again; gives the sources."""
+        names = self._named(sources)
+        for name in names:
+            self._project.log.resume(name)
+        return names
+
+    def _rewind(self, names: Sequence[str]) -> None:
+        """Forget what was taken of streams whose events can be told apart."""
+        definitions = self._readers.snapshot().definitions
+        for name in names:
+            if not definitions.source(name).unique:
+                raise RequestInvalid(
+                    f"{name} has no `unique`, so what is read again would count again.",
+                    remedy="Say what identifies an event: unique=(...,).",
+                )
+        for name in names:
+            self._project.log.rewind(name)
 
     def _read(
         self,
@@ -149,15 +183,19 @@ class Streams:
             bounds=self._pushing.bounds,
             under_way=self._readers.under_way,
             apply=lambda: self._pushing.catch_up(name),
-            alive=lambda: self._alive(name),
+            waiting=lambda waiting: self._waiting(name, stream.name, waiting),
             told=told or _nobody,
         )
 
-    def _alive(self, name: str) -> None:
-        """Note that the stream of a source is read to its end."""
-        place = alive_key(self._project.config.namespace, name)
+    def _waiting(self, source: str, stream: str, waiting: Mapping[str, int]) -> None:
+        """Note how many messages are left in the partitions that this process reads."""
+        place = reading_key(self._project.config.namespace, source)
         now = time.time_ns() // 1_000
-        self._online.put_many([(place, msgspec.msgpack.encode(now))])
+        (stored,) = self._online.get_many([place])
+        told = msgspec.msgpack.encode(read_reading(stored).and_told(stream, now, waiting))
+        # Where another reader was faster, the next time tells it.
+        with suppress(StoreConflict):
+            self._online.put_many([(place, told)], expect={place: stored}, durable=False)
 
     @contextmanager
     def _holding(self, consumer: Consumer, stop: threading.Event) -> Generator[bool]:

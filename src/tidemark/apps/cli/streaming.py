@@ -30,14 +30,32 @@ TELLING_SECONDS = 2.0
     help="Where to begin in a partition of which nothing was taken: earliest (the default), "
     "latest, a moment, or positions such as 0:1200,1:900.",
 )
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Read again what was taken, from the place that --from names; `unique` tells it apart.",
+)
+@click.option("--pause", is_flag=True, help="Have no process take anything, until --resume.")
+@click.option("--resume", is_flag=True, help="Let it be taken again.")
 @click.option("--once", is_flag=True, help="End when nothing is left, instead of waiting for more.")
 @click.option("--batch", default=10_000, show_default=True, help="Messages taken at once.")
-def stream(sources: tuple[str, ...], start: str | None, once: bool, batch: int) -> None:
+def stream(
+    sources: tuple[str, ...],
+    start: str | None,
+    again: bool,
+    pause: bool,
+    resume: bool,
+    once: bool,
+    batch: int,
+) -> None:
     """Take events from streams as they come.
 
     Those of each SOURCE, or of all that have a stream.  Each message counts once, however
     often this is stopped, killed or run beside itself.
     """
+    if pause or resume:
+        _pause_or_resume(sources, pausing=pause)
+        return
     stop = threading.Event()
     telling = _Telling(quiet=wants_json() or not sys.stderr.isatty())
     with open_store() as store:
@@ -50,6 +68,7 @@ def stream(sources: tuple[str, ...], start: str | None, once: bool, batch: int) 
             consumed = store.streams.run(
                 list(sources) or None,
                 start=start,
+                again=again,
                 once=once,
                 batch=batch,
                 told=telling.tell,
@@ -59,6 +78,14 @@ def stream(sources: tuple[str, ...], start: str | None, once: bool, batch: int) 
             for each, handler in before.items():
                 signal.signal(each, handler)
     show("\n".join(map(_line, consumed)), [asdict(each) for each in consumed])
+
+
+def _pause_or_resume(sources: tuple[str, ...], *, pausing: bool) -> None:
+    with open_store() as store:
+        do = store.streams.pause if pausing else store.streams.resume
+        names = do(list(sources) or None)
+    word = "paused" if pausing else "resumed"
+    show("\n".join(f"{name}: {word}" for name in names), {word: names})
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -89,4 +116,6 @@ def _line(consumed: Consumed) -> str:
     if consumed.buried:
         parts.append(counted(consumed.buried, "dead letter"))
     parts.append(f"{sum(consumed.lag.values()):,} waiting")
+    if consumed.paused:
+        parts.append("paused")
     return f"{consumed.source}: {', '.join(parts)}"

@@ -73,7 +73,13 @@ class Standing(Collector):
             waiting.add_metric([each.view], each.waiting)
             for name in get_args(Verdict):
                 verdict.add_metric([each.view, name], float(name == each.verdict))
-        yield from (age, promise, waiting, verdict)
+        left = _gauge("stream_waiting_messages", "Messages not taken yet.", "source", "partition")
+        paused = _gauge("stream_paused", "1 where nothing is to be taken.", "source")
+        for stream in () if freshness is None else freshness.streams:
+            paused.add_metric([stream.source], float(stream.paused))
+            for partition, count in stream.waiting.items():
+                left.add_metric([stream.source, partition], count)
+        yield from (age, promise, waiting, verdict, left, paused)
 
     def _sources(self, logs: Sequence[SourceLog]) -> Iterator[Metric]:
         position = _gauge("log_position", "The newest position of the event log.", "source")

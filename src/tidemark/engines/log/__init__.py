@@ -131,6 +131,25 @@ class EventLog:
         """How far each partition of a source's stream is in the log."""
         return self._log(name).offsets()
 
+    def rewind(self, name: str) -> None:
+        """Forget how far a source's stream is, so that it is read again from where readers begin.
+
+        What comes again is told apart by the source's `unique`.
+        """
+        self._log(name).rewind()
+
+    def pause(self, name: str) -> None:
+        """Have nobody read the stream of a source until `resume`."""
+        self._log(name).pause(pausing=True)
+
+    def resume(self, name: str) -> None:
+        """Let the stream of a source be read again."""
+        self._log(name).pause(pausing=False)
+
+    def paused(self, name: str) -> bool:
+        """Whether the stream of a source is not to be read."""
+        return self._log(name).paused()
+
     def bury(self, name: str, letters: Sequence[Letter]) -> int:
         """Keep rows that cannot be events; gives how many were new."""
         return self._log(name).bury(letters)

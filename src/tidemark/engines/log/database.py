@@ -137,6 +137,14 @@ class Database:
             connection.execute("COMMIT")
             self._readers.append(connection)
 
+    @contextmanager
+    def keeping(self) -> Generator[None]:
+        """Change files beside this one; they are on the disk when the block ends."""
+        with self._refusing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+            sync_folder(self.folder)
+
     def acknowledge(self, last: int) -> None:
         """Note, beside the file, up to which position it was acknowledged.
 

@@ -53,6 +53,7 @@ class SourceLog:
 
     def __init__(self, folder: Path, name: str, wait: float) -> None:
         self._database = Database(folder, name, wait)
+        self._paused = folder / "paused"
         self._schemas = Schemas(self._database)
         self._identities = Identities(self._database)
         self._database.forgetting += [self._schemas.forget, self._identities.forget]
@@ -278,6 +279,24 @@ class SourceLog:
             return {}
         with self._reading() as (connection, _):
             return self._offsets(connection)
+
+    def rewind(self) -> None:
+        """Forget the offsets."""
+        if self._database.exists():
+            with self._database.writing() as connection:
+                connection.execute("DELETE FROM offsets")
+
+    def pause(self, *, pausing: bool) -> None:
+        """Have the stream not be read, or be read again."""
+        with self._database.keeping():
+            if pausing:
+                self._paused.touch()
+            else:
+                self._paused.unlink(missing_ok=True)
+
+    def paused(self) -> bool:
+        """Whether the stream is not to be read."""
+        return self._paused.exists()
 
     def bury(self, buried: Sequence[Letter]) -> int:
         """Keep rows that cannot be events."""

@@ -57,6 +57,12 @@ class KafkaTopic:
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Join the group; partitions are assigned by the first polls."""
         self._taken, self._start = taken, start
+        for partition, offset in start.positions.items():
+            if not (partition.isdigit() and offset.isdigit()):
+                raise RequestInvalid(
+                    f"{partition}:{offset} is no position in the {self.name}.",
+                    remedy="Positions are partitions with their offsets, such as 0:1200,1:900.",
+                )
         settings = {
             **self._settings,
             "enable.auto.commit": False,

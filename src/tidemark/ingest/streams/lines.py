@@ -55,6 +55,11 @@ class Lines:
                 "Lines of a file have no time of their own.",
                 remedy="Start from earliest, latest or a position.",
             )
+        if start.at == "position" and not self._is_input:
+            first = start.only(self._partition)
+            if not first.isdigit():
+                raise RequestInvalid(f"{first} is no number of bytes of {self._path}.")
+            self._first = int(first)
         self._taken = taken
         if self._is_input:
             self._file = sys.stdin.buffer
@@ -65,8 +70,6 @@ class Lines:
             raise NotFound(f"There is no file {self._path}.") from None
         if start.at == "latest":
             self._first = self._path.stat().st_size
-        elif start.at == "position":
-            self._first = int(start.positions.get(self._partition, 0))
         self.rewind()
 
     def rewind(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,9 @@ from tidemark.model.window import parse_moment
 
 Positions = Mapping[str, str]
 """Of each partition, the offset of the newest message that was taken; both are text."""
+
+_POSITION = re.compile(r"(.+):(\d+(?:-\d+)?)")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Message(NamedTuple):
@@ -36,20 +40,30 @@ class Start(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Start:
-        """`earliest`, `latest`, a moment, or positions such as `0:1200,1:900`."""
+        """`earliest`, `latest`, a moment, or positions such as `0:1200,1:900`, `clicks:1772-0`."""
         if text in {"earliest", "latest"}:
             return cls(text)
-        pairs = [pair.partition(":") for pair in text.split(",")]
-        if all(partition and offset.isdigit() for partition, _, offset in pairs):
-            return cls("position", positions={partition: offset for partition, _, offset in pairs})
         try:
             return cls("time", moment=parse_moment(text))
         except RequestInvalid as error:
+            pairs = [_POSITION.fullmatch(pair) for pair in text.split(",")]
+            found = {pair[1]: pair[2] for pair in pairs if pair is not None}
+            if len(found) == len(pairs) and not _MOMENT.match(text):
+                return cls("position", positions=found)
             raise RequestInvalid(
                 f"{text!r} is no place to start from.",
                 remedy="earliest, latest, a moment such as 2026-03-01T00:00:00Z, or positions such "
                 "as 0:1200,1:900.",
             ) from error
+
+    def only(self, partition: str) -> str:
+        """The position in a stream of one partition; raises `RequestInvalid` for other ones."""
+        if set(self.positions) != {partition}:
+            raise RequestInvalid(
+                f"The stream has one partition, {partition!r}.",
+                remedy=f"Name a position in that one: {partition}:...",
+            )
+        return self.positions[partition]
 
 
 class StreamSource(Protocol):

@@ -46,7 +46,8 @@ class RedisEntries:
         if start.at == "time":
             self._start = _before(f"{start.moment // 1_000}-0")
         elif start.at == "position":
-            self._start = _before(f"{start.positions.get(self._key, '0')}-0")
+            ms, _, sequence = start.only(self._key).partition("-")
+            self._start = _before(f"{ms}-{sequence or 0}")
         elif start.at == "latest":
             newest = self._ask(lambda: self._client.xrevrange(self._key, count=1))
             self._start = newest[0][0].decode() if newest else "0-0"
