@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from random import Random
 
@@ -18,7 +18,8 @@ from tidemark.engines.log import CORRECTS, POSITION, SEEN
 from tidemark.engines.micro import partition_of
 from tidemark.ingest.serving import Reading
 from tidemark.ingest.single import Arrived
-from tidemark.online import tree
+from tidemark.online import cutting, tree
+from tidemark.online.cutting import Sizes
 from tidemark.online.single import inserted
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -121,3 +122,48 @@ def test_one_event_after_the_other(seed: int, engine: DuckDB) -> None:
         assert [(keys[0], found)] == merged.puts or found is None
         rows.update(merged.puts)
     assert all(row is not None for row in rows.values())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_few_events_give_trees_their_bytes(seed: int, engine: DuckDB, monkeypatch) -> None:
+    """Whatever they fall into: a row, one that becomes a tree, chunks that stay or are cut anew."""
+    monkeypatch.setattr(cutting, "SIZES", Sizes(6, 8, 2))
+    random = Random(seed)
+    lowered = lower(*definitions(unique=seed % 2 == 0)).definitions
+    view = lowered.view("visits")
+    source = lowered.source(view.source)
+    reading = Reading.of(view, source, lowered.entity(view.entity))
+    single = reading.single
+    assert single is not None
+    added = [(SEEN, pa.int64()), (POSITION, pa.int64()), (CORRECTS, pa.bool_())]
+    schema = pa.schema([(each.name, arrow_type(each.type)) for each in source.columns] + added)
+    store: dict[bytes, bytes] = {}
+    events: list[dict[str, object]] = []
+
+    def fetch(keys: Sequence[bytes]) -> list[bytes | None]:
+        return [store.get(key) for key in keys]
+
+    decided = 0
+    while len(events) < 120:
+        first = len(events)
+        for number in range(first, first + random.choice([1, 1, 5])):
+            late = timedelta(seconds=random.choice([0, 0, 60]))
+            event = an_event(random, number) | {"at": NOON + timedelta(seconds=number) - late}
+            seen = NOON_MICROS + number * 1_000_000 + random.choice([0, 5])
+            events.append(event | {SEEN: seen, POSITION: number + 1, CORRECTS: False})
+        arrived = Arrived(source, pa.Table.from_pylist(events[first:], schema))
+        taken = single.events(arrived, lambda key: reading.encode([[each] for each in key])[0])
+        old = dict(zip(places := [place for place, _ in taken], fetch(places), strict=True))
+        merged = single.merged(taken, old, fetch)
+        whole = pa.Table.from_pylist(events, schema)
+        partition = partition_of(engine, lowered, view, reading.layout, whole)
+        keys = reading.keys(b"", partition.keys)
+        if merged is None:
+            merged = tree.replace(reading.layout, keys, fetch(keys), partition, fetch)
+        else:
+            decided += 1
+        for key in merged.deletes:
+            store.pop(key, None)
+        store.update(merged.puts)
+        assert store == dict(tree.write(reading.layout, keys, partition))
+    assert decided > 20

@@ -248,9 +248,10 @@ class Applier:
         after = msgspec.structs.replace(state, until=until, position=position)
         odd = self._odd(arrived)
         if len(arrived) <= FEW and state.floor == ANY_MOMENT and not odd.any():
-            rows = self._singly(reading, prefix, arrived)
-            if rows is not None:
-                changes.puts += rows
+            merged = self._singly(reading, prefix, arrived)
+            if merged is not None:
+                changes.puts += merged.puts
+                changes.deletes += merged.deletes
                 return after
         batch, identities = arrived.table, arrived.identities
         layout, defined = reading.layout, reading.definitions
@@ -276,16 +277,15 @@ class Applier:
             self._rebuild(engine, reading, prefix, wanted, Pin(until, position), retention, changes)
         return after
 
-    def _singly(self, reading: Reading, prefix: bytes, arrived: Arrived) -> list[Pair] | None:
-        """The rows after a few events, put in one by one; None where that cannot be done."""
+    def _singly(self, reading: Reading, prefix: bytes, arrived: Arrived) -> tree.Merged | None:
+        """What a few events come to, put in one by one; None where that cannot be done."""
         single = reading.single
         if single is None:
             return None
         events = single.events(arrived, lambda key: reading.key(prefix, key))
         places = list(dict.fromkeys(place for place, _ in events))
         old = dict(zip(places, self._online.get_many(places), strict=True))
-        rows = single.taken(events, old)
-        return None if rows is None else list(rows.items())
+        return single.merged(events, old, self._online.get_many)
 
     def _odd(self, arrived: Arrived) -> NDArray[np.bool_]:
         """Which events correct one of the log, or repeat or correct one of history."""

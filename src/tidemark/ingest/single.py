@@ -27,8 +27,11 @@ from tidemark.kernel.layout import InputColumn, Layout
 from tidemark.model.expr import Call, Column, Expr, Literal
 from tidemark.model.graph import FeatureView, Source
 from tidemark.model.types import FLOAT64
+from tidemark.online import tree
 from tidemark.online.dictionaries import TEXTS
-from tidemark.online.single import Event, inserted, is_simple
+from tidemark.online.growing import Fetch
+from tidemark.online.single import Event, gathered, inserted, is_simple
+from tidemark.online.tree import Merged
 
 Values = Row
 """An event's columns, as `engines.few` has them."""
@@ -37,6 +40,8 @@ Function = Callable[[Values], Any]
 
 ANY_MOMENT = -(2**63)
 """The floor of a state that keeps everything."""
+
+_NONE = np.zeros(0, np.int64)
 
 _integer, _float = struct.Struct("<q").pack, struct.Struct("<d").pack
 
@@ -191,6 +196,37 @@ class Single:
                 return None
             new[where] = row
         return new
+
+    def merged(
+        self,
+        events: Sequence[tuple[bytes, Event]],
+        old: Mapping[bytes, bytes | None],
+        fetch: Fetch,
+    ) -> Merged | None:
+        """What is written and deleted for the events; None where bytes do not tell.
+
+        `old` are the rows, some of them those of trees; `fetch` reads what is below these.
+        """
+        new: dict[bytes, bytes] = {}
+        rest: dict[bytes, list[Event]] = {}
+        for where, event in events:
+            row = None
+            if where not in rest:
+                row = inserted(self.layout, new.get(where, old[where]), event)
+            if row is None:
+                rest.setdefault(where, []).append(event)
+            else:
+                new[where] = row
+        if not rest:
+            return Merged(list(new.items()), [], _NONE)
+        some = gathered(self.layout, list(rest.values()))
+        if some is None:
+            return None
+        there = [new.pop(where, old[where]) for where in rest]
+        merged = tree.merge(self.layout, list(rest), there, some, fetch, told_apart=True)
+        if len(merged.undecided):
+            return None
+        return merged._replace(puts=[*new.items(), *merged.puts])
 
     def key(self, values: Values) -> list[Any] | None:
         """The key of the entity that an event belongs to; None where it belongs to none."""

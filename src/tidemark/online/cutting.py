@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,30 @@ class Cutter:
             items += self.root(key, mine)
         return items
 
+    def beginning(self, events: Unpacked) -> Flags:
+        """Which events begin a chunk, unless the event before them says the same."""
+        table = self._said(events)
+        n, width = table.shape
+        starts: Words = np.arange(n + 1, dtype=np.int64) * (8 * width)
+        hashes = hash_all(starts, table.reshape(-1).view(np.uint8))
+        found: Flags = hashes & (self.sizes.chunk - 1) == 0
+        return found
+
     def _cut(self, events: Unpacked) -> Words:
         """Where chunks begin, and the end: at some events, and wherever a chunk is full.
 
         An event begins one if a hash of what it says has enough zeros, unless the event before it
         says the same.
         """
+        starts, table = events.timeline.starts, self._said(events)
+        begins = self.beginning(events)
+        begins[1:] &= (table[1:] != table[:-1]).any(axis=1)
+        begins[starts[:-1]] = True
+        found = np.append(np.flatnonzero(begins), len(table))
+        return directories.split_long(found, 2 * self.sizes.chunk)
+
+    def _said(self, events: Unpacked) -> Words:
+        """What events say, a row of words for each: without codes and upper words."""
         timeline = events.timeline
         said = [timeline.time, timeline.time if timeline.known is None else timeline.known]
         if events.identities is not None:
@@ -130,11 +149,4 @@ class Cutter:
         for column, each in zip(events.columns, self.layout.columns, strict=True):
             if each.form != "code":
                 said.append(np.where(column.valid, column.words, 0))
-        table = np.stack(said, axis=1)
-        n, width = table.shape
-        starts: Words = np.arange(n + 1, dtype=np.int64) * (8 * width)
-        hashes = hash_all(starts, table.reshape(-1).view(np.uint8))
-        begins = hashes & (self.sizes.chunk - 1) == 0
-        begins[1:] &= (table[1:] != table[:-1]).any(axis=1)
-        begins[timeline.starts[:-1]] = True
-        return directories.split_long(np.append(np.flatnonzero(begins), n), 2 * self.sizes.chunk)
+        return np.stack(said, axis=1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from tidemark.kernel import Timeline
 from tidemark.kernel.layout import Layout
 from tidemark.online import cutting
 from tidemark.online.codec import (
@@ -22,8 +24,10 @@ from tidemark.online.codec import (
     HAS_UNTIL,
     HEADER,
     PREAMBLE,
+    Column,
+    Unpacked,
 )
-from tidemark.online.dictionaries import TEXTS
+from tidemark.online.dictionaries import TEXTS, Dictionary
 
 _head = struct.Struct("<6sH7q")
 _word = struct.Struct("<q").pack
@@ -45,6 +49,47 @@ class Event(NamedTuple):
     values: Sequence[Any]
     kept: Sequence[bool]
     identity: int | None
+
+
+def gathered(layout: Layout, events: Sequence[Sequence[Event]]) -> Unpacked | None:
+    """The events of some rows of a simple layout as arrays, a segment for each row.
+
+    None where two of a row have the same time and moment of being known: more decides about them.
+    """
+    ordered = [sorted(each, key=_moment) for each in events]
+    flat = [event for each in ordered for event in each]
+    if any(_moment(a) == _moment(b) for each in ordered for a, b in pairwise(each)):
+        return None
+    columns: list[Column] = []
+    for number, column in enumerate(layout.columns):
+        values = [event.values[number] for event in flat]
+        valid = np.array([value is not None for value in values], np.bool_)
+        if column.form != "code":
+            words = b"".join(_NOTHING if value is None else value for value in values)
+            columns.append(Column(np.frombuffer(words, np.int64), None, valid, None))
+            continue
+        held = sorted({value for value in values if value is not None})
+        ranks = [0 if value is None else bisect_left(held, value) for value in values]
+        dictionary = Dictionary(tuple(map(_encode, held)))
+        columns.append(Column(np.array(ranks, np.int64), None, valid, dictionary))
+    identified = flat[0].identity is not None
+    return Unpacked(
+        Timeline(
+            np.cumsum([0, *map(len, ordered)]),
+            np.array([event.time for event in flat], np.int64),
+            np.array([event.known for event in flat], np.int64),
+        ),
+        tuple(columns),
+        tuple(
+            np.array([event.kept[number] for event in flat], np.bool_)
+            for number in range(len(layout.filters))
+        ),
+        np.array([event.identity for event in flat], np.int64) if identified else None,
+    )
+
+
+def _moment(event: Event) -> tuple[int, int]:
+    return event.time, event.known
 
 
 def is_simple(layout: Layout) -> bool:

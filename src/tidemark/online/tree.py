@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tidemark.online import codec, directories, sketches
 from tidemark.online.codec import Events, Unpacked
 from tidemark.online.cutting import Cutter
 from tidemark.online.directories import CHUNKS, TILES, Item, child_key, is_directory
+from tidemark.online.extending import extend
 from tidemark.online.growing import Cut, Fetch, Shelf, Tree
 from tidemark.online.merging import combine, pick, recut
 from tidemark.online.retention import Retention
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tidemark.kernel import Timeline
 
     Words = NDArray[np.int64]
+
+E = TypeVar("E", bound=Events)
 
 _TOGETHER = 256
 """Trees whose events are in memory at the same time: some 400 events of each."""
@@ -97,14 +100,11 @@ def merge(
         into = _Into(
             [keys[place] for place in trees.tolist()],
             [old[place] for place in trees.tolist()],
-            new if len(trees) == len(old) else pick(new, trees),
+            pick(new, trees),
             told_apart,
         )
-        grown = (
-            _tiled(layout, cutter, into, fetch, retention)
-            if layout.step
-            else _grown(cutter, into, fetch, retention)
-        )
+        grow = _tiled if layout.step else _extended
+        grown = grow(cutter, into, fetch, retention)
         puts += grown.puts
         deletes += grown.deletes
         failed += trees[grown.undecided].tolist()
@@ -112,7 +112,7 @@ def merge(
     return Merged(more + puts, deletes + dropped, np.array(sorted(failed), np.int64))
 
 
-def _in_rows(cutter: Cutter, into: _Into, retention: Retention | None) -> _Grown:
+def _in_rows(cutter: Cutter, into: _Into[Events], retention: Retention | None) -> _Grown:
     """Put events into rows, of which some become trees."""
     layout, keys = cutter.layout, into.keys
     if not into.told_apart or not can_splice(layout):
@@ -138,12 +138,12 @@ def _in_rows(cutter: Cutter, into: _Into, retention: Retention | None) -> _Grown
 
 
 def _tiled(
-    layout: Layout, cutter: Cutter, into: _Into, fetch: Fetch, retention: Retention | None
+    cutter: Cutter, into: _Into[Unpacked], fetch: Fetch, retention: Retention | None
 ) -> _Grown:
     """Put events into the tiles of entities, one after the other."""
     grown = _Grown([], [], [])
     for place, (key, root) in enumerate(zip(into.keys, into.rows, strict=True)):
-        tiles = Tiles(layout, cutter.sizes.fanout, key, root or b"", fetch, into.told_apart)
+        tiles = Tiles(cutter.layout, cutter.sizes.fanout, key, root or b"", fetch, into.told_apart)
         if tiles.insert(pick(into.new, np.array([place])), retention):
             grown.puts.extend(tiles.puts)
             grown.deletes.extend(tiles.deletes)
@@ -152,7 +152,7 @@ def _tiled(
     return grown
 
 
-class _Into(NamedTuple):
+class _Into(NamedTuple, Generic[E]):
     """Entities by the keys of their rows or roots, what is there, and new events of each.
 
     `told_apart` says that no new event has the identity of one that is there.
@@ -160,7 +160,7 @@ class _Into(NamedTuple):
 
     keys: Sequence[bytes]
     rows: Sequence[bytes | None]
-    new: Events
+    new: E
     told_apart: bool
 
 
@@ -176,7 +176,30 @@ class _Grown(NamedTuple):
     undecided: list[int]
 
 
-def _grown(cutter: Cutter, into: _Into, fetch: Fetch, retention: Retention | None) -> _Grown:
+def _extended(
+    cutter: Cutter, into: _Into[Unpacked], fetch: Fetch, retention: Retention | None
+) -> _Grown:
+    """Put events into trees: into chunks as they are, or else by cutting them anew."""
+    if not into.told_apart or not can_splice(cutter.layout):
+        return _grown(cutter, into, fetch, retention)
+    roots = [row or b"" for row in into.rows]
+    done = extend(cutter, into.keys, roots, into.new, fetch, retention)
+    if not done.left:
+        return _Grown(done.puts, done.deletes, [])
+    rest = _Into(
+        [into.keys[place] for place in done.left],
+        [into.rows[place] for place in done.left],
+        pick(into.new, np.array(done.left)),
+        into.told_apart,
+    )
+    grown = _grown(cutter, rest, fetch, retention)
+    undecided = [done.left[place] for place in grown.undecided]
+    return _Grown(done.puts + grown.puts, done.deletes + grown.deletes, undecided)
+
+
+def _grown(
+    cutter: Cutter, into: _Into[Unpacked], fetch: Fetch, retention: Retention | None
+) -> _Grown:
     """Put events into trees."""
     grown = _Grown([], [], [])
     for first in range(0, len(into.keys), _TOGETHER):
