@@ -55,6 +55,22 @@ def redis_url(shared_redis):
 
 
 @pytest.fixture(scope="session")
+def shared_sentinel(shared_redis, tmp_path_factory):
+    file = tmp_path_factory.mktemp("sentinel") / "sentinel.conf"
+    file.write_text(f"sentinel monitor mymaster 127.0.0.1 {shared_redis.port} 1\n")
+    server = RedisServer(file.parent, str(file), "--sentinel")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def sentinel_url(shared_sentinel, redis_url):
+    """The address of the same empty Redis, through a Sentinel that is asked where it is."""
+    return f"redis+sentinel://127.0.0.1:{shared_sentinel.port}/mymaster/0"
+
+
+@pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory):
     required()
     cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))

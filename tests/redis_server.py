@@ -59,6 +59,10 @@ class RedisServer:
         """Answer nobody, and keep the port."""
         self.process.send_signal(signal.SIGSTOP)
 
+    def resume(self) -> None:
+        """Answer again, also what was asked meanwhile."""
+        self.process.send_signal(signal.SIGCONT)
+
 
 class RedisCluster:
     """Three servers that share the slots, and keep nothing on disk."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import free_port
 
 from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
@@ -43,19 +43,9 @@ class TestRedisWhileALockIsHeld(OnlineStoreContract):
 class TestSentinel(OnlineStoreContract):
     """The same through a Sentinel that is asked where the server is."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def sentinel(cls, shared_redis, tmp_path_factory):
-        file = tmp_path_factory.mktemp("sentinel") / "sentinel.conf"
-        file.write_text(f"sentinel monitor mymaster 127.0.0.1 {shared_redis.port} 1\n")
-        server = RedisServer(file.parent, str(file), "--sentinel")
-        server.start()
-        yield server
-        server.kill()
-
     @pytest.fixture
-    def store(self, sentinel, redis_url):
-        store = RedisStore(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0")
+    def store(self, sentinel_url):
+        store = RedisStore(sentinel_url)
         yield store
         store.close()
 

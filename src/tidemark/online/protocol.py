@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tidemark.errors import NotFound, StoreConflict
 from tidemark.online.address import redacted
@@ -85,6 +85,30 @@ class OnlineStore(Protocol):
 
     def close(self) -> None:
         """Let go of the store; closing twice is fine."""
+        ...
+
+
+class Waiting(Protocol):
+    """Reads an online store in the event loop in which it was made, and in no other.
+
+    As many reads as there are connections are under way at once; others wait for their turn.
+    """
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the keys, as `OnlineStore.get_many` gives them and fails."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections; it is not used again."""
+        ...
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """An online store that is waited for, which needs no thread; others answer at once."""
+
+    def waiting(self) -> Waiting:
+        """What reads it in the running event loop, until that is closed."""
         ...
 
 

@@ -1,7 +1,8 @@
 """The shared online store: Redis, for services on several hosts.
 
 Keys and values are the bytes that LMDB holds.  Here is what every form of it shares: locks, deletes
-and errors.  `redis_servers.py` reads and writes, of one server and of a cluster.
+and errors.  `redis_servers.py` reads and writes, of one server and of a cluster; `redis_loop.py`
+reads them in an event loop.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tidemark.online.protocol import conflict
 try:
     from redis import exceptions as refusal
 
+    from tidemark.online.redis_loop import FAILURES, LoopReads
     from tidemark.online.redis_servers import Batch, Changed, server_at
 except ImportError as error:
     raise MissingExtra("redis", "An online store in Redis") from error
@@ -45,8 +47,6 @@ _RELEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0
 """
-
-_FAILURES = (refusal.RedisError, refusal.RedisClusterException, OSError)
 
 
 class _Held(threading.local):
@@ -87,8 +87,12 @@ class RedisStore:
             return []
         try:
             return self._server.read(keys)
-        except _FAILURES as failure:
+        except FAILURES as failure:
             raise self._unavailable(failure) from failure
+
+    def waiting(self) -> LoopReads:
+        """What reads it in the running event loop; nothing is asked before the first read."""
+        return LoopReads(self._server, self._address, self._unavailable)
 
     def put_many(
         self,
@@ -153,7 +157,7 @@ class RedisStore:
             del self._held.tokens[key]
             done.set()
             renewal.join()
-            with suppress(*_FAILURES):  # else it is free when the lease ends
+            with suppress(*FAILURES):  # else it is free when the lease ends
                 self._server.client.eval(_RELEASE, 1, key, token)
 
     def close(self) -> None:
@@ -176,7 +180,7 @@ class RedisStore:
 
     def _renew(self, key: bytes, token: bytes, done: threading.Event) -> None:
         while not done.wait(self._lease / 3):
-            with suppress(*_FAILURES):  # a lock that is lost is noticed by the fence
+            with suppress(*FAILURES):  # a lock that is lost is noticed by the fence
                 self._server.client.eval(_RENEW, 1, key, token, self._lease_ms)
 
     @property
@@ -221,7 +225,7 @@ class RedisStore:
         """Turn what the network or Redis refuses into `StoreUnavailable`."""
         try:
             yield
-        except _FAILURES as failure:
+        except FAILURES as failure:
             raise self._unavailable(failure) from failure
 
     def _unavailable(self, failure: Exception) -> StoreUnavailable:

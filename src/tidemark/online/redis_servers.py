@@ -1,5 +1,8 @@
 """How a Redis is read and written: one server, or the nodes of a cluster.
 
+These block, know where everything is, and find it again when it has moved.  What reads in an event
+loop (`redis_loop.py`) asks them what to say to whom, and has them read what it cannot.
+
 One server answers a read with one MGET, from one moment, and takes a batch in one step, so readers
 see all of it or nothing.  What depends on others is a transaction that watches their keys.
 
@@ -13,7 +16,7 @@ So whoever finds what decides unchanged has read rows that were valid.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -26,6 +29,11 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tidemark.online.address import Address
+from tidemark.online.asking import Values, answered
+
+Command = tuple[Any, ...]
+Reading = Generator[Mapping[int, Command], list[Any], Values]
+"""Yields commands by slot, is sent the answers to them, and returns the values of its keys."""
 
 _CONNECTIONS = 1_024
 """Threads of one process that can ask at the same moment."""
@@ -72,8 +80,16 @@ class Server(Protocol):
         """The client of redis-py, which types it in part only."""
         ...
 
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes]) -> Values:
         """The values of at least one key."""
+        ...
+
+    def reading(self, keys: Sequence[bytes]) -> Reading:
+        """How they are read; what is yielded at once may be sent at once."""
+        ...
+
+    def place(self, slot: int) -> tuple[str, int] | None:
+        """The host and port that answer for a slot, as far as that is known without asking."""
         ...
 
     def write(self, batch: Batch, held: Mapping[bytes, bytes]) -> int:
@@ -102,11 +118,23 @@ class Single:
     """One server, or the one that Sentinels call the master."""
 
     def __init__(self, address: Address) -> None:
+        self._address = address
         self.client: Any = _connected(address)
 
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes]) -> Values:
         """One command, answered from one moment."""
-        return cast("list[bytes | None]", self.client.mget(keys))
+        return cast("Values", self.client.mget(keys))
+
+    def reading(self, keys: Sequence[bytes]) -> Reading:
+        """The same command, of the one slot that there is."""
+        (found,) = yield {0: ("MGET", *keys)}
+        return cast("Values", found)
+
+    def place(self, slot: int) -> tuple[str, int] | None:  # noqa: ARG002 - there is one
+        """The server; behind Sentinels, the one to which a connection was made last."""
+        if self._address.service:
+            return cast("tuple[str, int] | None", self.client.connection_pool.master_address)
+        return self._address.hosts[0]
 
     def write(self, batch: Batch, held: Mapping[bytes, bytes]) -> int:
         """One command, or a transaction; with conditions, one that watches what it depends on."""
@@ -157,22 +185,33 @@ class Cluster:
                 self._client = _cluster(self._address)
             return self._client
 
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def read(self, keys: Sequence[bytes]) -> Values:
         """All slots in one round trip, then that of the first key."""
-        client = self.client
+        return answered(self.reading(keys), self._ask)
+
+    def reading(self, keys: Sequence[bytes]) -> Reading:
+        """A command for each slot, in two rounds unless there is one slot."""
         places: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             places.setdefault(key_slot(key), []).append(place)
-        if len(places) == 1:
-            return cast("list[bytes | None]", client.mget(keys))
-        values: list[bytes | None] = [None] * len(keys)
+        values: Values = [None] * len(keys)
         first, *others = places
-        for slots in (others, (first,)):
-            commands = {slot: ("MGET", *(keys[place] for place in places[slot])) for slot in slots}
-            for slot, found in zip(slots, self._ask(commands), strict=True):
+        for slots in (others, (first,)) if others else ((first,),):
+            answers = yield {
+                slot: ("MGET", *(keys[place] for place in places[slot])) for slot in slots
+            }
+            for slot, found in zip(slots, answers, strict=True):
                 for place, value in zip(places[slot], found, strict=True):
                     values[place] = value
         return values
+
+    def place(self, slot: int) -> tuple[str, int] | None:
+        """The node that has the slot, once the nodes were asked."""
+        client = self._client
+        if client is None:
+            return None
+        node = client.nodes_manager.get_node_from_slot(slot)
+        return node.host, node.port
 
     def write(self, batch: Batch, held: Mapping[bytes, bytes]) -> int:
         """Each slot in one step, that of the last item after all others.
@@ -189,7 +228,7 @@ class Cluster:
         return self._change(parts) + self._change(deciding)
 
     def _change(self, parts: Mapping[int, Batch]) -> int:
-        commands: dict[int, Sequence[Any]] = {}
+        commands: dict[int, Command] = {}
         for slot, part in parts.items():
             plain = [] if part.expect else _commands(part)
             commands[slot] = plain[0] if len(plain) == 1 else _script(part)
@@ -200,7 +239,7 @@ class Cluster:
                 raise Changed([*part.expect][differing - 1])
         return _removed(zip(commands.values(), answers, strict=True))
 
-    def _ask(self, commands: Mapping[int, Sequence[Any]]) -> list[Any]:
+    def _ask(self, commands: Mapping[int, Command]) -> list[Any]:
         """The answers to one command for each slot, all sent before any is read."""
         if not commands:
             return []
@@ -241,9 +280,9 @@ def _compare(expected: Mapping[bytes, bytes | None], found: Sequence[bytes | Non
             raise Changed(key)
 
 
-def _commands(batch: Batch) -> list[tuple[Any, ...]]:
+def _commands(batch: Batch) -> list[Command]:
     """The commands that make a change, if nothing stands against it."""
-    commands: list[tuple[Any, ...]] = []
+    commands: list[Command] = []
     if batch.items:
         commands.append(("MSET", *(part for pair in batch.items for part in pair)))
     if batch.deletes:
@@ -262,7 +301,7 @@ def _removed(answered: Any) -> int:
     return removed
 
 
-def _script(part: Batch) -> tuple[Any, ...]:
+def _script(part: Batch) -> Command:
     """The command for a change in one slot that depends on what is there."""
     keys = [*part.expect, *(key for key, _ in part.items), *part.deletes]
     present = "".join("0" if value is None else "1" for value in part.expect.values())

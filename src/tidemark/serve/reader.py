@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tidemark.errors import RequestInvalid, StoreUnavailable
 from tidemark.model.graph import Definitions, Field, Output, Reference
 from tidemark.model.window import parse_moment
+from tidemark.online.asking import Asking, answered
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.underway import Look
 from tidemark.serve.answer import Answer, Functions, new_request_id
@@ -27,6 +28,9 @@ _ATTEMPTS = 20
 
 class Reader:
     """Answers requests for one list of outputs, from any number of threads.
+
+    What is called `asking` says what it needs of the online store and is sent it, see
+    `online.asking`; the other methods read it themselves.
 
     `functions` are the on-demand functions by reference; `project` is the namespace of the online
     state.  The serving log knows answers by `target` (a service, a model or "features") and
@@ -53,8 +57,9 @@ class Reader:
         self._definitions = definitions
         self._outputs = tuple(outputs)
         self._project = project
-        self._rows = RowReader(online, project, look)
-        self._program = self._resolved()
+        self._online = online
+        self._rows = RowReader(online.name, project, look)
+        self._program = answered(self._resolved(), online.get_many)
 
     def online(
         self, keys: object, *, request: object = None, at: datetime | str | None = None
@@ -87,15 +92,27 @@ class Reader:
         self, keys: object, *, request: object = None, at: datetime | str | None = None
     ) -> Answer:
         """What `online` reads, not yet as a vector."""
-        program, moment = self._program, _moment(at)
-        columns = [[value] for value in program.keys.one(keys)]
-        values = [[value] for value in program.request.one({} if request is None else request)]
-        return self._answered(columns, values, 1, moment)
+        return answered(self.asking(keys, request=request, at=at), self._online.get_many)
 
     def answer_many(
         self, keys: object, *, request: object = None, at: datetime | str | None = None
     ) -> Answer:
         """What `online_many` reads, not yet as vectors."""
+        return answered(self.asking_many(keys, request=request, at=at), self._online.get_many)
+
+    def asking(
+        self, keys: object, *, request: object = None, at: datetime | str | None = None
+    ) -> Asking[Answer]:
+        """What `answer` does."""
+        program, moment = self._program, _moment(at)
+        columns = [[value] for value in program.keys.one(keys)]
+        values = [[value] for value in program.request.one({} if request is None else request)]
+        return self._answered(columns, values, 1, moment)
+
+    def asking_many(
+        self, keys: object, *, request: object = None, at: datetime | str | None = None
+    ) -> Asking[Answer]:
+        """What `answer_many` does."""
         moment = _moment(at)
         columns, count = self._program.keys.many(keys)
         values = _request_columns(self._program, request, count)
@@ -113,9 +130,9 @@ class Reader:
         values: Sequence[Sequence[Any]],
         count: int,
         at: int | None,
-    ) -> Answer:
+    ) -> Asking[Answer]:
         began = perf_counter()
-        program, stored = self._stored(keys, count, at)
+        program, stored = yield from self._stored(keys, count, at)
         read = perf_counter()
         found = Found(stored.words, stored.parts, stored.at, count)
         request: dict[Reference, Sequence[Any]] = {}
@@ -126,23 +143,25 @@ class Reader:
         answer.seconds = read - began, answer.decoded - read, perf_counter() - answer.decoded
         return answer
 
-    def _resolved(self) -> Program:
+    def _resolved(self) -> Asking[Program]:
         """The outputs as the states that serve now can answer them."""
         references = self._definitions.needed(each.reference for each in self._outputs)
         views = {each.owner for each in references if each.kind == "feature"}
-        available = self._rows.available(views)
+        available = yield from self._rows.available(views)
         return Program(self._definitions, self._outputs, available, project=self._project)
 
     def _stored(
         self, keys: Sequence[Sequence[Any]], count: int, at: int | None
-    ) -> tuple[Program, Stored]:
+    ) -> Asking[tuple[Program, Stored]]:
         """The rows of the keys, and the program that they were read for."""
         for _ in range(_ATTEMPTS):
             program = self._program
             try:
-                return program, self._rows.read(program, keys, count, at)
+                stored = yield from self._rows.read(program, keys, count, at)
             except OtherStates:
-                self._program = self._resolved()
+                self._program = yield from self._resolved()
+            else:
+                return program, stored
         raise StoreUnavailable(
             "The online state kept changing while it was read.", remedy="Try again."
         )

@@ -1,4 +1,4 @@
-"""The rows of a request, from one round trip to the store."""
+"""The rows of a request, from one round trip to the store; how it is made, others decide."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tidemark.kernel.rows import beside
 from tidemark.model.graph import Reference
 from tidemark.model.window import format_moment
 from tidemark.online import codec
+from tidemark.online.asking import Asking
 from tidemark.online.directories import is_directory
 from tidemark.online.keys import (
     State,
@@ -24,7 +25,6 @@ from tidemark.online.keys import (
     read_record,
     record_key,
 )
-from tidemark.online.protocol import OnlineStore
 from tidemark.online.underway import Known, Look, UnderWay, now
 from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
@@ -94,28 +94,27 @@ class OtherStates(Exception):  # nothing is wrong: the program is to be made ane
 
 
 class RowReader:
-    """Reads rows of the current generation of each state.
+    """Reads rows of the current generation of each state, from what it is sent for its keys.
 
-    `look` says what is under way: events that the rows that are read after it may not count.
+    `store` is what messages call the place.  `look` says what is under way: events
+    that the rows that are read after it may not count.
     """
 
-    def __init__(
-        self, online: OnlineStore, project: str, look: Callable[[], Look] | None = None
-    ) -> None:
-        self.online = online
+    def __init__(self, store: str, project: str, look: Callable[[], Look] | None = None) -> None:
+        self.store = store
         self.project = project
         self._look = look or UnderWay().look
         self._current: _Current | None = None
 
-    def available(self, views: Iterable[str]) -> dict[str, list[Available]]:
+    def available(self, views: Iterable[str]) -> Asking[dict[str, list[Available]]]:
         """The states that serve for each view, newest first."""
         found: dict[str, list[Available]] = {}
         for view in views:
-            (stored,) = self.online.get_many([record_key(self.project, view)])
+            (stored,) = yield [record_key(self.project, view)]
             states = [each.state for each in read_record(stored).states]
             places = [held_key(self.project, view, state) for state in states]
             found[view] = []
-            for state, text in zip(states, self.online.get_many(places), strict=True):
+            for state, text in zip(states, (yield places), strict=True):
                 if text is not None:  # else it has just been replaced
                     held, names = read_held(bytes(text))
                     found[view].append(Available(state, held.view, held.source, names))
@@ -123,7 +122,7 @@ class RowReader:
 
     def read(
         self, program: Program, keys: Sequence[Sequence[Any]], count: int, at: int | None
-    ) -> Stored:
+    ) -> Asking[Stored]:
         """The rows of all views for these columns of keys, all of one moment of the store.
 
         `at` None is now, or before what is just being accepted: a moment for which training has the
@@ -146,7 +145,7 @@ class RowReader:
             look = self._look()
             places = [_places(current, each) for each in asked]
             wanted = places[0] if len(places) == 1 else [key for each in places for key in each]
-            found = self.online.get_many(program.records + wanted)
+            found = yield program.records + wanted
             if found[:records] != current.records:
                 read = self._read(program, found[:records])
                 changed = read.prefixes != current.prefixes
@@ -159,7 +158,7 @@ class RowReader:
             if moment < current.floor:
                 raise _forgotten(current, moment)
             try:
-                words, parts = self._parts(asked, places, found[records:], moment)
+                words, parts = yield from _parts(asked, places, found[records:], moment)
             except Replaced:
                 continue
             except Unsettled as unsettled:
@@ -168,7 +167,7 @@ class RowReader:
                     continue
                 raise _came_later(program.views[unsettled.view], moment) from None
             return Stored(count, keys, moment, words, parts, current.states)
-        raise _restless(self.online)
+        raise _restless(self.store)
 
     def _read(self, program: Program, records: Sequence[bytes | None]) -> _Current:
         """What serves a program by these records."""
@@ -188,43 +187,6 @@ class RowReader:
         sources = [view.view.source for view in program.views]
         known = Known.of(list(zip(sources, (each.until for each in states), strict=True)))
         return _Current(program, records, states, prefixes, floor, known)
-
-    def _parts(
-        self,
-        asked: Sequence[_Asked],
-        places: Sequence[Sequence[bytes]],
-        found: Sequence[bytes | None],
-        at: int,
-    ) -> tuple[NDArray[np.int64], list[Rows]]:
-        """All rows in one buffer, those of large entities made of what `at` needs of them."""
-        words, starts, large = _joined(found)
-        if not large and len(asked) == 1:
-            rows = starts.reshape(len(asked[0].names), -1)
-            return words, [Rows(asked[0].part, rows, asked[0].entity_of, None)]
-        parts: list[Rows] = []
-        first = 0
-        for each, mine in zip(asked, places, strict=True):
-            size = len(each.names[0])
-            rows = starts[first : first + len(mine)].reshape(len(each.names), size)
-            roots = [
-                (*divmod(place - first, size), mine[place - first], int(starts[place]))
-                for place in large
-                if first <= place < first + len(mine)
-            ]
-            fold = None
-            if roots:
-                forest = Forest(words, roots)
-                part = each.part
-                try:
-                    fold = forest.fold(part.trees, at, self.online.get_many)
-                except Unsettled as unsettled:
-                    raise Unsettled(part.views[unsettled.view]) from None
-                for view, entity, start in forest.rows(part.joins, fold.needed):
-                    rows[view, entity] = beside(start)
-                words = forest.words
-            parts.append(Rows(each.part, rows, each.entity_of, fold))
-            first += len(mine)
-        return words, parts
 
 
 def _places(current: _Current, asked: _Asked) -> list[bytes]:
@@ -248,6 +210,43 @@ def _asked(program: Program, of_entity: Sequence[Sequence[bytes]], count: int) -
         entity_of = np.array([places[name] for name in every], np.int64)
         asked.append(_Asked(part, [mine] * len(part.views), entity_of))
     return asked
+
+
+def _parts(
+    asked: Sequence[_Asked],
+    places: Sequence[Sequence[bytes]],
+    found: Sequence[bytes | None],
+    at: int,
+) -> Asking[tuple[NDArray[np.int64], list[Rows]]]:
+    """All rows in one buffer, those of large entities made of what `at` needs of them."""
+    words, starts, large = _joined(found)
+    if not large and len(asked) == 1:
+        rows = starts.reshape(len(asked[0].names), -1)
+        return words, [Rows(asked[0].part, rows, asked[0].entity_of, None)]
+    parts: list[Rows] = []
+    first = 0
+    for each, mine in zip(asked, places, strict=True):
+        size = len(each.names[0])
+        rows = starts[first : first + len(mine)].reshape(len(each.names), size)
+        roots = [
+            (*divmod(place - first, size), mine[place - first], int(starts[place]))
+            for place in large
+            if first <= place < first + len(mine)
+        ]
+        fold = None
+        if roots:
+            forest = Forest(words, roots)
+            part = each.part
+            try:
+                fold = yield from forest.fold(part.trees, at)
+            except Unsettled as unsettled:
+                raise Unsettled(part.views[unsettled.view]) from None
+            for view, entity, start in forest.rows(part.joins, fold.needed):
+                rows[view, entity] = beside(start)
+            words = forest.words
+        parts.append(Rows(each.part, rows, each.entity_of, fold))
+        first += len(mine)
+    return words, parts
 
 
 _NO_WORDS = np.zeros(codec.HEADER, np.int64)
@@ -285,9 +284,9 @@ def _absent(absent: Sequence[Reference]) -> StaleSource:
     )
 
 
-def _restless(online: OnlineStore) -> StoreUnavailable:
+def _restless(store: str) -> StoreUnavailable:
     return StoreUnavailable(
-        "The online state kept changing while it was read.", where=online.name, remedy="Try again."
+        "The online state kept changing while it was read.", where=store, remedy="Try again."
     )
 
 

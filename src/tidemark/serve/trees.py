@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.online import codec, directories
+from tidemark.online.asking import Asking
 from tidemark.online.sketches import place_of, sketch_key
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from tidemark.online.joining import Join
 
 Words = NDArray[np.int64]
-Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _MORE = 1 << 13  # words for what is read later: a path of directories, and a few chunks
 _OPENED = 1 << 10  # children of nodes for which there is room at first
@@ -67,8 +67,8 @@ class Forest:
         for number, (_, _, _, start) in enumerate(roots):
             self._add(start, int(words[start + _EVENTS]), (number,))
 
-    def fold(self, program: TreeProgram, t: int, fetch: Fetch) -> Fold:
-        """Read what the moment `t` needs, and compute what summaries can.
+    def fold(self, program: TreeProgram, t: int) -> Asking[Fold]:
+        """Ask for what the moment `t` needs, and compute what summaries can.
 
         Raises `Replaced` where a writer has replaced what is to be read, and `Unsettled` where
         tiles hold events that came after `t`.
@@ -80,7 +80,7 @@ class Forest:
             misses = fold.misses(self.words, nodes, self._opened)
             if not misses:
                 return fold
-            self._open(misses, fetch)
+            yield from self._open(misses)
 
     def rows(
         self, joins: Sequence[Join], needed: NDArray[np.uint8]
@@ -101,12 +101,12 @@ class Forest:
             else:
                 yield view, entity, mine[0] if mine else -1
 
-    def _open(self, misses: Sequence[tuple[int, int]], fetch: Fetch) -> None:
+    def _open(self, misses: Sequence[tuple[int, int]]) -> Asking[None]:
         for number, _ in misses:
             node = self._nodes[number]
             if self.words[node.start + _LEVEL] == directories.TILES:
                 raise Unsettled(self._roots[node.path[0]][0])
-        found = fetch([self._child_key(self._nodes[number], child) for number, child in misses])
+        found = yield [self._child_key(self._nodes[number], child) for number, child in misses]
         rows = [row for row in found if row is not None]
         starts = iter(self._append([np.frombuffer(row, np.int64) for row in rows]))
         for (number, child), row in zip(misses, found, strict=True):

@@ -38,7 +38,8 @@ class Readers:
     """The revision in force, and the readers that were prepared from it."""
 
     def __init__(self, registry: Registry, online: OnlineStore, project: Project) -> None:
-        self._registry, self._online, self._project = registry, online, project
+        self._registry, self._project = registry, project
+        self.online = online
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._read_at = float("-inf")
@@ -107,8 +108,14 @@ class Readers:
 
         Raises `StoreUnavailable` if one of them does not answer.
         """
-        self._online.get_many([b"\0"])
+        self.online.get_many([b"\0"])
         return self._registry.snapshot().revision
+
+    def prepared(self, features: object) -> Reader | None:
+        """What `reader` gives, if the online store need not be asked for that."""
+        self.snapshot()
+        found = self._prepared.get(identity(features))
+        return None if found is None else found[1]
 
     def reader(self, features: object) -> Reader:
         """What reads vectors of these features; made once for each revision."""
@@ -132,7 +139,7 @@ class Readers:
         asked = outputs(features, definitions, snapshot.records)
         self.before_reading(definitions, asked)
         return Reader(
-            self._online,
+            self.online,
             definitions,
             self._project.functions(definitions, asked),
             asked,

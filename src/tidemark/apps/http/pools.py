@@ -1,9 +1,9 @@
-"""Threads that work for requests: a bounded number, with bounded work, for a bounded time."""
+"""What works for requests, in threads or in the event loop: so many, and for so long, at most."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Pool:
-    """The threads of one kind of request, which wait for no other kind.
+    """The places and the threads of one kind of request, which waits for no other kind.
 
     `most` requests may have a place; who comes when all are taken is told so before anything is
     done for it.  `late` makes the error of an answer that took more than `seconds`, and is told
@@ -53,15 +53,26 @@ class Pool:
         """What the work gives, in another thread; raises what `late` makes if it takes too long."""
         running = self._threads.submit(work)
         waiting = asyncio.wrap_future(running)
-        await asyncio.wait((waiting,), timeout=self._seconds)
-        if waiting.done():
+        began = False
+        try:
+            await asyncio.wait((waiting,), timeout=self._seconds)
+        finally:
+            if not waiting.done():
+                began = not running.cancel()
+                waiting.cancel()  # an error that comes later is nobody's
+                if began:
+                    self._left.append(running)
+        if not waiting.cancelled():
             return waiting.result()
-        began = not running.cancel()
-        waiting.cancel()  # an error that comes later is nobody's
-        if not began:
-            raise self._late(self._seconds, began)
-        self._left.append(running)
         raise self._late(self._seconds, began)
+
+    async def within(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the work gives, in this event loop, where it is ended if it takes too long."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await work
+        except TimeoutError:
+            raise self._late(self._seconds, True) from None
 
     def close(self) -> None:
         """Begin nothing more; what has begun is not waited for."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
@@ -24,8 +24,10 @@ from tidemark.apps.http.pools import Pool
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, failing, problem
 from tidemark.apps.http.standing import Standing
 from tidemark.apps.http.tracing import Tracing
-from tidemark.apps.http.vectors import Vectors
+from tidemark.apps.http.vectors import Done, Unprepared, Vectors
 from tidemark.errors import RequestInvalid, TidemarkError
+from tidemark.online.asking import Asking, Keys, Values, answered, awaited
+from tidemark.online.protocol import Remote, Waiting
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits
@@ -42,12 +44,11 @@ ARROW = b"application/vnd.apache.arrow.stream"
 _LARGE = 20_000
 """Bytes of a body above which it is answered in another thread: some hundred keys, milliseconds."""
 
-_READING = 8
-"""Reads of a store on the network that are under way at once, in one worker.
+_MANY = 100
+"""Keys of the online store above which what was read is evaluated in another thread."""
 
-Measured with 16 callers and Redis beside it: 4 to 8 threads cost what asking on the loop costs
-(190 us a read), while nobody waits for somebody else's answer; 32 fight for the interpreter (430).
-"""
+_READING = 4
+"""Reads in threads that are under way at once, in one worker."""
 
 _PUSHING = 8
 """Pushes under way at once; those to one source share a write, so more of them is more in each."""
@@ -98,7 +99,9 @@ class Service:
         self._behind = management(store, self.metrics, self._managing)
         self._vectors = Vectors(store, limits)
         self._events = Events(store)
-        self._remote = store.config.online.startswith("redis")
+        self._online = online = store.readers.online
+        self._remote = isinstance(online, Remote)
+        self._waiting: Waiting | None = None
         self._reading = Pool("reads", _READING, most=limits.waiting, seconds=limits.answer)
         self._pushing = Pool("pushes", _PUSHING, most=limits.pushes, seconds=limits.push, late=late)
 
@@ -154,13 +157,32 @@ class Service:
         body = await self._body(scope, headers, receive, self.limits.body)
         arrow = ARROW in headers.get(b"accept", b"")
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
-        if self._remote or len(body) > _LARGE:
-            done = await self._reading.run(ask)
-        else:
-            done = ask()
+        done = await self._done(ask, large=len(body) > _LARGE)
         self.metrics.read(done)
         self._tracing.read(done, headers, request_id, service)
         return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
+
+    async def _done(self, ask: Callable[..., Asking[Done]], *, large: bool) -> Done:
+        """What is asked, read and evaluated here unless that takes long.
+
+        A store on the network is awaited.  Large requests are left to threads, and so is whatever
+        is to be read for the first time, unless the store answers at once.
+        """
+        get_many = self._online.get_many
+        if not large and not self._remote:
+            return answered(ask(), get_many)
+        if not large and self._waiting is not None:
+            with suppress(Unprepared):
+                asking = ask(prepared=True)
+
+                def in_thread(keys: Keys, values: Values) -> Coroutine[Any, Any, Done] | None:
+                    if len(keys) <= _MANY:
+                        return None
+                    return self._reading.run(lambda: answered(asking, get_many, values))
+
+                read = awaited(asking, self._waiting.get_many, in_thread)
+                return await self._reading.within(read)
+        return await self._reading.run(lambda: answered(ask(), get_many))
 
     async def _push(
         self, scope: Scope, headers: Headers, receive: Receive, source: str, request_id: str
@@ -235,6 +257,8 @@ class Service:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and stop: counts are settled regularly, and the kernel is loaded first."""
         await receive()
+        if isinstance(self._online, Remote):
+            self._waiting = self._online.waiting()
         with suppress(TidemarkError):  # until keys can be read, nobody is answered
             self.access.refresh()
             self.store.readers.refresh()
@@ -257,6 +281,8 @@ class Service:
         watching.stop()
         recovering.stop()
         self.store.readers.expire()
+        if self._waiting is not None:
+            await self._waiting.close()
         self._reading.close()
         self._pushing.close()
         self._managing.close()

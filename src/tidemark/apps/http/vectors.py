@@ -1,7 +1,7 @@
 """Vectors from the bytes of a request to the bytes of its answer; nothing here waits for a socket.
 
-Works in the thread of the event loop where a read takes microseconds, and in others where it asks a
-store over the network or answers a large batch; see `Service`.
+What is needed of the online store is asked of whoever drives it (`online.asking`): the event loop,
+or a thread for what takes the processor long; see `Service`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import Refused
 from tidemark.errors import RequestInvalid
+from tidemark.online.asking import Asking
 from tidemark.serve.response import Encoder, Outcome
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Done(NamedTuple):
     outcome: Outcome
 
 
+class Unprepared(Exception):  # nothing is wrong: to be asked again in a thread
+    """What reads these features has to be made first, which reads registry, store and log."""
+
+
 class Vectors:
     """Answers reads of one store, from any number of threads."""
 
@@ -74,15 +79,25 @@ class Vectors:
         self._log = store.log if store.config.serving_log else None
 
     def read(
-        self, caller: Caller, service: str | None, body: bytes, request_id: str, *, arrow: bool
-    ) -> Done:
-        """Answer a body that asks a service, or without one features that it names."""
+        self,
+        caller: Caller,
+        service: str | None,
+        body: bytes,
+        request_id: str,
+        *,
+        arrow: bool,
+        prepared: bool = False,
+    ) -> Asking[Done]:
+        """Answer a body that asks a service, or without one features that it names.
+
+        Raises `Unprepared` where only what is `prepared` may be read.
+        """
         began = perf_counter()
         asked = _parsed(_decode if service is not None else _decode_features, body)
         head: dict[str, Any] = {"request_id": request_id}
         if service is not None:
             head["service"] = service
-        reader, encoder = self._allowed(caller, service, asked)
+        reader, encoder = self._allowed(caller, service, asked, prepared=prepared)
         one, count = _shape(asked.keys, encoder.program)
         if count > self._limits.keys:
             raise Refused(413, _too_many("sets of keys", count, self._limits.keys))
@@ -97,8 +112,8 @@ class Vectors:
         else:
             keys = encoder.keys.many(asked.keys)
             request = None if asked.request is None else encoder.request.many(asked.request)
-        ask = reader.answer if one else reader.answer_many
-        answer = ask(keys, request=request, at=asked.at)
+        ask = reader.asking if one else reader.asking_many
+        answer = yield from ask(keys, request=request, at=asked.at)
         if answer.program is not encoder.program:
             encoder = self._remember(service, asked, reader, answer.program)
         read = perf_counter()
@@ -111,19 +126,23 @@ class Vectors:
             self._log.add(answer, reader.target, reader.revision, request_id, sum(seconds))
         return Done(text, answer, seconds, encoder.read, outcome)
 
-    def _allowed(self, caller: Caller, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
+    def _allowed(
+        self, caller: Caller, service: str | None, asked: Read, *, prepared: bool
+    ) -> tuple[Reader, Encoder]:
         """What reads and writes these features, if the caller may read them."""
         if not caller.limited:
-            return self._prepared(service, asked)
+            return self._prepared(service, asked, prepared=prepared)
         with caller.told_nothing_else():
-            reader, encoder = self._prepared(service, asked)
+            reader, encoder = self._prepared(service, asked, prepared=prepared)
         program = encoder.program
         references = program.reference.values()
         if not caller.may_read(_key(service, asked), references, program.definitions):
             raise forbidden()
         return reader, encoder
 
-    def _prepared(self, service: str | None, asked: Read) -> tuple[Reader, Encoder]:
+    def _prepared(
+        self, service: str | None, asked: Read, *, prepared: bool
+    ) -> tuple[Reader, Encoder]:
         """What reads and writes these features, in the revision that is in force."""
         if isinstance(asked, ReadFeatures) and len(asked.features) > self._limits.features:
             raise Refused(413, _too_many("features", len(asked.features), self._limits.features))
@@ -131,12 +150,14 @@ class Vectors:
         known = self._encoders.get(key)
         if known is None and service is not None:
             self._store.readers.snapshot().definitions.service(service)  # it, and nothing else
-        if isinstance(asked, ReadFeatures):
-            if not asked.features:
-                raise RequestInvalid("No feature is asked for.", remedy="Name one or several.")
-            reader = self._store.reader(asked.features)
-        else:
-            reader = self._store.reader(service)
+        if isinstance(asked, ReadFeatures) and not asked.features:
+            raise RequestInvalid("No feature is asked for.", remedy="Name one or several.")
+        features = asked.features if isinstance(asked, ReadFeatures) else service
+        reader = self._store.readers.prepared(features)
+        if reader is None:
+            if prepared:
+                raise Unprepared
+            reader = self._store.reader(features)
         if known is not None and known[0] is reader:
             return known
         return reader, self._remember(service, asked, reader, reader.program)
