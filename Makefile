@@ -34,10 +34,10 @@ thorough: $(READY) ## Run every test, with many more random examples and the min
 RUNS_LMDB ?= 300
 RUNS_REDIS ?= 100
 
-torture: $(READY) ## Kill producers, readers, servers and Redis hundreds of times, and look what is left
+torture: $(READY) ## Kill producers, readers, servers, Redis and machines, and look what is left
 	@$(BIN)/python -m tests.torture --store lmdb --runs $(RUNS_LMDB) $(ARGS)
 	@$(BIN)/python -m tests.torture --store redis --runs $(RUNS_REDIS) $(ARGS)
-	@TIDEMARK_TORTURE=300 $(BIN)/python -m pytest tests/property/test_push_killed.py
+	@TIDEMARK_TORTURE=100 $(BIN)/python -m pytest tests/property/test_push_killed.py
 
 lint: $(READY) ## Check style, types and the layers
 	@$(BIN)/ruff check --quiet .

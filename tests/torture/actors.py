@@ -1,6 +1,7 @@
 """The processes of a run: each is killed at any instant, and says in a file what it was told.
 
-They are children of a server that has loaded all they need, so that they start at once.
+They are children of a server that has loaded all they need, so that they start at once; in some
+runs each is a new process that loads everything itself.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tidemark.errors import EventsRefused
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.spec.log_writers", "tests.torture.loaded"])
+SPAWNED = multiprocessing.get_context("spawn")
 
 T = TypeVar("T")
 

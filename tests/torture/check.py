@@ -39,8 +39,7 @@ def check(
         rows = logged.to_pylist()
         moments = _moments(rows, base)
         _counted(store, rows, base, moments[0])
-        for moment in moments:
-            _online_is_offline(store, moment)
+        _online_is_offline(store, moments)
         _rows_are_those_of_a_materialization(store)
         return len(rows)
 
@@ -131,19 +130,21 @@ def _counted(store: tm.Store, rows: list[dict[str, Any]], base: datetime, end: d
                 raise Problem(f"{view} of {value} is {given}, and must be {wanted}")
 
 
-def _online_is_offline(store: tm.Store, moment: datetime) -> None:
+def _online_is_offline(store: tm.Store, moments: list[datetime]) -> None:
     for view, key, values in VIEWS:
         features = store.readers.snapshot().definitions.view(view).features
         names = [f"{view}:{each.name}" for each in features]
-        labels = pa.table(
-            {key: values, "t": pa.array([moment] * len(values), pa.timestamp("us", "UTC"))}
-        )
+        asked = [(value, moment) for moment in moments for value in values]
+        times = pa.array([moment for _, moment in asked], pa.timestamp("us", "UTC"))
+        labels = pa.table({key: [value for value, _ in asked], "t": times})
         offline = store.training_set(names, labels).to_arrow().drop_columns([key, "t"])
-        online = store.online_many(names, {key: values}, at=moment).to_arrow()
+        online = pa.concat_tables(
+            store.online_many(names, {key: values}, at=moment).to_arrow() for moment in moments
+        )
         # As text, since NaN is to equal NaN; floats are told in full.
         wanted = offline.to_pylist()
         given = online.select(offline.column_names).to_pylist()
-        for value, one, other in zip(values, wanted, given, strict=True):
+        for (value, moment), one, other in zip(asked, wanted, given, strict=True):
             if str(one) != str(other):
                 raise Problem(f"{view} of {value} at {moment} is online {other}, and offline {one}")
 

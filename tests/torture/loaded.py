@@ -1,23 +1,42 @@
-"""All that the processes of a run need, for the server whose children they are."""
+"""All that the processes of a run need, for the server whose children they are.
+
+Nothing here opens a file of a store or starts a thread: what a child is killed with is its own.
+"""
 
 # ruff: noqa: F401
+import atexit
+import gc
+
 import duckdb
+import pyarrow.dataset
+import rich.console
+import sqlalchemy.dialects.sqlite
 import tests.torture.actors
-import uvicorn
+import tests.torture.run
+import uvicorn.lifespan.on
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
 
 import tidemark.apps.http.service
 import tidemark.ingest.consume
 import tidemark.ingest.materialize
 import tidemark.ingest.push
 import tidemark.ingest.streams.kafka
+import tidemark.ingest.streams.lines
 import tidemark.ingest.streams.redis
 import tidemark.kernel.partials
 import tidemark.kernel.tree
 import tidemark.online.lmdb
 import tidemark.online.redis
+import tidemark.serve.log
+import tidemark.serve.log.files
+import tidemark.serve.log.form
 import tidemark.store
-from tidemark.kernel.compiled import FOR_ALL, FOR_PUSHES, FOR_TREES, ready
+import tidemark.store.schedule
+from tidemark.kernel.compiled import FOR_ALL, FOR_TREES, ready
 
 ready(FOR_ALL)
 ready(FOR_TREES)
-ready(FOR_PUSHES)
+gc.collect()
+atexit.register(gc.unfreeze)
+gc.freeze()  # children do not look through it again, which would copy the pages that it is on

@@ -15,82 +15,30 @@ import time
 import traceback
 from collections import Counter
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from tests.redis_server import RedisServer, free_port
 from tests.torture import actors, world
 from tests.torture.check import Problem, check, refuses
+from tests.torture.disk import Disk
+from tests.torture.plan import EVERYONE, MACHINE, REDIS, Blow, Plan, Store
 from tests.torture.streams import KafkaStream, NdjsonStream, RedisEntries, Stream
 from tests.torture.world import Name
 
 import tidemark as tm
 from tidemark.errors import TidemarkError
 
-Store = Literal["lmdb", "redis"]
-
-PRODUCERS = ("pusher", "client", "filer")
 TOLD_LINES = 60
-JUMPS = (-86_400, -7_200, -600, -3, 3, 600, 7_200, 86_400)
+STATE = ".tidemark"
+LEFT = "left"
+"""A copy of a project's state as it was before anything recovered, beside it."""
 
-
-@dataclass(frozen=True)
-class Blow:
-    """What happens to a process after so many seconds: it is killed, or stands still a while."""
-
-    at: float
-    role: str
-    still: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one run does; it follows from the seed."""
-
-    seed: int
-    store: Store
-    stream: Literal["kafka", "redis", "ndjson"]
-    roles: tuple[str, ...]
-    blows: tuple[Blow, ...]
-    seconds: float
-    jumps: str = ""
-    jump_at: float = 0.0
-    jump_by: float = 0.0
-    emptied: bool = False
-
-    @classmethod
-    def of(cls, seed: int, store: Store) -> Plan:
-        """The plan of a seed."""
-        chance = Random(f"{store} {seed}")
-        producers = chance.sample(PRODUCERS, 2)
-        roles = ["consumer", "compactor", *producers]
-        if "client" in roles or chance.random() < 0.5:
-            roles.append("server")
-        if chance.random() < 0.25:
-            roles.append("materializer")
-        seconds = chance.uniform(1.0, 2.0)
-        blows: list[Blow] = []
-        for _ in range(chance.randint(3, 8)):
-            still = chance.choice([0, 0, 0, 0, 0.3, 2.0 if store == "redis" else 0.5])
-            blows.append(Blow(chance.uniform(0.1, seconds), chance.choice(roles), still))
-        emptied = False
-        stream: Any = chance.choice(["kafka", "ndjson", "ndjson", "redis", "redis"])
-        if store == "redis" and chance.random() < 0.5:
-            blows.append(Blow(chance.uniform(0.2, seconds), "redis"))
-            emptied = chance.random() < 0.4
-            if emptied and stream == "redis":
-                stream = "kafka"  # a stream whose messages are gone is no fault of its reader
-        ordered = tuple(sorted(blows, key=lambda blow: blow.at))
-        plan = cls(seed, store, stream, tuple(roles), ordered, seconds, emptied=emptied)
-        if not seed % 2:
-            return plan
-        # What a client says has no time of its own, so its clock is nobody's concern.
-        jumper = chance.choice([role for role in roles if role != "client"])
-        by, at = chance.choice(JUMPS), chance.uniform(0, seconds)
-        return replace(plan, jumps=jumper, jump_at=at, jump_by=by)
+STOPS_WITHIN = 2.0
+"""Seconds in which a machine stops that waits for something to be written, but not to the disk."""
 
 
 @dataclass
@@ -98,24 +46,23 @@ class Outcome:
     """What a run found; nothing in `problems` if all was well."""
 
     plan: Plan
+    folder: Path
+    """Where all of it is, if there are problems; else it is removed."""
     problems: list[str] = field(default_factory=list[str])
     events: int = 0
     acknowledged: int = 0
+    kills: int = 0
+    stops: int = 0
+    """How often the machine stopped while it was open which pages of a file are on the disk."""
     seconds: float = 0.0
     retried: Counter[str] = field(default_factory=Counter[str])
 
     def __str__(self) -> str:
         verdict = "ok" if not self.problems else "FAILED"
         plan = self.plan
-        faults = f"{len(plan.blows)} blows"
-        if plan.emptied:
-            faults += ", Redis loses its data"
-        if plan.jumps:
-            faults += f", the clock of the {plan.jumps} jumps by {plan.jump_by:+,.0f} s"
         text = (
-            f"{plan.store} seed {plan.seed} {verdict}: {plan.stream}, {', '.join(plan.roles)}; "
-            f"{faults}; {self.acknowledged:,} of {self.events:,} events acknowledged; "
-            f"{self.seconds:.1f} s"
+            f"{plan.store} seed {plan.seed} {verdict}: {plan}; {self.kills} killed; "
+            f"{self.acknowledged:,} of {self.events:,} events acknowledged; {self.seconds:.1f} s"
         )
         retried = [f"{count} x {said}" for said, count in self.retried.items()]
         return "\n".join([text, *(f"    {each}" for each in [*retried, *self.problems])])
@@ -129,9 +76,13 @@ class Running:
         self._number = 0
         self._alive: dict[str, tuple[actors.Life, Any]] = {}
         self._clock = actors.Clock()
+        self._chance = Random(f"{plan.seed} {plan.store}")
+        self._processes = actors.SPAWNED if plan.spawned else actors.PROCESSES
+        self._disk = Disk(folder / STATE / "online")
         self.problems: list[str] = []
         self.lives: list[actors.Life] = []
         self.forgiven = False
+        self.kills = self.stops = 0
 
     def start_all(self) -> None:
         """Start every role, and the clock that jumps."""
@@ -146,7 +97,8 @@ class Running:
         clock = self._clock if jumps else actors.Clock()
         life = actors.Life(role, self._number, self.folder, self._base, self._port, clock)
         self._number += 1
-        process = actors.PROCESSES.Process(target=actors.live, args=(life,))
+        processes = actors.PROCESSES if steady else self._processes
+        process = processes.Process(target=actors.live, args=(life,))
         process.start()
         self._alive[role] = life, process
         self.lives.append(life)
@@ -154,6 +106,13 @@ class Running:
 
     def strike(self, blow: Blow) -> None:
         """Kill a process and start it again, or have it stand still and go on later."""
+        if blow.role in {EVERYONE, MACHINE}:
+            if blow.role == MACHINE:
+                self.stop_machine()
+            self.end_all()
+            for role in self._chance.sample(self._plan.roles, len(self._plan.roles)):
+                self.start(role)
+            return
         _, process = self._alive[blow.role]
         if blow.still:
             with suppress(ProcessLookupError):
@@ -161,7 +120,20 @@ class Running:
             return
         process.kill()
         process.join()
+        self.kills += 1
         self.start(blow.role)
+
+    def stop_machine(self) -> None:
+        """Kill all at a moment when it is open what is on the disk, and leave some of it there."""
+        until = time.monotonic() + STOPS_WITHIN
+        while not self._disk.is_open and time.monotonic() < until:
+            self._disk.look()
+            time.sleep(0.002)
+        for _ in range(self._chance.choice([0, 5, 20])):
+            self._disk.look()
+            time.sleep(0.002)
+        self.end_all()
+        self.stops += self._disk.stop(self._chance) > 0
 
     def wake(self, role: str) -> None:
         """Have a process that stands still go on."""
@@ -199,11 +171,12 @@ class Running:
         return said.exists() and "ack " in said.read_text("utf-8", "replace")
 
     def end_all(self) -> None:
-        """Kill all that are left."""
+        """Kill all that are left, at once."""
         for _, process in self._alive.values():
             process.kill()
         for _, process in self._alive.values():
             process.join()
+        self.kills += len(self._alive)
         self._alive.clear()
 
     def retried(self) -> Counter[str]:
@@ -227,24 +200,27 @@ class Running:
 
 
 def run(seed: int, store: Store) -> Outcome:
-    """One run in a folder of its own."""
+    """One run in a folder of its own, which is kept if the run fails."""
     began = time.monotonic()
-    outcome = Outcome(Plan.of(seed, store))
-    with tempfile.TemporaryDirectory(prefix="torture") as folder, ExitStack() as stack:
+    plan = Plan.of(seed, store)
+    outcome = Outcome(plan, Path(tempfile.mkdtemp(prefix=f"torture-{store}-{seed}-")))
+    with ExitStack() as stack:
         try:
-            _run(outcome, Path(folder), stack)
-        except Exception:  # whatever it is: this run has failed, and the next one is made
+            _run(outcome, stack)
+        except Exception:  # whatever it is: this run has failed
             outcome.problems.append(traceback.format_exc())
+    if not outcome.problems:
+        shutil.rmtree(outcome.folder)
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _run(outcome: Outcome, folder: Path, stack: ExitStack) -> None:
-    plan = outcome.plan
+def _run(outcome: Outcome, stack: ExitStack) -> None:
+    plan, folder = outcome.plan, outcome.folder
     world.as_runs_need_it()
     base = world.now()
     server = None
-    online = "lmdb://.tidemark/online"
+    online = f"lmdb://{STATE}/online"
     if "redis" in (plan.store, plan.stream):
         own = folder / "redis"
         own.mkdir()
@@ -258,7 +234,11 @@ def _run(outcome: Outcome, folder: Path, stack: ExitStack) -> None:
     running = Running(plan, folder, base, free_port())
     stack.callback(running.end_all)
     _strike(plan, running, stream, server)
+    if plan.stops:
+        running.stop_machine()
     running.end_all()
+    shutil.copytree(folder / STATE, folder / LEFT)
+    outcome.kills, outcome.stops = running.kills, running.stops
     stream.flush()
     try:
         _recover(plan, running)
@@ -284,19 +264,23 @@ def _strike(plan: Plan, running: Running, stream: Stream, server: RedisServer | 
             running.wake(asleep.pop(0)[1])
         if blows and blows[0].at <= passed:
             blow = blows.pop(0)
-            if blow.role == "redis":
+            if blow.role == REDIS:
                 assert server is not None
                 running.forgiven = True
-                server.kill()
-                if plan.emptied:
-                    shutil.rmtree(server.folder / "appendonlydir", ignore_errors=True)
-                server.start()
+                _kill_redis(server, emptied=plan.emptied)
                 continue
             running.strike(blow)
             if blow.still:
                 asleep = sorted([*asleep, (passed + blow.still, blow.role)])
         running.look()
         time.sleep(0.01)
+
+
+def _kill_redis(server: RedisServer, *, emptied: bool) -> None:
+    server.kill()
+    if emptied:
+        shutil.rmtree(server.folder / "appendonlydir", ignore_errors=True)
+    server.start()
 
 
 def _recover(plan: Plan, running: Running) -> None:

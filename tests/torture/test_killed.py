@@ -28,12 +28,12 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(function, "__kwdefaults__", dict(function.__kwdefaults__))
 
 
-RUNS = int(os.environ.get("TIDEMARK_TORTURE", "6"))
+RUNS = int(os.environ.get("TIDEMARK_TORTURE", "8"))
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_on_lmdb(seed: int) -> None:
-    """Producers, a consumer, a compactor and a server over one folder."""
+    """Producers, a consumer, a compactor and a server over one folder, and a machine that stops."""
     required()  # some of the streams are Redis's
     outcome = run(seed, "lmdb")
     assert not outcome.problems, str(outcome)
