@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +130,19 @@ class Direct:
         kind = told["headers"].get("content-type", "")
         content = json.loads(told["body"]) if "json" in kind else told["body"]
         return told["status"], told["headers"], content
+
+
+@asynccontextmanager
+async def living(service: Any) -> AsyncIterator[Direct]:
+    """The service from its start to its end, in this event loop."""
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    life = asyncio.create_task(service({"type": "lifespan"}, told.get, said.put))
+    await told.put({"type": "lifespan.startup"})
+    assert (await said.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield Direct(service)
+    finally:
+        await told.put({"type": "lifespan.shutdown"})
+        assert (await said.get())["type"] == "lifespan.shutdown.complete"
+        await life
