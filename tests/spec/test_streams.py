@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 from tests.kafka_broker import Broker, FaultyBroker
 
 import tidemark as tm
-from tidemark.errors import RequestInvalid
+from tidemark.engines.log import EventLog
+from tidemark.errors import RequestInvalid, StoreUnavailable
 
 FEATURES = """
 from datetime import datetime
@@ -247,6 +249,51 @@ def test_reading_again_needs_identities(lines: Path) -> None:
         store.apply(store.plan())
         with pytest.raises(RequestInvalid, match="purchase has no `unique`"):
             store.streams.run("purchase", again=True, once=True)
+
+
+def test_standard_input_is_another_one_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines are new ones, wherever the last ones ended; the last may lack its end."""
+    project(tmp_path, 'tm.ndjson("-")')
+    with tm.connect(tmp_path) as store:
+        for first in (0, 10):
+            some = [*map(event, range(first, first + 5)), b"no json"]
+            with piped(b"\n".join(some), monkeypatch):
+                (consumed,) = store.streams.run("purchase")
+            assert (consumed.messages, consumed.accepted, consumed.buried) == (6, 5, 1)
+        assert len(store.events.dead_letters("purchase")) == 2
+
+
+def test_what_came_by_standard_input_is_not_lost_to_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be read again, so it is kept until it is in the log."""
+    project(tmp_path, 'tm.ndjson("-")')
+    with tm.connect(tmp_path) as store:
+        append, left = EventLog.append, [StoreUnavailable("The disk is full.")]
+
+        def full(*args: Any, **kwargs: Any) -> Any:
+            if left:
+                raise left.pop()
+            return append(*args, **kwargs)
+
+        monkeypatch.setattr(EventLog, "append", full)
+        with piped(b"\n".join(map(event, range(20))), monkeypatch):
+            (consumed,) = store.streams.run("purchase")
+        assert (consumed.messages, consumed.accepted) == (20, 20)
+        assert counted(store) == expected(range(20))
+
+
+@contextmanager
+def piped(text: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A standard input that holds some text."""
+    end, begin = os.pipe()
+    with os.fdopen(begin, "wb") as writer:
+        writer.write(text)
+    with os.fdopen(end, "r") as reader, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", reader)
+        yield
 
 
 @pytest.mark.parametrize("start", ["other.ndjson:0", "events.ndjson:1-2", "soon", "2026-03-01"])

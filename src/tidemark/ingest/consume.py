@@ -173,7 +173,7 @@ class Consumer:
     def _take(self, messages: Sequence[Message]) -> None:
         source = self._source()
         table, letters = self._read(source, messages)
-        offsets = {message.partition: message.offset for message in messages}
+        offsets = {each.partition: each.offset for each in messages if each.offset}
         with self._under_way.accepting(source.name):
             try:
                 appended = self._log.append(
@@ -287,4 +287,5 @@ def _letter(message: Message, reasons: tuple[str, ...]) -> Letter:
         text = value.decode()
     except UnicodeDecodeError:
         text = msgspec.json.encode(value).decode()
-    return Letter(text, reasons, origin=message.partition, offset=message.offset)
+    origin = message.partition if message.offset else ""
+    return Letter(text, reasons, origin=origin, offset=message.offset)

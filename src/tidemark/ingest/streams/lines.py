@@ -21,8 +21,8 @@ _PAUSE = 0.05
 class Lines:
     """A file is one partition; an offset is the number of bytes up to the end of a line.
 
-    A line counts when its end is there.  Standard input cannot be read again, so nothing is known
-    of what was taken from it.
+    A line counts when its end is there.  Standard input is another one each time, so its lines have
+    no offsets, and nothing is known of what was taken from it.
     """
 
     shared = False
@@ -37,6 +37,8 @@ class Lines:
         self._first = 0
         self._taken: Callable[[], Positions] = dict
         self._over = False
+        self._held: list[Message] = []  # of standard input, until they are taken
+        self._again: list[Message] = []
 
     @property
     def name(self) -> str:
@@ -45,8 +47,8 @@ class Lines:
 
     @property
     def ended(self) -> bool:
-        """Whether standard input has been closed and read."""
-        return self._over
+        """Whether standard input has been closed, and all of it taken."""
+        return self._over and not self._held
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Begin after the last line that was taken, else at the beginning or the end."""
@@ -75,6 +77,7 @@ class Lines:
     def rewind(self) -> None:
         """Go back to the end of the last line that was taken."""
         if self._is_input or self._file is None:
+            self._again = self._held
             return
         self._at = int(self._taken().get(self._partition, self._first))
         self._rest = b""
@@ -89,15 +92,18 @@ class Lines:
     def poll(self, most: int, seconds: float) -> Sequence[Message]:
         """The next complete lines."""
         assert self._file is not None  # noqa: S101 - open() comes first
+        if self._again:
+            found, self._again = self._again, []
+            return found
         until = time.monotonic() + seconds
-        found: list[Message] = []
+        found = []
         while len(found) < most:
             line, found_end, rest = self._rest.partition(b"\n")
             if found_end:
                 self._rest = rest
                 self._at += len(line) + 1
                 if line.strip():
-                    found.append(Message(self._partition, str(self._at), line))
+                    found.append(Message(self._partition, self._offset(), line))
                 continue
             more = self._read(max(0.0, until - time.monotonic()) if not found else 0.0)
             if more:
@@ -105,9 +111,15 @@ class Lines:
             elif found or self._over or time.monotonic() >= until:
                 break
         if self._over and self._rest.strip():
-            found.append(Message(self._partition, str(self._at + len(self._rest)), self._rest))
+            self._at += len(self._rest)
+            found.append(Message(self._partition, self._offset(), self._rest))
             self._rest = b""
+        if self._is_input:
+            self._held = found
         return found
+
+    def _offset(self) -> str:
+        return "" if self._is_input else str(self._at)
 
     def _read(self, seconds: float) -> bytes:
         assert self._file is not None  # noqa: S101 - open() comes first
@@ -123,8 +135,9 @@ class Lines:
         self._over = not given
         return given
 
-    def taken(self, positions: Positions) -> None:
-        """Nobody is to be told."""
+    def taken(self, positions: Positions) -> None:  # noqa: ARG002 - it has none
+        """Let go of what was read from standard input."""
+        self._held = []
 
     def lag(self) -> Mapping[str, int]:
         """1 while there are lines that were not polled; a file does not say how many."""

@@ -20,7 +20,10 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Message(NamedTuple):
-    """One message; `value` is None for one that carries nothing (a tombstone)."""
+    """One message; `value` is None for one that carries nothing (a tombstone).
+
+    `offset` is empty in a stream that cannot be read twice.
+    """
 
     partition: str
     offset: str
