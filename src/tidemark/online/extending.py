@@ -21,6 +21,7 @@ from tidemark.online.directories import DIRECTORIES, Children, Item, child_key, 
 from tidemark.online.growing import Fetch, Shelf
 from tidemark.online.merging import pick, recut
 from tidemark.online.retention import Retention
+from tidemark.online.sketching import Gaining, gain
 from tidemark.online.splicing import splice
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ _FIRST, _LAST, _SETTLED, _EVENTS, _ID, _CELLS = range(6)
 class Extended(NamedTuple):
     """What is to be written, each root after what is below it, and deleted.
 
-    `left` are the numbers of the trees that are in neither.
+    `left` are the numbers of the trees that are in neither.  `sketched` are the keys of those whose
+    sketches are in them, too.
     """
 
     puts: list[Item]
     deletes: list[bytes]
     left: list[int]
+    sketched: set[bytes]
 
 
 def extend(
@@ -65,13 +68,13 @@ def extend(
     fit = np.diff(new.timeline.starts) <= cutter.sizes.chunk
     fit[segments[cutter.beginning(new)]] = False
     mine = np.flatnonzero(fit)
-    puts, deletes = list[Item](), list[bytes]()
+    puts, deletes, sketched = list[Item](), list[bytes](), set[bytes]()
     if len(mine):
         names, rows = [keys[tree] for tree in mine.tolist()], [roots[i] for i in mine.tolist()]
         some = new if len(mine) == len(keys) else pick(new, mine)
-        extension = _Extension(cutter, names, rows, some, Shelf(fetch))
-        fit[mine], puts, deletes = extension.extended(retention)
-    return Extended(puts, deletes, np.flatnonzero(~fit).tolist())
+        extension = _Extension(cutter, names, rows, some, fetch)
+        fit[mine], puts, deletes, sketched = extension.extended(retention)
+    return Extended(puts, deletes, np.flatnonzero(~fit).tolist(), sketched)
 
 
 class _Runs(NamedTuple):
@@ -197,9 +200,11 @@ class _Extension:
         keys: Sequence[bytes],
         roots: Sequence[bytes],
         new: Unpacked,
-        shelf: Shelf,
+        fetch: Fetch,
     ) -> None:
         self._keys: Sequence[bytes] = keys
+        self._fetch = fetch
+        shelf = Shelf(fetch)
         self._cutter, self._new = cutter, new
         self._top = top = _Directories(roots)
         time, starts = new.timeline.time, new.timeline.starts
@@ -220,15 +225,17 @@ class _Extension:
         self._chunk_keys = self._children(self._trees, self._ids)
         self._chunks = shelf.get(self._chunk_keys)
 
-    def extended(self, retention: Retention | None) -> tuple[Flags, list[Item], list[bytes]]:
-        """Which trees are as they would be if cut anew, what is written for them, and deleted."""
+    def extended(
+        self, retention: Retention | None
+    ) -> tuple[Flags, list[Item], list[bytes], set[bytes]]:
+        """Which trees are as they would be if cut anew; else as `Extended`."""
         fit = np.ones(len(self._keys), np.bool_)
         fit[self._trees[~self._roomy()]] = False
         fit[self._outgrown()] = False
         if retention is not None:
             fit &= ~self._forgetting(retention)
         if not fit.any():
-            return fit, [], []
+            return fit, [], [], set()
         events = recut(self._new, self._runs.starts)
         done = splice(self._cutter.layout, self._chunks, events)
         fit[self._trees[done.undecided]] = False
@@ -278,8 +285,8 @@ class _Extension:
 
     def _changes(
         self, fit: Flags, rows: Sequence[bytes], ids: Words
-    ) -> tuple[list[Item], list[bytes]]:
-        """What is to be written and deleted for the trees that are fit."""
+    ) -> tuple[list[Item], list[bytes], set[bytes]]:
+        """What is to be written and deleted for the trees that are fit, and which are sketched."""
         which = fit[self._trees]
         changed = self._lines(self._low, self._runs, which, ids)
         below = self._inner & fit[self._upper.owners]
@@ -302,7 +309,33 @@ class _Extension:
         inner = below[self._inner].tolist()
         before = [key for key, gone in zip(self._chunk_keys, which.tolist(), strict=True) if gone]
         before += [key for key, gone in zip(self._inner_keys, inner, strict=True) if gone]
-        return puts, [key for key in before if key not in written]
+        deletes = [key for key in before if key not in written]
+        if not Cells.of(self._cutter.layout).sketched:
+            return puts, deletes, set()
+        of_low: list[int] = self._upper.owners.tolist()
+        levels = [
+            self._gaining(self._low, self._runs, of_low, changed, which),
+            self._gaining(self._top, self._upper, range(len(fit)), tops, below),
+        ]
+        gained = gain(self._cutter.layout, [each for each in levels if each], self._fetch)
+        sketched = {self._keys[tree] for tree in np.flatnonzero(fit).tolist()} - gained.lacking
+        return gained.puts + puts, gained.deletes + deletes, sketched
+
+    def _gaining(
+        self,
+        among: _Directories,
+        runs: _Runs,
+        trees: Sequence[int],
+        after: Sequence[bytes],
+        which: Flags,
+    ) -> Gaining | None:
+        """What some runs add to directories, each of a tree; None if there are no such runs."""
+        if not which.any():
+            return None
+        mine, events = runs.some(which), recut(self._new, runs.starts)
+        some = events if which.all() else pick(events, np.flatnonzero(which))
+        keys = [self._keys[tree] for tree in trees]
+        return Gaining(keys, among.rows, after, mine.owners, mine.places, some)
 
     def _lines(self, among: _Directories, runs: _Runs, which: Flags, ids: Words) -> Sequence[bytes]:
         """Directories with the lines of some runs changed: other ids, and their events added."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 Item = tuple[bytes, bytes]
 
-_HEAD = np.array([int.from_bytes(PREAMBLE, "little") | SKETCH << 48, *(0,) * (HEADER - 1)])
-_LEAST = 3  # the level of the smallest groups of chunks, as `kernel.forest.GROUPED`
+HEAD = np.array([int.from_bytes(PREAMBLE, "little") | SKETCH << 48, *(0,) * (HEADER - 1)])
+LEAST = 3  # the level of the smallest groups of chunks, as `kernel.forest.GROUPED`
 
 
 class Group(NamedTuple):
@@ -64,7 +64,7 @@ def place_of(slot: int, children: int) -> tuple[int, int]:
 def groups_of(key: bytes, children: Children, *, chunks: bool) -> Iterator[Group]:
     """The groups that have sketches, the largest first."""
     count = len(children)
-    for level in range(count.bit_length() - 1, (_LEAST if chunks else 0) - 1, -1):
+    for level in range(count.bit_length() - 1, (LEAST if chunks else 0) - 1, -1):
         for first in range(0, count >> level << level, 1 << level):
             yield _group(key, children, first, 1 << level, chunks=chunks)
 
@@ -169,7 +169,7 @@ class _Change:
             self._read()
             self._make_bases()
         return [
-            (group.key, np.concatenate([_HEAD, write_parts(self._layout, parts)]).tobytes())
+            (group.key, np.concatenate([HEAD, write_parts(self._layout, parts)]).tobytes())
             for group, parts in zip(fresh, found, strict=True)
             if parts is not None
         ]
@@ -202,7 +202,7 @@ class _Change:
     def _below(self, group: Group) -> list[Group] | None:
         """The groups that a group consists of; None if it is to be made of events."""
         size = len(group.ids)
-        if group.chunks and size <= 1 << _LEAST:
+        if group.chunks and size <= 1 << LEAST:
             self._bases[group.key] = group
             return None
         if size > 1:
@@ -215,7 +215,7 @@ class _Change:
             raise directories.torn()
         children, at = directories.read(row), 0
         parts: list[Group] = []
-        for level in range(len(children).bit_length() - 1, _LEAST - 1, -1):
+        for level in range(len(children).bit_length() - 1, LEAST - 1, -1):
             if len(children) >> level & 1:
                 parts.append(_group(self._key, children, at, 1 << level, chunks=True))
                 at += 1 << level

@@ -86,6 +86,7 @@ def merge(
     cutter = Cutter(layout)
     large = np.array([row is not None and is_directory(row) for row in old], np.bool_)
     puts, deletes, failed = list[Item](), list[bytes](), list[int]()
+    sketched: set[bytes] = set()
     if len(plain := np.flatnonzero(~large)):
         rows = _Into(
             [keys[place] for place in plain.tolist()],
@@ -107,7 +108,11 @@ def merge(
         grown = grow(cutter, into, fetch, retention)
         puts += grown.puts
         deletes += grown.deletes
+        sketched = grown.sketched
         failed += trees[grown.undecided].tolist()
+    if sketched:
+        rest = [pair for pair in zip(keys, old, strict=True) if pair[0] not in sketched]
+        keys, old = [key for key, _ in rest], [row for _, row in rest]
     more, dropped = sketches.changes(layout, keys, old, puts, deletes, fetch)
     return Merged(more + puts, deletes + dropped, np.array(sorted(failed), np.int64))
 
@@ -168,12 +173,13 @@ class _Grown(NamedTuple):
     """What is to be written and deleted.
 
     `undecided` are the numbers of the entities that stay as they are, since bytes do not tell what
-    their events are together.
+    their events are together.  `sketched` are the keys of those whose sketches are in it already.
     """
 
     puts: list[Item]
     deletes: list[bytes]
     undecided: list[int]
+    sketched: set[bytes] = set()  # noqa: RUF012 - nobody changes it
 
 
 def _extended(
@@ -185,7 +191,7 @@ def _extended(
     roots = [row or b"" for row in into.rows]
     done = extend(cutter, into.keys, roots, into.new, fetch, retention)
     if not done.left:
-        return _Grown(done.puts, done.deletes, [])
+        return _Grown(done.puts, done.deletes, [], done.sketched)
     rest = _Into(
         [into.keys[place] for place in done.left],
         [into.rows[place] for place in done.left],
@@ -194,7 +200,8 @@ def _extended(
     )
     grown = _grown(cutter, rest, fetch, retention)
     undecided = [done.left[place] for place in grown.undecided]
-    return _Grown(done.puts + grown.puts, done.deletes + grown.deletes, undecided)
+    puts, deletes = done.puts + grown.puts, done.deletes + grown.deletes
+    return _Grown(puts, deletes, undecided, done.sketched)
 
 
 def _grown(
