@@ -91,6 +91,7 @@ def test_a_name_is_never_used_again(store: tm.Store) -> None:
         ({"actions": []}, RequestInvalid, "would allow nothing"),
         ({"services": ["frod"]}, NotFound, "no feature service 'frod'"),
         ({"actions": ["admin"], "services": ["fraud"]}, RequestInvalid, "more than that"),
+        ({"actions": ["push"], "services": ["fraud"]}, RequestInvalid, "would push nothing"),
         ({"expires": "2020-01-01T00:00:00Z"}, RequestInvalid, "would have expired"),
         ({"expires": "soon"}, RequestInvalid, "'soon' is not a moment"),
         ({"expires": "0d"}, TidemarkError, "longer than nothing"),

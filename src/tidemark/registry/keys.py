@@ -148,6 +148,11 @@ def _check(name: str, scope: KeyScope) -> None:
             "Services and tags limit what is read and pushed; the key would allow more than that.",
             remedy="Make one key that reads or pushes, and another for the rest.",
         )
+    if "push" in scope.actions and scope.services and not scope.tags:
+        raise RequestInvalid(
+            "Services limit what is read; the key would push nothing.",
+            remedy="Limit what is pushed by a tag of the sources, or make a key that only pushes.",
+        )
     if not (scope.rate >= 0 and math.isfinite(scope.rate)):
         raise RequestInvalid(
             f"{scope.rate} is not a rate.", remedy="A rate is requests a second, such as 50."

@@ -33,6 +33,8 @@ _AGES = (1, 10, 60, 300, 900, 3_600, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400,
 _STATUSES = [*map(str, Status)]
 STAGES = ("decode", "store", "kernel", "on_demand", "encode")
 
+_STORE_ERRORS = (StoreUnavailable, StaleSource, EngineError)
+
 _MOST_KINDS = 1_000
 """Kinds of single answers that are held back before they are counted."""
 
@@ -137,6 +139,8 @@ class Metrics:
             ("kind",),
             registry=self._registry,
         )
+        for each in _STORE_ERRORS:  # told as 0, so that the first one is seen to be one
+            self._errors.labels(each.slug)
         self._logged = Counter(
             "tidemark_serving_log_rows",
             "Rows of the serving log by what became of them.",
@@ -193,7 +197,7 @@ class Metrics:
 
     def error(self, error: Exception) -> None:
         """Count an error, if it is one of a store."""
-        if isinstance(error, StoreUnavailable | StaleSource | EngineError):
+        if isinstance(error, _STORE_ERRORS):
             self._errors.labels(error.slug).inc()
 
     def settle(self) -> None:
