@@ -61,6 +61,15 @@ class TestLines(StreamSourceContract):
             source.open(lambda: {"events.ndjson": "10"}, Start())
         source.close()
 
+    def test_another_file_of_the_same_name_is_an_error(self, tmp_path: Path) -> None:
+        """Where the last line ended there is none, and the middle of one would be read."""
+        carrier = LinesCarrier(tmp_path)
+        carrier.send([b'{"n": 1}'])
+        source = carrier.source()
+        with pytest.raises(StaleSource, match="no end of a line at 4 bytes"):
+            source.open(lambda: {"events.ndjson": "4"}, Start())
+        source.close()
+
     def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         """With its path."""
         with pytest.raises(NotFound, match=r"nothing\.ndjson"):
@@ -96,6 +105,47 @@ class TestRedis(StreamSourceContract):
         source = carrier.source()
         source.open(dict, Start())
         assert [each.value for each in gathered(source, 1)] == [None]
+        source.close()
+        carrier.client.close()
+
+    def test_entries_that_were_trimmed_before_they_were_read(
+        self, redis_url: str, tmp_path: Path
+    ) -> None:
+        """Are an error, also after a restart, until somebody says to go on at the earliest."""
+        carrier = RedisCarrier(redis_url, tmp_path)
+        taken: dict[str, str] = {}
+
+        def opening(start: Start) -> StreamSource:
+            source = carrier.source()
+            source.open(lambda: taken, start)
+            return source
+
+        def take(source: StreamSource, count: int) -> list[bytes | None]:
+            found = gathered(source, count)
+            taken["events"] = found[-1].offset
+            source.taken(taken)
+            return [each.value for each in found]
+
+        carrier.send([b"0", b"1"])
+        carrier.client.xtrim("events", maxlen=1, approximate=False)
+        source = opening(Start())  # what had gone before anybody read it is nobody's loss
+        assert take(source, 1) == [b"1"]
+        carrier.send([b"2", b"3", b"4"])
+        carrier.client.xtrim("events", maxlen=3, approximate=False)  # what was read
+        assert take(source, 3) == [b"2", b"3", b"4"]
+        source.close()
+        carrier.send([b"5", b"6", b"7"])
+        carrier.client.xtrim("events", maxlen=1, approximate=False)
+        source = opening(Start())
+        with pytest.raises(StaleSource, match=r"Redis stream events after .* are gone: 2"):
+            source.poll(10, 0.01)
+        source.close()
+        source = opening(Start.of("earliest"))
+        assert take(source, 1) == [b"7"]
+        carrier.send([b"8", b"9"])
+        carrier.client.xtrim("events", maxlen=1, approximate=False)
+        with pytest.raises(StaleSource, match="are gone: 1"):
+            source.poll(10, 0.01)
         source.close()
         carrier.client.close()
 
@@ -173,10 +223,11 @@ def _n(offset: str) -> int:
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("earliest", Start("earliest")),
-        ("latest", Start("latest")),
-        ("0:12,1:9", Start("position", positions={"0": "12", "1": "9"})),
-        ("1970-01-01T00:00:01Z", Start("time", 1_000_000)),
+        ("earliest", Start("earliest", said=True)),
+        ("latest", Start("latest", said=True)),
+        ("0:12,1:9", Start("position", positions={"0": "12", "1": "9"}, said=True)),
+        ("1970-01-01T00:00:01Z", Start("time", 1_000_000, said=True)),
+        ("a:b:17-4", Start("position", positions={"a:b": "17-4"}, said=True)),
     ],
 )
 def test_a_start_is_spelled(text: str, start: Start) -> None:

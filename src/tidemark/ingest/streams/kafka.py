@@ -85,6 +85,10 @@ class KafkaTopic:
         new = [p for p in partitions if str(p.partition) not in taken]
         for each in begun:
             each.offset = int(taken[str(each.partition)]) + 1
+            if self._start.leaps:
+                with self._asking():
+                    low, _ = consumer.get_watermark_offsets(each, timeout=ANSWER_SECONDS)
+                each.offset = max(each.offset, low)
         if self._start.at == "time" and new:
             for each in new:
                 each.offset = self._start.moment // 1_000

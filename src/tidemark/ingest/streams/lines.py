@@ -85,18 +85,25 @@ class Lines:
         if size < self._at:
             raise StaleSource(
                 f"{self._path} has {size:,} bytes; {self._at:,} had been read.",
-                remedy="It was cut or replaced.  Name the new file otherwise.",
+                remedy="It was cut or replaced.  Name the new file otherwise, or read it from its "
+                "beginning: --again.",
             )
-        self._file.seek(self._at)
+        self._file.seek(max(self._at - 1, 0))
+        if self._at and self._file.read(1) != b"\n":
+            raise StaleSource(
+                f"{self._path} is another file than the one that was read: there is no end of a "
+                f"line at {self._at:,} bytes.",
+                remedy="Name the new file otherwise, or read it from its beginning: --again.",
+            )
 
     def poll(self, most: int, seconds: float) -> Sequence[Message]:
         """The next complete lines."""
         assert self._file is not None  # noqa: S101 - open() comes first
         if self._again:
-            found, self._again = self._again, []
-            return found
+            self._again = []
+            return self._held
         until = time.monotonic() + seconds
-        found = []
+        found: list[Message] = []
         while len(found) < most:
             line, found_end, rest = self._rest.partition(b"\n")
             if found_end:

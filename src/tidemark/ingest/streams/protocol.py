@@ -34,30 +34,37 @@ class Start(NamedTuple):
     """Where to begin in a partition of which nothing was taken yet.
 
     `at` is "earliest", "latest", "time" (then `moment`, microseconds) or "position" (then
-    `positions`: of each partition, the first offset to read).
+    `positions`: of each partition, the first offset to read).  Whoever `said` "earliest" also goes
+    on at the earliest message that there is where those that come next are gone.
     """
 
     at: str = "earliest"
     moment: int = 0
     positions: Positions = MappingProxyType({})
+    said: bool = False
 
     @classmethod
     def of(cls, text: str) -> Start:
         """`earliest`, `latest`, a moment, or positions such as `0:1200,1:900`, `clicks:1772-0`."""
         if text in {"earliest", "latest"}:
-            return cls(text)
+            return cls(text, said=True)
         try:
-            return cls("time", moment=parse_moment(text))
+            return cls("time", moment=parse_moment(text), said=True)
         except RequestInvalid as error:
             pairs = [_POSITION.fullmatch(pair) for pair in text.split(",")]
             found = {pair[1]: pair[2] for pair in pairs if pair is not None}
             if len(found) == len(pairs) and not _MOMENT.match(text):
-                return cls("position", positions=found)
+                return cls("position", positions=found, said=True)
             raise RequestInvalid(
                 f"{text!r} is no place to start from.",
                 remedy="earliest, latest, a moment such as 2026-03-01T00:00:00Z, or positions such "
                 "as 0:1200,1:900.",
             ) from error
+
+    @property
+    def leaps(self) -> bool:
+        """Whether reading goes on where messages that were to come next are gone."""
+        return self.said and self.at == "earliest"
 
     def only(self, partition: str) -> str:
         """The position in a stream of one partition; raises `RequestInvalid` for other ones."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from tidemark.errors import MissingExtra, RequestInvalid, StoreUnavailable
+from tidemark.errors import MissingExtra, RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest.streams.protocol import Message, Positions, Start
 from tidemark.model.graph import RedisStream
 
@@ -15,6 +15,10 @@ try:
     from redis.exceptions import RedisError, ResponseError
 except ImportError:
     raise MissingExtra("redis", "Reading a Redis stream") from None
+
+
+_COUNTED = 100_000
+"""How many waiting entries are counted at most."""
 
 
 class RedisEntries:
@@ -39,10 +43,12 @@ class RedisEntries:
         self._taken: Callable[[], Positions] = dict
         self._start = "0-0"
         self._at = "0-0"
+        self._count: int | None = None  # of entries ever added, up to the last one polled
+        self._leaps = False
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Begin after the entry that was taken last."""
-        self._taken = taken
+        self._taken, self._leaps = taken, start.leaps
         if start.at == "time":
             self._start = _before(f"{start.moment // 1_000}-0")
         elif start.at == "position":
@@ -56,12 +62,15 @@ class RedisEntries:
     def rewind(self) -> None:
         """Go back to the entry that was taken last."""
         self._at = self._taken().get(self._key, self._start)
+        self._count = None if self._leaps else self._counted()
 
     def poll(self, most: int, seconds: float) -> Sequence[Message]:
         """The next entries; one without the field carries nothing."""
-        block = max(1, int(seconds * 1_000))
-        answer = self._ask(lambda: self._client.xread({self._key: self._at}, most, block))
-        entries = answer[0][1] if answer else []
+        entries = self._next(most)
+        if not entries:
+            block = max(1, int(seconds * 1_000))
+            if self._ask(lambda: self._client.xread({self._key: self._at}, 1, block)):
+                entries = self._next(most)
         found = [
             Message(self._key, id_.decode(), None if fields is None else fields.get(self._field))
             for id_, fields in entries
@@ -69,6 +78,49 @@ class RedisEntries:
         if found:
             self._at = found[-1].offset
         return found
+
+    def _next(self, most: int) -> Sequence[Any]:
+        """The next entries, if none was trimmed away before; raises `StaleSource` otherwise."""
+        with self._client.pipeline(transaction=True) as asked:
+            asked.xinfo_stream(self._key)
+            asked.xread({self._key: self._at}, most)
+            info, answer = self._ask(lambda: asked.execute(raise_on_error=False))
+        if isinstance(info, Exception):  # there is no such stream yet
+            return []
+        if isinstance(answer, Exception):
+            raise RequestInvalid(f"The {self.name} cannot be read: {answer}.")
+        added = info.get("entries-added")  # of Redis 7
+        if added is not None and self._count is None:
+            waiting = self.lag()[self._key]
+            self._count = added - waiting if waiting < _COUNTED else None
+        gone = added - info["length"] if added is not None else 0
+        if self._count is not None and gone > self._count and not self._leaps:
+            raise StaleSource(
+                f"Entries of the {self.name} after {self._at} were not read and are gone: "
+                f"{gone - self._count:,}.",
+                remedy="It was trimmed too soon.  Load them into the history and materialize; then "
+                "go on with --from earliest.",
+            )
+        entries: Sequence[Any] = answer[0][1] if answer else []
+        if self._count is not None:
+            self._count = max(self._count, gone) + len(entries)
+        self._leaps = False
+        return entries
+
+    def _counted(self) -> int | None:
+        """How many entries there were up to the one taken last, if the group says so."""
+        try:
+            groups = self._ask(lambda: self._client.xinfo_groups(self._key))
+        except RequestInvalid:  # no such stream
+            return None
+        for each in groups:
+            if (
+                each["name"].decode() == self._group
+                and each["last-delivered-id"].decode() == self._at
+            ):
+                count: int | None = each.get("entries-read")
+                return count
+        return None
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
@@ -84,15 +136,16 @@ class RedisEntries:
     def taken(self, positions: Positions) -> None:
         """Note it in a consumer group, where `XINFO GROUPS` shows it."""
         for id_ in positions.values():
+            count = {} if self._count is None or id_ != self._at else {"entries_read": self._count}
             with suppress(RedisError):
                 try:
-                    self._client.xgroup_create(self._key, self._group, id_, mkstream=True)
+                    self._client.xgroup_create(self._key, self._group, id_, mkstream=True, **count)
                 except ResponseError:
-                    self._client.xgroup_setid(self._key, self._group, id_)
+                    self._client.xgroup_setid(self._key, self._group, id_, **count)
 
     def lag(self) -> Mapping[str, int]:
         """The entries after the last one that was polled; at most 100,000 are counted."""
-        after = self._ask(lambda: self._client.xrange(self._key, f"({self._at}", "+", 100_000))
+        after = self._ask(lambda: self._client.xrange(self._key, f"({self._at}", "+", _COUNTED))
         return {self._key: len(after)}
 
     def close(self) -> None:
