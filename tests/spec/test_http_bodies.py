@@ -1,4 +1,4 @@
-"""Bodies that are refused, and answers without one."""
+"""Bodies that are refused, answers without one, and in which form an answer comes."""
 
 from __future__ import annotations
 
@@ -84,3 +84,38 @@ def test_head_is_get_without_a_body(server: Server, path: str) -> None:
     asked, alike, _ = server.ask("GET", path)
     assert (status, headers["content-type"]) == (asked, alike["content-type"])
     assert body == b""
+
+
+def test_a_connection_is_kept_after_an_answer(project: Path) -> None:
+    """As long as the server says, and no longer."""
+    with (
+        serving(project, idle=0.25) as hasty,
+        socket.create_connection(("127.0.0.1", hasty.port), timeout=300) as connection,
+    ):
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert told(connection) == 200
+        assert connection.recv(1) == b""
+
+
+ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        (ARROW, ARROW),
+        (f"{ARROW}, */*", ARROW),
+        (f"{JSON};q=0.5, {ARROW}", ARROW),
+        (f"{JSON}, {ARROW}; q=0.9", JSON),
+        (f"{ARROW};q=0", JSON),
+        (f"{ARROW};q=0.0, text/html", JSON),
+        (f"{ARROW};v=1", ARROW),
+        ("*/*", JSON),
+        ("text/html", JSON),
+        ("", JSON),
+    ],
+)
+def test_what_is_liked_best_is_given(server: Server, accept: str, given: str) -> None:
+    """JSON, unless an Arrow stream is named and JSON not liked better."""
+    status, headers, _ = server.ask("POST", READ, {"keys": {"user_id": "ada"}}, accept=accept)
+    assert (status, headers["content-type"]) == (200, given)

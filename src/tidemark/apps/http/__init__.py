@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -42,9 +42,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     `body` is bytes of a read and `events` of a push, `keys` sets of keys and `features` names in a
     request.  `waiting` is how many reads of one worker may be unanswered, `pushes` how many pushes;
     further ones are told to come again.  `head` is the bytes of a request before its body,
-    `seconds` how long each of the two may take to arrive, `answer` how long a store on the network,
-    or a large batch, may take, and `push` how long a push.  `rate` is how many requests a second a
-    key may make of one worker, where it says nothing of its own; 0 is as many as it likes.
+    `seconds` how long each of the two may take to arrive, `idle` how long a connection is kept
+    after an answer (a proxy that keeps it longer would ask where nobody answers any more), `answer`
+    how long a store on the network, or a large batch, may take, and `push` how long a push.  `rate`
+    is how many requests a second a key may make of one worker, where it says nothing of its own; 0
+    is as many as it likes.
     """
 
     body: int = 1_000_000
@@ -55,6 +57,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pushes: int = 64
     head: int = 32_768
     seconds: float = 10.0
+    idle: float = 75.0
     answer: float = 3.0
     push: float = 10.0
     rate: float = 0.0
@@ -121,6 +124,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=cast("int", limits.idle),  # handed to `call_later`
             timeout_graceful_shutdown=GRACE_SECONDS,
             timeout_worker_healthcheck=STARTING_SECONDS,
         )

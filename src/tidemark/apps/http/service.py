@@ -60,6 +60,7 @@ SETTLE_SECONDS = 1.0
 """How long counts of values are held back."""
 
 _PREFIX, _SUFFIX = "/v1/services/", "/online"
+_LIKED = re.compile(rb"q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*(?:;|$)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -155,7 +156,7 @@ class Service:
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
         body = await self._body(scope, headers, receive, self.limits.body)
-        arrow = ARROW in headers.get(b"accept", b"")
+        arrow = _is_arrow(headers.get(b"accept", b""))
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
         done = await self._done(ask, large=len(body) > _LARGE)
         self.metrics.read(done)
@@ -303,6 +304,18 @@ def _request_id(headers: Headers) -> str:
     """The caller's own number of the request, if it can be repeated as it is, or a new one."""
     given = headers.get(b"x-request-id")
     return given.decode() if given and _REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
+
+
+def _is_arrow(accept: bytes) -> bool:
+    """Whether an Arrow stream is asked for, and JSON not rather."""
+    if accept == ARROW or ARROW not in accept:
+        return accept == ARROW
+    liked: dict[bytes, float] = {}
+    for each in accept.lower().split(b","):
+        media, _, parameters = each.partition(b";")
+        said = _LIKED.search(parameters)
+        liked[media.strip()] = float(said[1]) if said else 1.0
+    return liked.get(ARROW, 0.0) > 0 and liked[ARROW] >= liked.get(b"application/json", 0.0)
 
 
 def _too_large(most: int, headers: Headers) -> Refused:
