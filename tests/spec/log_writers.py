@@ -12,8 +12,9 @@ from random import Random
 
 import pyarrow as pa
 
+from tidemark.engines.few import Few, plain
 from tidemark.engines.identity import identity_words
-from tidemark.engines.log import EventLog
+from tidemark.engines.log import Batch, EventLog
 from tidemark.errors import TidemarkError
 from tidemark.model.graph import Field, Source
 from tidemark.model.types import FLOAT64, STRING, TIMESTAMP
@@ -45,6 +46,18 @@ def numbered(numbers: Sequence[int]) -> pa.Table:
     return orders(*((f"o{i}", float(i), i * DAY // 24) for i in numbers))
 
 
+def few(*rows: tuple[str | None, float | None, int]) -> Batch:
+    """The same as a batch that a log keeps row by row."""
+    layout = plain(ORDERS)
+    assert layout is not None
+    return Batch(Few(layout, [list(column) for column in zip(*rows, strict=True)]))
+
+
+def few_numbered(numbers: Sequence[int]) -> Batch:
+    """The same orders as `numbered`."""
+    return few(*((f"o{i}", float(i), i * DAY // 24) for i in numbers))
+
+
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
 
@@ -57,7 +70,10 @@ def append_for_ever(folder: Path, start: int, seed: int, told: Connection) -> No
     with EventLog(folder) as log:
         while True:
             end = start + random.choice((1, 1, 3, 40))
-            log.append(ORDERS, numbered(range(start, end)), seen=0)
+            if end - start < 40:
+                log.append_all(ORDERS, [few_numbered(range(start, end))], seen=0)
+            else:
+                log.append(ORDERS, numbered(range(start, end)), seen=0)
             told.send(end)
             start = end
             if random.random() < 0.3:

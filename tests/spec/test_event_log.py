@@ -23,6 +23,7 @@ from tests.spec.log_writers import (
     UTC,
     append_for_ever,
     append_some,
+    few_numbered,
     fill_the_disk,
     numbered,
     orders,
@@ -373,10 +374,13 @@ def test_a_writer_waits_a_bounded_time(log: EventLog) -> None:
 
 
 def filled(folder: Path) -> list[str]:
-    """A log with files, batches and a write-ahead log; its orders."""
+    """A log with files, batches, batches of a few and a write-ahead log; its orders."""
     opened = EventLog(folder / "open")
     for start in range(0, 60, 6):
-        opened.append(ORDERS, numbered(range(start, start + 6)), seen=start)
+        if start % 12:
+            opened.append_all(ORDERS, [few_numbered(range(start, start + 6))], seen=start)
+        else:
+            opened.append(ORDERS, numbered(range(start, start + 6)), seen=start)
         if start == 30:
             opened.compact(ORDERS, keep_rows=10)
     shutil.copytree(folder / "open", folder / "copy")  # as a machine that lost its power leaves it

@@ -8,20 +8,22 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain, compress
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from tidemark.engines.arrow import arrow_type
-from tidemark.kernel.hashing import hash_bytes
+from tidemark.kernel.hashing import hash_all
 from tidemark.model.graph import Source
+from tidemark.model.types import TIMESTAMP
 
 Row = Mapping[str, Any]
-"""The columns of a row: moments in microseconds, dates in days, all else as Python has it."""
+"""A row by column: moments in microseconds, dates in days, all else as Python has it."""
 
 COUNTED = frozenset({"timestamp", "date"})
 PLAIN = COUNTED | {"string", "bytes", "int64", "float64", "bool"}
@@ -31,44 +33,25 @@ FEW = 32
 """Rows that are cheaper one by one."""
 
 _ALL = 2**64 - 1
-_word = struct.Struct("<q").pack
+_MINUS_ZERO = -(2**63)
 _of_float = struct.Struct("<d").pack
 _to_word = struct.Struct("<q").unpack
 
 
 @dataclass(frozen=True)
 class Plain:
-    """How rows of a source are laid out and hashed one by one."""
+    """How rows of a source are laid out and hashed one by one.
+
+    `named` has the hash of each column's name, `forms` its type; `unique` says which columns
+    identify an event.
+    """
 
     source: Source
     schema: pa.Schema
-    _types: tuple[tuple[str, pa.DataType, str], ...]
-    _exact: tuple[tuple[str, int, Callable[[Any], int]], ...]
-    _alike: tuple[tuple[str, Callable[[Any], int]], ...]
-
-    def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
-        """The rows as Arrow has them."""
-        columns = [
-            _array([row[name] for row in rows], type_, form) for name, type_, form in self._types
-        ]
-        batch: pa.RecordBatch = cast("Any", pa.RecordBatch).from_arrays(columns, schema=self.schema)
-        return batch
-
-    def identity(self, row: Row) -> int:
-        """The hash of what identifies an event (`identity_words`); 0 where nothing does."""
-        found = [(word, row[name]) for name, word in self._alike]
-        if any(value is None for _, value in found):
-            return 0
-        return hash_bytes(b"".join([_word(word(value)) for word, value in found])) or 1
-
-    def content(self, row: Row) -> int:
-        """The hash of all that a row says (`content_words`)."""
-        total = 0
-        for name, named, word in self._exact:
-            value = row[name]
-            if value is not None:
-                total += spread_one(word(value) ^ named)
-        return signed(total)
+    names: tuple[str, ...]
+    named: tuple[int, ...]
+    forms: tuple[str, ...]
+    unique: tuple[int, ...]
 
 
 @lru_cache(maxsize=256)
@@ -76,50 +59,86 @@ def plain(source: Source) -> Plain | None:
     """The layout of a source's rows; None where a column needs more than plain values."""
     if any(each.type.name not in PLAIN for each in source.columns):
         return None
-    schema = pa.schema([(each.name, arrow_type(each.type)) for each in source.columns])
-    exact = tuple(
-        (each.name, hash_bytes(each.name.encode()), _words(each.type.name, exact=True))
-        for each in source.columns
-    )
-    unique = ((name, source.types[name].name) for name in source.unique)
-    alike = tuple((name, _words(type_, exact=False)) for name, type_ in unique)
-    types = tuple(
-        (each.name, arrow_type(each.type), _FORMS.get(each.type.name, ""))
-        for each in source.columns
-    )
-    return Plain(source, schema, types, exact, alike)
+    names = tuple(each.name for each in source.columns)
+    types = [(each.name, arrow_type(each.type)) for each in source.columns]
+    forms = tuple(each.type.name for each in source.columns)
+    named = tuple(_hashes([name.encode() for name in names]))
+    unique = tuple(names.index(name) for name in source.unique)
+    return Plain(source, pa.schema(types), names, named, forms, unique)
 
 
 @dataclass(frozen=True)
 class Few:
-    """A few rows of a source, and what is made of them once."""
+    """A few rows of a source; `columns` has the values of each column, as `Row` has them."""
 
     plain: Plain
-    rows: Sequence[Row]
+    columns: Sequence[list[Any]]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.columns[0])
 
     def only(self, keep: Sequence[bool]) -> Few:
         """Those of the rows that are to stay."""
-        return Few(self.plain, [row for row, stays in zip(self.rows, keep, strict=True) if stays])
+        return Few(self.plain, [list(compress(column, keep)) for column in self.columns])
+
+    @property
+    def times(self) -> list[Any]:
+        """When the rows happened, in microseconds."""
+        return self.columns[self.plain.names.index(str(self.plain.source.time))]
 
     @cached_property
     def batch(self) -> pa.RecordBatch:
         """The rows as Arrow has them."""
-        return self.plain.batch(self.rows)
+        return batch_of(self.columns, self.plain.schema)
 
-    @cached_property
-    def identities(self) -> list[int] | None:
-        """What identifies them, 0 where nothing does; None where the source has no `unique`."""
-        if not self.plain.source.unique:
-            return None
-        return [self.plain.identity(row) for row in self.rows]
+    def hashes(self) -> tuple[list[int], list[int] | None]:
+        """What rows say (`content_words`), and what identifies them (`identity_words`).
 
-    @cached_property
-    def contents(self) -> list[int]:
-        """The hashes of all that they say."""
-        return [self.plain.content(row) for row in self.rows]
+        An identity is 0 where there is none; they are None where the source has no `unique`.
+        """
+        words = self._words()
+        totals = [0] * len(self)
+        for named, column in zip(self.plain.named, words, strict=True):
+            for row, word in enumerate(column):
+                if word is not None:
+                    totals[row] += spread_one(word ^ named)
+        contents = [signed(total) for total in totals]
+        unique = self.plain.unique
+        return contents, self._identities([words[place] for place in unique]) if unique else None
+
+    def _identities(self, words: Sequence[list[int | None]]) -> list[int]:
+        # Equal values are to have equal words: of those of floats, 0.0 and -0.0 have two.
+        forms = [self.plain.forms[place] for place in self.plain.unique]
+        alike = [
+            [0 if word == _MINUS_ZERO else word for word in column] if form == "float64" else column
+            for form, column in zip(forms, words, strict=True)
+        ]
+        rows = list(zip(*alike, strict=True))
+        pack = struct.Struct(f"<{len(alike)}q").pack
+        hashed = iter(_hashes([pack(*row) for row in rows if None not in row]))
+        return [0 if None in row else next(hashed) or 1 for row in rows]
+
+    def _words(self) -> list[list[int | None]]:
+        """One word for each value, column by column, every bit of it; None for null."""
+        there = list(zip(self.plain.forms, self.columns, strict=True))
+        texts = [_bytes(form, column) for form, column in there if form in _TEXTS]
+        hashed = iter(_hashes(list(chain.from_iterable(texts))))
+        words: list[list[int | None]] = []
+        for form, column in there:
+            if form in _TEXTS:
+                words.append([None if value is None else next(hashed) for value in column])
+            elif form == "float64":
+                words.append([None if value is None else _bits(value) for value in column])
+            else:
+                words.append(column)
+        return words
+
+
+def batch_of(columns: Sequence[list[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Plain values as Arrow has them; the columns are those of the schema."""
+    arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    batch: pa.RecordBatch = cast("Any", pa.RecordBatch).from_arrays(arrays, schema=schema)
+    return batch
 
 
 def spread_one(word: int) -> int:
@@ -135,12 +154,20 @@ def signed(total: int) -> int:
     return ((total + 2**63) & _ALL) - 2**63
 
 
-_FORMS = {"string": "text", "float64": "d", "int64": "q", "timestamp": "q"}
+_TEXTS = frozenset({"string", "bytes"})
+
+_FORMS = {
+    pa.string(): "text",
+    pa.float64(): "d",
+    pa.int64(): "q",
+    arrow_type(TIMESTAMP): "q",
+}
 """How values lie in memory: as `array` has them, or as text."""
 
 
-def _array(values: list[Any], type_: pa.DataType, form: str) -> pa.Array:
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
     """Values in Arrow, by their bytes where these are soon made."""
+    form = _FORMS.get(type_, "")
     if not form or None in values:
         return pa.array(values, type_)
     if form != "text":
@@ -152,17 +179,18 @@ def _array(values: list[Any], type_: pa.DataType, form: str) -> pa.Array:
     return pa.Array.from_buffers(type_, len(values), data)
 
 
-def _words(type_: str, *, exact: bool) -> Callable[[Any], int]:
-    """The function to the word of a value, as `identity` has it over columns."""
-    match type_:
-        case "string":
-            return lambda value: hash_bytes(value.encode())
-        case "bytes":
-            return hash_bytes
-        case "float64":
-            return _bits if exact else lambda value: _bits(value + 0.0)
-        case _:
-            return int
+def _bytes(form: str, column: Sequence[Any]) -> Iterable[bytes]:
+    """The values of a column of text or bytes that are not null, as bytes."""
+    there = [value for value in column if value is not None]
+    return map(str.encode, there) if form == "string" else there
+
+
+def _hashes(values: Sequence[bytes]) -> list[int]:
+    """`hash_bytes` of each of some values, which takes about as long as that of one."""
+    ends = array("q", accumulate(map(len, values), initial=0))
+    found = hash_all(np.frombuffer(ends, np.int64), np.frombuffer(b"".join(values), np.uint8))
+    hashed: list[int] = found.tolist()
+    return hashed
 
 
 def _bits(value: float) -> int:

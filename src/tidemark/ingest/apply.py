@@ -106,10 +106,10 @@ class Applier:
     def _caught_up(
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None
     ) -> CaughtUp:
-        if fresh is not None and fresh.few is not None:
-            odd = self._odd(fresh).any()
-            if not odd and self._quick.count(definitions, fresh):
-                return CaughtUp(fresh.newest.position, fresh.newest.seen, len(fresh))
+        if fresh is not None and fresh.few is not None and not self._any_odd(fresh):
+            newest = self._quick.count(definitions, fresh)
+            if newest is not None:
+                return CaughtUp(newest.position, newest.seen, len(fresh))
         applied, conflicts, wanted = 0, 0, None
         while True:
             followers = self._finder.of(definitions, name)
@@ -292,6 +292,14 @@ class Applier:
         if arrived.identities is None:
             return np.zeros(len(arrived), np.bool_)
         return arrived.corrects | self.recorded.among(arrived.source.name, arrived.identities)
+
+    def _any_odd(self, few: Arrived) -> bool:
+        """Whether there are such events among a few that were just taken."""
+        taken = few.taken
+        if taken is None or any(taken.corrects):
+            return True
+        identities = taken.identities
+        return identities is not None and self.recorded.any_of(few.source.name, identities)
 
     def _holders(
         self, engine: DuckDB, reading: Reading, prefix: bytes, events: pa.Table

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -189,8 +190,10 @@ class Pusher:
 
     def _submit(self, definitions: Definitions, source: Source, push: _Push) -> None:
         """Have a push worked on, by this thread or by one that works already."""
-        with self._making:
-            queue = self._queues.setdefault(source.name, _Queue())
+        queue = self._queues.get(source.name)
+        if queue is None:
+            with self._making:
+                queue = self._queues.setdefault(source.name, _Queue())
         with queue.lock:
             rows = sum(len(each.rows) for each in queue.waiting)
             if queue.waiting and (
@@ -243,14 +246,7 @@ class Pusher:
             push.appended = appended
             if appended.other:
                 push.error = _other_rows(source, push.key)
-        begin = 0
-        for push in plain:
-            rows, accepts = len(push.rows), done[-1].accepts
-            count = done[-1].accepted
-            if accepts is not None and len(plain) > 1:
-                count = int(np.count_nonzero(accepts[begin : begin + rows]))
-            push.appended = replace(done[-1], accepted=count, duplicates=rows - count)
-            begin += rows
+        _share(plain, done[-1])
         fresh = Arrived.appended(source, done)
         return fresh if fresh is not None and len(fresh) <= AT_ONCE else None
 
@@ -268,6 +264,20 @@ class Pusher:
             ) from error
 
 
+def _share(pushes: Sequence[_Push], done: Appended) -> None:
+    """Tell pushes whose rows were appended as one batch what became of their own."""
+    if len(pushes) == 1:
+        pushes[0].appended = done
+        return
+    begin = 0
+    for push in pushes:
+        rows, count = len(push.rows), done.accepted
+        if done.accepts is not None:
+            count = int(np.count_nonzero(done.accepts[begin : begin + rows]))
+        push.appended = replace(done, accepted=count, duplicates=rows - count)
+        begin += rows
+
+
 def _other_rows(source: Source, key: str) -> RequestInvalid:
     """The error of a key that was used before, for something else."""
     return RequestInvalid(
@@ -283,10 +293,10 @@ def _together(parts: Sequence[pa.Table | Few]) -> pa.Table | Few:
     if len(parts) == 1:
         return first
     few = [each for each in parts if isinstance(each, Few)]
-    if len(few) == len(parts) and isinstance(first, Few):
-        rows = [row for each in few for row in each.rows]
-        if len(rows) <= FEW and all(each.plain is first.plain for each in few):
-            return Few(first.plain, rows)
+    alike = len(few) == len(parts) and all(each.plain is few[0].plain for each in few)
+    if alike and sum(map(len, few)) <= FEW:
+        columns = zip(*(each.columns for each in few), strict=True)
+        return Few(few[0].plain, [list(chain.from_iterable(column)) for column in columns])
     table: pa.Table = pa.concat_tables([as_rows(each) for each in parts])
     return table
 

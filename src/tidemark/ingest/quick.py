@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +21,8 @@ from tidemark.model.graph import Definitions, Source
 from tidemark.online.keys import Record
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import delays_key, read_delays
-from tidemark.online.single import Event
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class _Rows(NamedTuple):
@@ -32,33 +32,25 @@ class _Rows(NamedTuple):
     reading: Reading
     prefix: bytes
 
+    def place(self, key: Sequence[object]) -> bytes:
+        """The key of the row of one entity."""
+        return self.reading.key(self.prefix, key)
+
 
 @dataclass(frozen=True)
 class _Left:
-    """What follows a source as it was left: all states hold the log up to `position`."""
+    """What follows a source as it was left: all states hold the log up to `position`.
 
-    project: str
-    definitions: Definitions
+    `rows` are those of all states; None where not all take events one by one.
+    """
+
     source: Source
+    definitions: Definitions
     followers: Followers
     position: int | None
+    rows: Sequence[_Rows] | None
 
-    @cached_property
-    def rows(self) -> list[_Rows] | None:
-        """The rows of all states; None where not all take events one by one."""
-        found: list[_Rows] = []
-        for each in self.followers.serving:
-            for state in each.record.states:
-                reading = each.readings.get(state.state)
-                if reading is None:
-                    continue
-                alike = state.position == self.position and reading.source == self.source
-                if reading.single is None or state.floor != ANY_MOMENT or not alike:
-                    return None
-                found.append(_Rows(reading.single, reading, each.prefix(self.project, state)))
-        return found
-
-    @cached_property
+    @property
     def records(self) -> list[tuple[bytes, bytes | None]]:
         """The records of all views of the source, and what they hold."""
         serving = [(each.place, each.stored) for each in self.followers.serving]
@@ -76,12 +68,9 @@ class _Left:
                 for state in each.record.states
             )
             record = Record(each.record.format, states, each.record.leaving)
-            stored = msgspec.msgpack.encode(record)
-            serving.append(Serving(each.place, stored, record, each.readings))
+            serving.append(Serving(each.place, _encode(record), record, each.readings))
         followers = Followers(serving, self.followers.others)
-        after = replace(self, followers=followers, position=position)
-        after.__dict__["rows"] = self.rows  # the same ones, which take long to find
-        return after
+        return _Left(self.source, self.definitions, followers, position, self.rows)
 
 
 class Quick:
@@ -93,47 +82,61 @@ class Quick:
 
     def leave(self, definitions: Definitions, source: Source, followers: Followers) -> None:
         """Keep what follows a source, as it was just read or written."""
-        left = _Left(self._project, definitions, source, followers, followers.reached)
-        self._left[source.name] = left
+        position = followers.reached
+        rows = self._rows(source, followers, position)
+        self._left[source.name] = _Left(source, definitions, followers, position, rows)
 
-    def count(self, definitions: Definitions, arrived: Arrived) -> bool:
-        """Count new events in all states, if that is possible; nothing is done otherwise.
+    def count(self, definitions: Definitions, arrived: Arrived) -> Newest | None:
+        """Count new events in all states; None, and nothing is done, where that is not possible.
 
         None of them repeats or corrects what history or the log has.
         """
         name = arrived.source.name
         left = self._left.get(name)
         if left is None or left.definitions is not definitions or left.rows is None:
-            return False
+            return None
         if left.position != arrived.first - 1 or left.source != arrived.source:
-            return False
-        events = [self._events(rows, arrived) for rows in left.rows]
+            return None
+        taken = [rows.single.events(arrived, rows.place) for rows in left.rows]
         records = left.records
         delays = delays_key(self._project, name)
-        places = list(dict.fromkeys(place for some in events for place, _ in some))
+        places = list(dict.fromkeys(place for events in taken for place, _ in events))
         stored = self._online.get_many([*(place for place, _ in records), delays, *places])
         if any(held != was for held, (_, was) in zip(stored, records, strict=False)):
-            return False
+            return None
         before, *old = stored[len(records) :]
         held = dict(zip(places, old, strict=True))
         puts: list[Pair] = []
-        for rows, some in zip(left.rows, events, strict=True):
-            taken = rows.single.taken(some, held)
-            if taken is None:
-                return False
-            puts += taken.items()
-        after = left.moved(arrived.newest)
+        for rows, events in zip(left.rows, taken, strict=True):
+            written = rows.single.taken(events, held)
+            if written is None:
+                return None
+            puts += written.items()
+        newest = arrived.newest
+        after = left.moved(newest)
         puts += [(each.place, each.stored) for each in after.followers.serving]
         now = time.time_ns() // 1_000
         counted = read_delays(before).and_these(now, arrived.times, arrived.seen)
-        puts.append((delays, msgspec.msgpack.encode(counted)))
+        puts.append((delays, _encode(counted)))
         expect = {each.place: each.stored for each in left.followers.serving}
         try:
             self._online.put_many(puts, expect=expect, durable=False)
         except StoreConflict:
-            return False
+            return None
         self._left[name] = after
-        return True
+        return newest
 
-    def _events(self, rows: _Rows, arrived: Arrived) -> Sequence[tuple[bytes, Event]]:
-        return rows.single.events(arrived, lambda key: rows.reading.key(rows.prefix, key))
+    def _rows(
+        self, source: Source, followers: Followers, position: int | None
+    ) -> list[_Rows] | None:
+        found: list[_Rows] = []
+        for each in followers.serving:
+            for state in each.record.states:
+                reading = each.readings.get(state.state)
+                if reading is None:
+                    continue
+                alike = state.position == position and reading.source == source
+                if reading.single is None or state.floor != ANY_MOMENT or not alike:
+                    return None
+                found.append(_Rows(reading.single, reading, each.prefix(self._project, state)))
+        return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -67,6 +68,12 @@ class Recorded:
         places = np.minimum(np.searchsorted(known, identities), len(known) - 1)
         found: NDArray[np.bool_] = (known[places] == identities) & (identities != 0)
         return found
+
+    def any_of(self, name: str, identities: Words | Sequence[int]) -> bool:
+        """Whether one of a few identities is noted."""
+        if not len(self._known(name)):
+            return False
+        return bool(self.among(name, np.asarray(identities, np.int64)).any())
 
     def _place(self, name: str) -> Path:
         if name not in self._places:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,7 @@ class Arrived:
 
     def __init__(self, source: Source, events: pa.Table | Taken) -> None:
         self.source = source
+        self.taken = events if isinstance(events, Taken) else None
         self._events = events
 
     @classmethod
@@ -70,7 +71,7 @@ class Arrived:
     @property
     def few(self) -> Few | None:
         """The rows, where they are at hand one by one."""
-        rows = self._events.rows if isinstance(self._events, Taken) else None
+        rows = None if self.taken is None else self.taken.rows
         return rows if isinstance(rows, Few) else None
 
     @cached_property
@@ -78,18 +79,18 @@ class Arrived:
         """The events as `EventLog.read` gives them."""
         return table_of_taken(self._events) if isinstance(self._events, Taken) else self._events
 
-    @cached_property
+    @property
     def first(self) -> int:
         """The position of the first one."""
-        if isinstance(self._events, Taken):
-            return self._events.first
+        if self.taken is not None:
+            return self.taken.first
         return int(self.table.column(POSITION)[0].as_py())
 
-    @cached_property
+    @property
     def newest(self) -> Newest:
         """The position of the last one, and when it was seen."""
-        if isinstance(self._events, Taken):
-            return Newest(self.first + len(self) - 1, int(self._events.seen[-1]))
+        if self.taken is not None:
+            return Newest(self.taken.first + len(self.taken) - 1, int(self.taken.seen[-1]))
         position, seen = (self.table.column(name)[-1].as_py() for name in (POSITION, SEEN))
         return Newest(int(position), int(seen))
 
@@ -103,38 +104,45 @@ class Arrived:
         unique = self.source.unique
         if not unique:
             return None
-        if isinstance(self._events, Taken):
-            return np.asarray(self._events.identities, np.int64)
+        if self.taken is not None:
+            return np.asarray(self.taken.identities, np.int64)
         return identity_words([self.table.column(name) for name in unique])
 
-    @cached_property
+    @property
+    def listed(self) -> Sequence[int | None]:
+        """What identifies each of them; None where the source has no `unique`."""
+        if self.few is not None and self.taken is not None:
+            found = self.taken.identities
+            return [None] * len(self) if found is None else cast("Sequence[int]", found)
+        return [None] * len(self) if self.identities is None else self.identities.tolist()
+
+    @property
     def corrects(self) -> NDArray[np.bool_]:
         """Which of them are new versions of an event of the log."""
-        if isinstance(self._events, Taken):
-            return np.asarray(self._events.corrects, np.bool_)
+        if self.taken is not None:
+            return np.asarray(self.taken.corrects, np.bool_)
         corrects: NDArray[np.bool_] = self.table.column(CORRECTS).to_numpy()
         return corrects
 
-    @cached_property
+    @property
     def times(self) -> Sequence[int] | NDArray[np.int64]:
         """When they happened, in microseconds."""
-        time = str(self.source.time)
         if self.few is not None:
-            return [row[time] for row in self.few.rows]
-        return micros_of(self.table.column(time))
+            return self.few.times
+        return micros_of(self.table.column(str(self.source.time)))
 
-    @cached_property
+    @property
     def seen(self) -> Sequence[int] | NDArray[np.int64]:
         """When they were seen, in microseconds."""
-        if isinstance(self._events, Taken):
-            return self._events.seen
-        return np.asarray(self.table.column(SEEN))
+        return np.asarray(self.table.column(SEEN)) if self.taken is None else self.taken.seen
 
     @cached_property
     def values(self) -> list[Values]:
         """Their columns one by one, with `SEEN`, but for those that are not plain."""
         if self.few is not None:
-            return [{**row, SEEN: seen} for row, seen in zip(self.few.rows, self.seen, strict=True)]
+            names = (*self.few.plain.names, SEEN)
+            few = zip(*self.few.columns, self.seen, strict=True)
+            return [dict(zip(names, row, strict=True)) for row in few]
         columns = {SEEN: self.table.column(SEEN).to_pylist()}
         for each in self.source.columns:
             if each.type.name in PLAIN:
@@ -176,10 +184,8 @@ class Single:
         self, arrived: Arrived, place: Callable[[Sequence[object]], bytes]
     ) -> list[tuple[bytes, Event]]:
         """What rows take of events, by what `place` makes of their entities' keys."""
-        found = arrived.identities
-        identities = [None] * len(arrived) if found is None else found.tolist()
         events: list[tuple[bytes, Event]] = []
-        for values, identity in zip(arrived.values, identities, strict=True):
+        for values, identity in zip(arrived.values, arrived.listed, strict=True):
             key = self.key(values)
             if key is not None:
                 events.append((place(key), self.event(values, identity)))

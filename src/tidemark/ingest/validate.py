@@ -114,21 +114,25 @@ def _few(source: Source, given: _Given, bounds: Bounds) -> Few | None:
     time = source.time
     if layout is None or time is None or given.problems or not 0 < given.count <= FEW:
         return None
-    rows: list[dict[str, Any]] = [{} for _ in range(given.count)]
+    columns: list[list[Any]] = []
     try:
         for each in source.columns:
             values = given.columns.get(each.name)
-            if values is not None and not isinstance(values, list):
+            if values is None:
+                columns.append([None] * given.count)
+                continue
+            if not isinstance(values, list):
                 return None
             read = plain_reader(each.type, source.timezone, json=given.json)
-            for row, value in zip(rows, cast("Any", values) or [None] * len(rows), strict=True):
-                row[each.name] = None if value is None else read(value)
+            named = cast("list[object]", values)
+            columns.append([None if value is None else read(value) for value in named])
     except (ValueError, OverflowError):
         return None
-    times = [row[time] for row in rows]
+    few = Few(layout, columns)
+    times = few.times
     if None in times or max(times) > bounds.latest or min(times) < bounds.oldest:
         return None
-    return Few(layout, rows)
+    return few
 
 
 @lru_cache(maxsize=256)

@@ -8,14 +8,17 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tidemark.errors import EngineError, StoreUnavailable
 
-FORMAT = 1
-"""The version of the tables; a newer one is refused."""
+FORMAT = 2
+"""The version of the tables; a newer one is refused.
+
+In the first one every batch was Arrow, and its identities were in a table of their own.
+"""
 
 FILE, MARK = "log.db", "mark"
 
@@ -33,7 +36,7 @@ CREATE TABLE state (
 CREATE TABLE schemas (number INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE batches (
     first INTEGER PRIMARY KEY, rows INTEGER, seen INTEGER, schema INTEGER, checksum INTEGER,
-    corrects BLOB, payload BLOB);
+    corrects BLOB, identities BLOB, identities_checksum INTEGER, payload BLOB);
 CREATE TABLE identities (first INTEGER PRIMARY KEY, checksum INTEGER, entries BLOB);
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY, tier INTEGER, rows INTEGER, checksum INTEGER);
@@ -50,13 +53,17 @@ CREATE TABLE buried (
 CREATE UNIQUE INDEX buried_once ON buried (origin, offset) WHERE origin != '';
 """
 
+LATER = (
+    ("batches", "identities", "BLOB"),
+    ("batches", "identities_checksum", "INTEGER"),
+    ("keys", "said", "INTEGER"),
+)
+"""Columns that the tables did not have at first; only those who write look for them."""
+
 
 def checksum(*parts: object, data: memoryview[int] | bytes = b"") -> int:
     """A checksum of numbers, texts and data, which tells any single flipped bit."""
-    total = zlib.crc32(data)
-    for part in parts:
-        total = zlib.crc32(repr(part).encode(), total)
-    return total
+    return zlib.crc32("".join(map(repr, parts)).encode(), zlib.crc32(data))
 
 
 def sync_folder(folder: Path) -> None:
@@ -281,13 +288,25 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA cache_size = -32000")
-    if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'state'").fetchone()[0]:
-        if "said" not in {row[1] for row in connection.execute("PRAGMA table_info(keys)")}:
-            connection.execute("ALTER TABLE keys ADD COLUMN said INTEGER")  # made before it was
+    if not _lacking(connection):
         return
     connection.execute("BEGIN IMMEDIATE")
-    there = "SELECT count(*) FROM sqlite_master WHERE name = 'state'"
-    if not connection.execute(there).fetchone()[0]:
-        for statement in TABLES.split(";"):
-            connection.execute(statement)
+    for statement in _lacking(connection):  # another process may have been faster
+        connection.execute(statement)
     connection.execute("COMMIT")
+
+
+def _lacking(connection: sqlite3.Connection) -> Sequence[str]:
+    """The statements that bring the tables to this format."""
+    there = {table: _columns(connection, table) for table in ("batches", "keys")}
+    if not there["batches"]:
+        return TABLES.split(";")
+    return [
+        f"ALTER TABLE {table} ADD COLUMN {name} {type_}"
+        for table, name, type_ in LATER
+        if name not in there[table]
+    ]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}

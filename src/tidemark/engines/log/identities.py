@@ -1,6 +1,6 @@
 """Which events a log holds: by the hash of an identity, the position and content of its newest one.
 
-New ones are entries of the database, kept in memory by whoever writes; when there are many they
+New ones are entries beside their batch, kept in memory by whoever writes; when there are many they
 become a run, a file of sorted arrays that is searched where it lies, and many runs of one size
 become a larger one.  So a batch costs the same whatever the log holds, where a tree of hashes
 would touch a page of the disk for every event.
@@ -33,12 +33,33 @@ TOGETHER = 16
 
 _CHECKED_BYTES = 1 << 26
 
+_SINCE = (
+    "SELECT first, checksum, entries FROM identities WHERE first > ?1 UNION ALL "
+    "SELECT first, identities_checksum, identities FROM batches "
+    "WHERE first > ?1 AND identities IS NOT NULL ORDER BY first"
+)
+
+KEEP = (
+    "INSERT INTO identities SELECT first, identities_checksum, identities FROM batches "
+    "WHERE first BETWEEN ? AND ? AND identities IS NOT NULL "
+    "AND first > (SELECT indexed FROM state)"
+)
+"""Keeps the entries of batches that go and are in no run yet."""
+
 
 class Found(NamedTuple):
     """Of each identity: its newest position, 0 where there is none, and the hash of its content."""
 
     positions: Words
     contents: Words
+
+
+class Told(NamedTuple):
+    """Which rows are taken, which of them correct an event, and at which a new moment begins."""
+
+    accepted: NDArray[np.bool_]
+    corrects: NDArray[np.bool_]
+    cuts: list[int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,13 @@ class Run:
     hashes: Words
     positions: Words
     contents: Words
+
+
+def entries(hashes: Words | Sequence[int], contents: Words | Sequence[int]) -> bytes:
+    """The identities and contents of the rows of a batch, as they are stored beside it."""
+    if isinstance(hashes, np.ndarray):
+        return np.concatenate((hashes, contents)).tobytes()
+    return array("q", [*hashes, *contents]).tobytes()
 
 
 class Identities:
@@ -70,11 +98,7 @@ class Identities:
             self._recent.clear()
             self._read = self._indexed = state.indexed
             self._load_runs(connection)
-        rows = connection.execute(
-            "SELECT first, checksum, entries FROM identities WHERE first > ? ORDER BY first",
-            (self._read,),
-        )
-        for first, sum_, entries in rows:
+        for first, sum_, entries in connection.execute(_SINCE, (self._read,)):
             if checksum(first, data=entries) != sum_:
                 raise self._database.damaged(f"identities at position {first:,} have changed")
             hashes, contents = np.frombuffer(entries, np.int64).reshape(2, -1)
@@ -114,19 +138,8 @@ class Identities:
                 return int(run.contents[place])
         return None
 
-    def add(
-        self,
-        connection: sqlite3.Connection,
-        first: int,
-        hashes: Sequence[int],
-        contents: Sequence[int],
-    ) -> None:
-        """Enter rows from a position on; a hash of 0 is no identity."""
-        entries = array("q", [*hashes, *contents]).tobytes()
-        connection.execute(
-            "INSERT INTO identities VALUES (?, ?, ?)",
-            (first, checksum(first, data=entries), entries),
-        )
+    def add(self, first: int, hashes: Sequence[int], contents: Sequence[int]) -> None:
+        """Know rows from a position on, which are stored by now; a hash of 0 is no identity."""
         self._remember(first, hashes, contents)
         self._read = first + len(hashes) - 1
 
@@ -200,6 +213,44 @@ class Identities:
         values = (number, tier, data.shape[1], sum_)
         connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?)", values)
         self._runs[number] = self._open(*values)
+
+
+def told_apart(found: Found, identities: Words, contents: Words) -> Told:
+    """Tell events that are new, corrected and only delivered again, by what is known of them."""
+    there = found.positions > 0
+    accepted = ~(there & (found.contents == contents))
+    corrects = there & accepted
+    if len(identities) == 1:
+        return Told(accepted, corrects, [0])
+    ordered = np.sort(identities[identities != 0])
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return Told(accepted, corrects, [0])
+    # Of what occurs several times, each row is compared with the one before it, and two
+    # versions of one event are not seen at one moment.
+    again = np.flatnonzero(np.isin(identities, repeated)).tolist()
+    newest: dict[int, int] = {}
+    taken_at: dict[int, int] = {}
+    cuts = [0]
+    # If the last version that a batch has of an event is the newest one already, this is the
+    # batch delivered again: what led to it then is not to be gone through once more.
+    last = {int(identities[i]): i for i in again}
+    through = {identity for identity, i in last.items() if there[i] and not corrects[i]}
+    for i in again:
+        identity, content = int(identities[i]), int(contents[i])
+        if identity in through:
+            accepted[i] = corrects[i] = False
+            continue
+        if identity not in newest and there[i]:
+            newest[identity] = int(found.contents[i])
+        corrects[i] = identity in newest and newest[identity] != content
+        accepted[i] = identity not in newest or bool(corrects[i])
+        if accepted[i]:
+            if taken_at.get(identity, -1) >= cuts[-1]:
+                cuts.append(i)
+            newest[identity], taken_at[identity] = content, i
+    before = np.cumsum(accepted) - accepted  # how many rows are taken before each one
+    return Told(accepted, corrects, [int(before[cut]) for cut in cuts])
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -40,8 +40,6 @@ def find(connection: sqlite3.Connection, key: str, says: int | None) -> Appended
 
 def keep(connection: sqlite3.Connection, key: str, says: int | None, done: Appended) -> None:
     """Keep what was answered to a batch that has a key, and what its rows said."""
-    if not key:
-        return
     values = (key, done.first, done.last, done.accepted, done.duplicates, done.seen, says)
     added = connection.execute("INSERT INTO keys VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values)
     number = added.lastrowid or 0

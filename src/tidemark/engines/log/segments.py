@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tidemark.engines.log.batches import (
     POSITION,
     SEEN,
+    STORED,
     Reader,
     Schemas,
     aligned,
@@ -35,6 +36,7 @@ from tidemark.engines.log.batches import (
     with_added,
 )
 from tidemark.engines.log.database import Database, checksum, sync_folder
+from tidemark.engines.log.identities import KEEP
 from tidemark.engines.log.records import Compacted, State
 from tidemark.model.graph import Field
 
@@ -110,9 +112,7 @@ def snapshot(
     paths = connection.execute(query, (position,)).fetchall()
     files = tuple(str(_found(database, connection, path)) for (path,) in paths)
     writer: Any = None
-    for row in connection.execute(
-        "SELECT * FROM batches WHERE first <= ? ORDER BY first", (position,)
-    ):
+    for row in connection.execute(f"{STORED} WHERE first <= ? ORDER BY first", (position,)):
         reader.add(row)
         if reader.bytes > BYTES_AT_ONCE // 4:
             table = reader.take()
@@ -220,7 +220,7 @@ def _oldest(database: Database, schemas: Schemas, keep_rows: int) -> pa.Table | 
         reader = Reader(database, known, declared(fields))
         last = connection.execute("SELECT coalesce(max(last), 0) FROM state").fetchone()[0]
         for row in connection.execute(
-            "SELECT * FROM batches WHERE first + rows - 1 <= ? ORDER BY first", (last - keep_rows,)
+            f"{STORED} WHERE first + rows - 1 <= ? ORDER BY first", (last - keep_rows,)
         ):
             reader.add(row)
             if reader.rows >= ROWS_AT_ONCE or reader.bytes >= BYTES_AT_ONCE:
@@ -239,6 +239,7 @@ def _replaced(database: Database, table: pa.Table, time: str) -> int:
     sync_folder(database.folder / EVENTS)
     with database.writing() as connection:
         connection.executemany(_ENTER, rows)
+        connection.execute(KEEP, (first, last))
         connection.execute("DELETE FROM batches WHERE first BETWEEN ? AND ?", (first, last))
     for row in rows:
         _named(database.folder / EVENTS / row[0])

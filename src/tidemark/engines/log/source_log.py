@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tidemark.engines.few import Few, signed, spread_one
 from tidemark.engines.identity import content_words, identity_words, spread
 from tidemark.engines.log import batches, keys, letters, segments
-from tidemark.engines.log.batches import ADDED, POSITION, SEEN, Schemas
+from tidemark.engines.log.batches import ADDED, POSITION, SEEN, STORED, Schemas
 from tidemark.engines.log.database import FORMAT, Database, checksum
-from tidemark.engines.log.identities import Identities
+from tidemark.engines.log.identities import Identities, entries, told_apart
 from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State, Taken
 from tidemark.errors import StoreConflict
 from tidemark.model.graph import Field, Source
@@ -40,12 +40,12 @@ class _Rows(NamedTuple):
     identities: Words | None
 
 
-class _Told(NamedTuple):
-    """Which rows are taken, which of them correct an event, and at which a new moment begins."""
+class _FewRows(NamedTuple):
+    """A few rows that came in one batch, and their hashes."""
 
-    accepted: Flags
-    corrects: Flags
-    cuts: list[int]
+    rows: Few
+    contents: Sequence[int]
+    identities: Sequence[int] | None
 
 
 class SourceLog:
@@ -77,43 +77,46 @@ class SourceLog:
                 done = keys.find(connection, batch.key, said)
                 if done is None:
                     state, done = self._take(connection, state, source, rows, seen)
-                    keys.keep(connection, batch.key, said, done)
-                    letters.keep(connection, batch.buried, max(seen, done.seen))
+                    if batch.key:
+                        keys.keep(connection, batch.key, said, done)
+                    if batch.buried:
+                        letters.keep(connection, batch.buried, max(seen, done.seen))
                     if batch.settled is not None:
                         letters.settle(connection, batch.settled, max(seen, done.seen))
                 answers.append(done)
             if state.last > before.last:
-                state = replace(state, indexed=self._settled(connection, state, source))
+                settled = self._identities.settle(connection) if source.unique else None
+                if settled is not None:
+                    state = replace(state, indexed=settled)
                 _store(connection, state)
-            _keep_offsets(connection, offsets)
+            if offsets:
+                _keep_offsets(connection, offsets)
         if state.last > before.last:
             self._database.acknowledge(state.last)
         return answers
-
-    def _settled(self, connection: sqlite3.Connection, state: State, source: Source) -> int:
-        settled = self._identities.settle(connection) if source.unique else None
-        return state.indexed if settled is None else settled
 
     def _take(
         self,
         connection: sqlite3.Connection,
         state: State,
         source: Source,
-        rows: _Rows | Few,
+        rows: _Rows | _FewRows,
         seen: int,
     ) -> tuple[State, Appended]:
         """Store the rows that are new; gives where the log stands then."""
-        if isinstance(rows, Few):
+        if isinstance(rows, _FewRows):
             known = [each for each in rows.identities or () if each]
             if len(set(known)) == len(known):
                 return self._take_few(connection, state, rows, seen)
-            rows = _hashed(source, rows.batch)
+            rows = _hashed(source, rows.rows.batch)
         batch, contents, identities = rows
         n = batch.num_rows
         accepted, corrects, cuts = np.ones(n, np.bool_), np.zeros(n, np.bool_), [0]
         if identities is not None:
             self._identities.refresh(connection, state)
-            accepted, corrects, cuts = self._told_apart(identities, contents)
+            accepted, corrects, cuts = told_apart(
+                self._identities.find(identities), identities, contents
+            )
             if not accepted.all():
                 batch = batch.filter(pa.array(accepted))
                 contents, corrects = contents[accepted], corrects[accepted]
@@ -126,10 +129,12 @@ class SourceLog:
         moment = max(seen, state.seen + 1)
         for moment, (begin, end) in enumerate(itertools.pairwise([*cuts, taken]), moment):  # noqa: B020
             moments[begin:end] = moment
-            part = batch.slice(begin, end - begin)
-            batches.write(connection, first + begin, moment, schema, part, corrects[begin:end])
+            part = slice(begin, end)
+            added = None if identities is None else entries(identities[part], contents[part])
+            rows_ = batch.slice(begin, end - begin)
+            batches.write(connection, first + begin, moment, schema, rows_, corrects[part], added)
         if identities is not None:
-            self._identities.add(connection, first, identities.tolist(), contents.tolist())
+            self._identities.add(first, identities.tolist(), contents.tolist())
         positions = np.arange(first, first + taken, dtype=np.int64)
         content = _summed(state.content, _content(contents, positions, moments))
         now = replace(state, last=state.last + taken, seen=moment, content=content)
@@ -142,74 +147,38 @@ class SourceLog:
         self,
         connection: sqlite3.Connection,
         state: State,
-        rows: Few,
+        given: _FewRows,
         seen: int,
     ) -> tuple[State, Appended]:
         """`_take` of rows of which no two are versions of one event, without arrays."""
+        rows, contents, identities = given
         n, accepts, corrects = len(rows), [True] * len(rows), [False] * len(rows)
-        identities = rows.identities
         if identities is not None:
             self._identities.refresh(connection, state)
-            for i, (identity, content) in enumerate(zip(identities, rows.contents, strict=True)):
+            for i, (identity, content) in enumerate(zip(identities, contents, strict=True)):
                 newest = self._identities.content_of(identity) if identity else None
                 corrects[i] = newest is not None and newest != content
                 accepts[i] = newest != content
             if not all(accepts):
-                rows = rows.only(accepts)
-                identities, corrects = rows.identities, list(compress(corrects, accepts))
+                rows, corrects = rows.only(accepts), list(compress(corrects, accepts))
+                contents = list(compress(contents, accepts))
+                identities = list(compress(identities, accepts))
         first, taken = state.last + 1, len(rows)
         if not taken:
             return state, Appended(first, state.last, 0, n, state.seen, accepts=accepts)
         moment = max(seen, state.seen + 1)
         schema = self._schemas.number(connection, rows.plain.source)
-        batches.write(connection, first, moment, schema, rows.batch, corrects)
+        added = None if identities is None else entries(identities, contents)
+        batches.write(connection, first, moment, schema, rows, corrects, added)
         if identities is not None:
-            self._identities.add(connection, first, identities, rows.contents)
+            self._identities.add(first, identities, contents)
         content = state.content
-        for position, each in enumerate(rows.contents, first):
+        for position, each in enumerate(contents, first):
             content += spread_one(each ^ (spread_one(position) + moment))
         last = state.last + taken
         now = State(last, moment, signed(content), state.dropped, state.indexed)
         kept = Taken(rows, first, [moment] * taken, corrects, identities)
         return now, Appended(first, last, taken, n - taken, moment, accepts=accepts, taken=kept)
-
-    def _told_apart(self, identities: Words, contents: Words) -> _Told:
-        """Tell events that are new, corrected and only delivered again."""
-        found = self._identities.find(identities)
-        there = found.positions > 0
-        accepted = ~(there & (found.contents == contents))
-        corrects = there & accepted
-        if len(identities) == 1:
-            return _Told(accepted, corrects, [0])
-        ordered = np.sort(identities[identities != 0])
-        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-        if not len(repeated):
-            return _Told(accepted, corrects, [0])
-        # Of what occurs several times, each row is compared with the one before it, and two
-        # versions of one event are not seen at one moment.
-        again = np.flatnonzero(np.isin(identities, repeated)).tolist()
-        newest: dict[int, int] = {}
-        taken_at: dict[int, int] = {}
-        cuts = [0]
-        # If the last version that a batch has of an event is the newest one already, this is the
-        # batch delivered again: what led to it then is not to be gone through once more.
-        last = {int(identities[i]): i for i in again}
-        through = {identity for identity, i in last.items() if there[i] and not corrects[i]}
-        for i in again:
-            identity, content = int(identities[i]), int(contents[i])
-            if identity in through:
-                accepted[i] = corrects[i] = False
-                continue
-            if identity not in newest and there[i]:
-                newest[identity] = int(found.contents[i])
-            corrects[i] = identity in newest and newest[identity] != content
-            accepted[i] = identity not in newest or bool(corrects[i])
-            if accepted[i]:
-                if taken_at.get(identity, -1) >= cuts[-1]:
-                    cuts.append(i)
-                newest[identity], taken_at[identity] = content, i
-        before = np.cumsum(accepted) - accepted  # how many rows are taken before each one
-        return _Told(accepted, corrects, [int(before[cut]) for cut in cuts])
 
     def read(self, source: Source, after: int, most: int) -> pa.Table:
         """Events after a position."""
@@ -229,7 +198,7 @@ class SourceLog:
             reader = batches.Reader(self._database, schemas, wanted)
             begin = connection.execute("SELECT max(first) FROM batches WHERE first <= ?", (low,))
             for row in connection.execute(
-                "SELECT * FROM batches WHERE first >= ? AND first < ? ORDER BY first",
+                f"{STORED} WHERE first >= ? AND first < ? ORDER BY first",
                 (begin.fetchone()[0] or 0, high),
             ):
                 reader.add(row)
@@ -385,12 +354,12 @@ class SourceLog:
                 )
 
 
-def _prepared(source: Source, rows: pa.Table | Few) -> _Rows | Few:
+def _prepared(source: Source, rows: pa.Table | Few) -> _Rows | _FewRows:
     """Rows as they are stored, once they are seen to be the source's."""
     if not isinstance(rows, Few):
         return _hashed(source, batches.checked(source, rows))
     if rows.plain.source.columns == source.columns and rows.plain.source.unique == source.unique:
-        return rows
+        return _FewRows(rows, *rows.hashes())
     table = cast("Any", pa.Table).from_batches([rows.batch])
     return _hashed(source, batches.checked(source, table))
 
