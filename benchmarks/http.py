@@ -1,13 +1,16 @@
-"""Reading vectors over HTTP: 50 windowed features of 5 views, for 1 entity and for 100, from LMDB.
+"""Reading vectors over HTTP: 50 windowed features of 5 views, for 1 entity and for 100.
+
+From LMDB, or with `--redis` from a `redis-server` that is started for it.
 
 One worker with API keys, a limit of their rate and the serving log is asked in turns with one that
 keeps no log, and with the floor: the same server with an answer that is always the same bytes.
 
 `wrk` (a Debian package) asks over 1 and 16 connections as fast as it is answered.  `CPU` is what
 the worker spends on a request; requests a second and the quantiles depend on what else the machine
-does.  Then requests arrive at a fixed rate (`--rate`, well below what the worker can), for long
-enough that the log is written meanwhile; what the log costs is the median of the differences of
-neighbours.
+does.  Then requests arrive at a fixed rate (`--rate`, well below what a worker can) at the server
+with the log and the one without at the same time, in turns, for long enough that the log is written
+many times: what else the machine does at a moment, all feel.  What the log costs is the difference
+of their quantiles; that of two servers without the log says what such a difference is worth.
 """
 
 from __future__ import annotations
@@ -21,14 +24,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from benchmarks import harness
-from benchmarks.online import AT, ENTITIES, VIEWS, view, write
-from benchmarks.peers.arrivals import arrive
+from benchmarks.online import AT, ENTITIES, VIEWS, own_redis, view, write
+from benchmarks.peers.arrivals import arrive, arrive_at_all
+from numpy.typing import NDArray
 
 import tidemark as tm
 from tidemark.define import lower
@@ -69,6 +74,11 @@ request = function()
 end
 """
 
+
+BLOCK = 10
+"""Seconds: in that time the log is written once."""
+
+TITLES = f"{'p50 us':>9}{'p99 us':>9}{'CPU us':>9}"
 
 PATH = "/v1/services/everything/online"
 MOMENT = AT.isoformat().replace("+00:00", "Z")
@@ -117,11 +127,11 @@ def load(process: int, address: str, script: Path, connections: int, seconds: in
     return per_second, p50, p99, spent / count * 1e6
 
 
-def prepare(folder: Path) -> str:
+def prepare(folder: Path, online: str = "lmdb://online") -> str:
     """Write history, and the state of one service with every feature; gives a key that reads it."""
     for number in range(VIEWS):
         write(folder / f"{number}.parquet", number)
-    (folder / "tidemark.toml").write_text('name = "bench"\nonline = "lmdb://online"\n')
+    (folder / "tidemark.toml").write_text(f'name = "bench"\nonline = "{online}"\n')
     views = [view(number, folder / f"{number}.parquet") for number in range(VIEWS)]
     outputs = tuple(
         Output(f"{each.name}_{feature.name}", Reference("feature", feature.name, each.name))
@@ -134,9 +144,9 @@ def prepare(folder: Path) -> str:
         return store.registry.keys.create("benchmark", rate=1e6).secret
 
 
-def run(folder: Path, options: argparse.Namespace) -> None:
+def run(folder: Path, online: str, options: argparse.Namespace) -> None:
     """Ask all servers in turns."""
-    secret = prepare(folder)
+    secret = prepare(folder, online)
     serve = ["-m", "tidemark", "serve", "--project", str(folder), "--port", "0", "--json"]
     for keys in (1, 100):
         script = SCRIPT % {"keys": keys, "entities": ENTITIES, "at": MOMENT}
@@ -144,13 +154,16 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     with (
         serving(serve) as logging,
         serving(serve, TIDEMARK_SERVING_LOG="") as silent,
+        serving(serve, TIDEMARK_SERVING_LOG="") as another,
         serving(["-c", FLOOR, "5000"]) as floor,
     ):
         servers = {"with the log": logging, "without": silent}
-        for _, address in servers.values():  # until it answers
+        three = {**servers, "without, another server": another}
+        for _, address in three.values():  # until it answers
             arrive(address + PATH, body, 20, 1, authorization=secret)
-        closed(folder, servers, floor, options)
-        arriving(servers, secret, options)
+        if options.rounds:
+            closed(folder, servers, floor, options)
+        arriving(three, secret, options)
 
 
 def closed(
@@ -168,32 +181,43 @@ def closed(
             name = f"static answer of 5 kB, {connections} connections"
             done = load(*floor, folder / "1.lua", connections, options.seconds)
             jobs.setdefault(name, []).append(done)
-    print(f"{'':40}{'requests/s':>11}{'p50 us':>9}{'p99 us':>9}{'CPU us':>9}")
+    print(f"{'':40}{'requests/s':>11}{TITLES}")
     for name, found in jobs.items():
         per_second, p50, p99, cpu = (median(column) for column in zip(*found, strict=True))
         print(f"{name:40}{per_second:11,.0f}{p50:9,.0f}{p99:9,.0f}{cpu:9.0f}")
 
 
 def arriving(servers: Servers, secret: str, options: argparse.Namespace) -> None:
-    """At a fixed rate: what the log adds to the quantiles, in pairs of which each begins once."""
-    found: dict[str, list[list[float]]] = {name: [] for name in servers}
-    for number in range(options.pairs):
-        for name in (list(servers), list(reversed(servers)))[number % 2]:
-            process, address = servers[name]
-            before = cpu_seconds(process)
-            done = arrive(address + PATH, body, options.rate, options.window, authorization=secret)
-            assert not done.refused, done.refused
-            cpu = (cpu_seconds(process) - before) / len(done.clock) * 1e6
-            found[name].append([done.quantile(0.5), done.quantile(0.99), cpu])
-    print(f"\n{f'{options.rate:,} requests a second':40}{'p50 us':>9}{'p99 us':>9}{'CPU us':>9}")
-    for name, rounds in found.items():
-        cells = (f"{median(column):9,.0f}" for column in zip(*rounds, strict=True))
-        print(f"{f'1 x 50, {name}':40}{''.join(cells)}")
-    pairs = zip(*found.values(), strict=True)
-    costs = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
-    cells = (f"{median(column):9,.0f}" for column in zip(*costs, strict=True))
-    print(f"{'the log, median of the differences':40}{''.join(cells)}")
-    print("of p99, each pair:", ", ".join(f"{cost[1]:,.0f}" for cost in costs))
+    """At a fixed rate: what the log adds to the quantiles of servers that are asked in turns."""
+    before = [cpu_seconds(process) for process, _ in servers.values()]
+    urls = [address + PATH for _, address in servers.values()]
+    found = arrive_at_all(urls, body, options.rate, options.window, authorization=secret)
+    assert not any(each.refused for each in found)
+    print(f"\n{f'{options.rate:,} requests a second each':40}{TITLES}")
+    for (name, (process, _)), each, spent in zip(servers.items(), found, before, strict=True):
+        cpu = (cpu_seconds(process) - spent) / len(each.clock) * 1e6
+        p50, p99 = each.quantile(0.5), each.quantile(0.99)
+        print(f"{f'1 x 50, {name}':40}{p50:9,.0f}{p99:9,.0f}{cpu:9.0f}")
+    logging, silent, another = (
+        np.array(each.clock).reshape(-1, options.rate * BLOCK) for each in found
+    )
+    for q in (0.5, 0.99):
+        low, high = interval(logging, silent, q)
+        print(f"the log adds to p{q * 100:.0f}, us, in 95 of 100 cases: {low:,.0f} to {high:,.0f}")
+        low, high = interval(another, silent, q)
+        print(f"{'another server alike:':>48} {low:,.0f} to {high:,.0f}")
+
+
+def interval(one: NDArray[np.float64], other: NDArray[np.float64], q: float) -> tuple[float, float]:
+    """Between what the difference of two quantiles lies, were other blocks drawn of those seen.
+
+    Blocks of the same time are drawn together: what else the machine did then is in both.
+    """
+    random = np.random.default_rng(0)
+    drawn = (random.integers(0, len(one), len(one)) for _ in range(300))
+    costs = [np.quantile(one[rows], q) - np.quantile(other[rows], q) for rows in drawn]
+    low, high = np.quantile(costs, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def body(number: int) -> bytes:
@@ -206,9 +230,11 @@ if __name__ == "__main__":
         raise SystemExit("wrk is not installed: apt-get install wrk")
     parser = harness.arguments(__doc__ or "")
     parser.add_argument("--seconds", type=int, default=2, help="of each load by wrk")
-    parser.add_argument("--rate", type=int, default=1_000)
-    parser.add_argument("--window", type=int, default=11, help="seconds of arrivals")
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--rate", type=int, default=500, help="of arrivals, for each server")
+    parser.add_argument("--window", type=int, default=200, help="seconds of arrivals")
+    parser.add_argument("--redis", action="store_true", help="serve from Redis, not LMDB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        run(Path(temporary), options)
+        folder = Path(temporary)
+        with own_redis(folder) if options.redis else nullcontext("lmdb://online") as online:
+            run(folder, online, options)

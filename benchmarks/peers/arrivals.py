@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 CONNECTIONS = 64
@@ -18,8 +18,12 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Microseconds from due to answered of each request, and how many were refused."""
+    """Of each request when it was due (seconds from the first), and microseconds until answered.
 
+    And how many were refused.
+    """
+
+    due: list[float]
     clock: list[float]
     refused: int
 
@@ -32,18 +36,45 @@ def arrive(
     url: str, body: Callable[[int], bytes], rate: float, seconds: float, *, authorization: str = ""
 ) -> Arrivals:
     """Post `body(i)` to a URL at a rate, over as many connections as are needed at a time."""
-    return asyncio.run(_arrive(url, body, rate, int(rate * seconds), authorization))
+    return arrive_at_all([url], body, rate, seconds, authorization=authorization)[0]
+
+
+def arrive_at_all(
+    urls: Sequence[str],
+    body: Callable[[int], bytes],
+    rate: float,
+    seconds: float,
+    *,
+    authorization: str = "",
+) -> list[Arrivals]:
+    """As `arrive`, at several URLs at the same time, each at that rate; they take turns."""
+
+    async def all_of_them() -> list[Arrivals]:
+        start = time.perf_counter() + 0.05
+        count = int(rate * seconds)
+        return await asyncio.gather(
+            *(
+                _arrive(url, body, rate, count, authorization, start + place / len(urls) / rate)
+                for place, url in enumerate(urls)
+            )
+        )
+
+    return asyncio.run(all_of_them())
 
 
 async def _arrive(
-    url: str, body: Callable[[int], bytes], rate: float, count: int, authorization: str
+    url: str,
+    body: Callable[[int], bytes],
+    rate: float,
+    count: int,
+    authorization: str,
+    start: float,
 ) -> Arrivals:
     parts = urlsplit(url)
     key = b"authorization: Bearer %s\r\n" % authorization.encode() if authorization else b""
-    clock: list[float] = []
+    found = Arrivals([0.0] * count, [0.0] * count, 0)
     refused = 0
     numbers = iter(range(count))
-    start = time.perf_counter() + 0.05
 
     async def ask() -> None:
         nonlocal refused
@@ -59,12 +90,13 @@ async def _arrive(
                 % (parts.path.encode(), parts.netloc.encode(), key, len(content), content)
             )
             status = await _answered(reader)
-            clock.append((time.perf_counter() - due) * 1e6)
+            found.due[number] = number / rate
+            found.clock[number] = (time.perf_counter() - due) * 1e6
             refused += status != 200
         writer.close()
 
     await asyncio.gather(*(ask() for _ in range(min(CONNECTIONS, count))))
-    return Arrivals(clock, refused)
+    return replace(found, refused=refused)
 
 
 async def _answered(reader: asyncio.StreamReader) -> int:
