@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -10,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.spec.http_server import Direct, serving  # skips where the extra is not installed
+from tests.spec.http_server import Direct, living, serving  # skips where the extra is not installed
 from tests.spec.served import make_project
 
 import tidemark as tm
@@ -309,6 +311,38 @@ class TestHowOften:
         service = Service(store, Limits(rate=1))
         service.access.refresh()
         assert [Direct(service).ask("POST", FRAUD, KEYS)[0] for _ in range(5)] == [200] * 5
+
+
+class TestFollowing:
+    def test_a_revision_that_is_long_prepared_holds_up_no_key(
+        self, store: tm.Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Keys are followed meanwhile: one that is revoked ends, and the others are believed."""
+        prepare, begun, go_on = store.readers.refresh, threading.Event(), threading.Event()
+        again = threading.Event()
+
+        def slowly() -> None:
+            prepare()
+            if again.is_set():
+                begun.set()
+                assert go_on.wait(60)
+            again.set()
+
+        made = store.registry.keys.create("app", ["read"])
+        header = {"Authorization": f"Bearer {made.secret}"}
+
+        async def ask() -> None:
+            async with living(Service(store, Limits())) as served:
+                assert await asyncio.to_thread(begun.wait, 60)
+                assert (await served.asked("POST", FRAUD, KEYS, **header))[0] == 200
+                store.registry.keys.revoke("app")
+                while (await served.asked("POST", FRAUD, KEYS, **header))[0] != 401:
+                    await asyncio.to_thread(time.sleep, 0.01)
+                assert not go_on.is_set()
+                go_on.set()
+
+        monkeypatch.setattr(store.readers, "refresh", slowly)
+        asyncio.run(asyncio.wait_for(ask(), 60))
 
 
 class TestWorkers:

@@ -20,9 +20,9 @@ _log = logging.getLogger("tidemark.http")
 
 
 class Following:
-    """Calls functions that read the registry, again and again, until it is stopped."""
+    """Calls a function that reads the registry, again and again, until it is stopped."""
 
-    def __init__(self, *refresh: Callable[[], object], every: float = REFRESH_SECONDS) -> None:
+    def __init__(self, refresh: Callable[[], object], every: float = REFRESH_SECONDS) -> None:
         self._refresh, self._every = refresh, every
         self._stopped = threading.Event()
 
@@ -38,8 +38,7 @@ class Following:
         failing = False
         while not self._stopped.wait(self._every):
             try:
-                for refresh in self._refresh:
-                    refresh()
+                self._refresh()
             except Exception as error:  # noqa: BLE001  # to be asked again is all that can be done
                 if not failing and not self._stopped.is_set():
                     foreseen = isinstance(error, TidemarkError)

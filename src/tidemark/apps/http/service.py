@@ -260,15 +260,19 @@ class Service:
         await receive()
         if isinstance(self._online, Remote):
             self._waiting = self._online.waiting()
-        with suppress(TidemarkError):  # until keys can be read, nobody is answered
-            self.access.refresh()
-            self.store.readers.refresh()
-        following = Following(self.access.refresh, self.store.readers.refresh)
-        following.start()
-        watching = Following(self._standing.refresh, every=standing.REFRESH_SECONDS)
-        watching.start()
-        recovering = Following(self.store.recovery.watch)
-        recovering.start()
+        for refresh in (self.store.readers.refresh, self.access.refresh):
+            with suppress(TidemarkError):  # until keys can be read, nobody is answered
+                refresh()
+        # Each has a thread: keys are believed for seconds only, and to prepare a revision may take
+        # longer, as when the online store is silent or something has to be compiled.
+        following = [
+            Following(self.access.refresh),
+            Following(self.store.readers.refresh),
+            Following(self._standing.refresh, every=standing.REFRESH_SECONDS),
+            Following(self.store.recovery.watch),
+        ]
+        for each in following:
+            each.start()
         with suppress(TidemarkError):  # the next push says what is in the way
             await asyncio.to_thread(self.store.events.catch_up)
             await asyncio.to_thread(self._standing.refresh)
@@ -278,9 +282,8 @@ class Service:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         settling.cancel()
-        following.stop()
-        watching.stop()
-        recovering.stop()
+        for each in following:
+            each.stop()
         self.store.readers.expire()
         if self._waiting is not None:
             await self._waiting.close()
