@@ -32,6 +32,8 @@ Words = NDArray[np.int64]
 _FILE = "recorded"
 """Sorted 64-bit words, and a last one that is their checksum."""
 
+_NONE = np.empty(0, np.int64)
+
 
 class Recorded:
     """The identities (`identity_words`) that history holds, source by source."""
@@ -62,18 +64,12 @@ class Recorded:
 
     def among(self, name: str, identities: Words) -> NDArray[np.bool_]:
         """Which identities are noted; a 0 is none."""
-        known = self._known(name)
-        if not len(known):
-            return np.zeros(len(identities), np.bool_)
-        places = np.minimum(np.searchsorted(known, identities), len(known) - 1)
-        found: NDArray[np.bool_] = (known[places] == identities) & (identities != 0)
-        return found
+        return _among(self._known(name), identities)
 
     def any_of(self, name: str, identities: Words | Sequence[int]) -> bool:
         """Whether one of a few identities is noted."""
-        if not len(self._known(name)):
-            return False
-        return bool(self.among(name, np.asarray(identities, np.int64)).any())
+        known = self._known(name)
+        return len(known) > 0 and bool(_among(known, np.asarray(identities, np.int64)).any())
 
     def _place(self, name: str) -> Path:
         if name not in self._places:
@@ -82,14 +78,22 @@ class Recorded:
 
     def _known(self, name: str) -> Words:
         place = self._place(name)
-        try:
-            status = os.stat(place)  # noqa: PTH116 - a path makes its text anew each time
-        except (FileNotFoundError, NotADirectoryError):
-            return np.empty(0, np.int64)
+        # Asked at every push: an error that is raised, or the text of a path, would take longer.
+        if not os.access(place, os.F_OK):
+            return _NONE
+        status = os.stat(place)  # noqa: PTH116
         stamp = status.st_mtime_ns, status.st_ino
         if self._open.get(name, (None,))[0] != stamp:
             self._open[name] = stamp, _read(place, name)
         return self._open[name][1]
+
+
+def _among(known: Words, identities: Words) -> NDArray[np.bool_]:
+    if not len(known):
+        return np.zeros(len(identities), np.bool_)
+    places = np.minimum(np.searchsorted(known, identities), len(known) - 1)
+    found: NDArray[np.bool_] = (known[places] == identities) & (identities != 0)
+    return found
 
 
 def _read(place: Path, name: str) -> Words:

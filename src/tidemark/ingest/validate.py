@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Literal, cast
 
 import msgspec
@@ -34,7 +33,6 @@ _ROW = "(row)"
 _SHOWN = 60
 """Characters of a bad value that are told."""
 
-Take = tuple[str, "attrgetter[Any]"]
 Unknown = Literal["refuse", "ignore"]
 
 
@@ -193,8 +191,8 @@ def _suggestion(name: str, declared: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _decoders(source: Source, strict: bool) -> tuple[Any, Any, tuple[Take, ...]]:
-    """What reads JSON of events (an array, lines), and what takes a column out of them."""
+def _decoders(source: Source, strict: bool) -> tuple[Any, Any, tuple[str, ...]]:
+    """What reads JSON of events (an array, lines), and the names of what these are made of."""
     fields = [(f"c{i}", Any, None) for i in range(len(source.columns))]
     renamed = {f"c{i}": each.name for i, each in enumerate(source.columns)}
     event = msgspec.defstruct(
@@ -202,8 +200,7 @@ def _decoders(source: Source, strict: bool) -> tuple[Any, Any, tuple[Take, ...]]
     )
     of_list: Any = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]
     of_one: Any = msgspec.json.Decoder(event)
-    taking = tuple((each.name, attrgetter(f"c{i}")) for i, each in enumerate(source.columns))
-    return of_list.decode, of_one.decode_lines, taking
+    return of_list.decode, of_one.decode_lines, tuple(each.name for each in source.columns)
 
 
 @dataclass(frozen=True)
@@ -293,12 +290,13 @@ class _Reader:
     def _json(self, text: bytes) -> _Given:
         """JSON that is as declared is read at once; any other is looked at row by row."""
         stripped = text.strip()
-        of_list, of_lines, taking = _decoders(self.source, self.strict)
+        of_list, of_lines, names = _decoders(self.source, self.strict)
         try:
             events = of_list(stripped) if stripped.startswith(b"[") else of_lines(stripped)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self._odd_json(stripped)
-        columns: dict[str, Any] = {name: list(map(take, events)) for name, take in taking}
+        values = map(list, zip(*map(msgspec.structs.astuple, events), strict=True))
+        columns: dict[str, Any] = dict(zip(names, values, strict=bool(events)))
         return _Given(len(events), columns, lambda row: events[row], json=True)
 
     def _odd_json(self, text: bytes) -> _Given:
