@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -31,6 +32,7 @@ from tidemark.apps.cli import main
 from tidemark.monitor import audit as auditing, audit_differences
 
 OLD = (START - HOUR).timestamp()
+MICROSECOND = timedelta(microseconds=1)
 
 
 @pytest.fixture
@@ -228,14 +230,93 @@ def test_several_events_of_one_entity_come_apart(shop):
     assert found.causes.keys() == {"lost event"}
 
 
+def twice(rows: list[dict], payment: str) -> list[dict]:
+    return [
+        *rows,
+        next(each for each in rows if each["payment_id"] == payment) | {"payment_id": "x"},
+    ]
+
+
+PLANTED = {
+    "changed definition": lambda rows: [each | {"settled": True} for each in rows],
+    "shifted zone": lambda rows: moved(rows, 2),
+    "off-by-one bound": lambda rows: [each | {"at": each["at"] + MICROSECOND} for each in rows],
+    "lost event": lambda rows: [each for each in rows if each["payment_id"] != "bob-20"],
+    "duplicated event": lambda rows: twice(rows, "eve-22"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(PLANTED, 2)))
+def test_two_faults_at_once_are_told(shop, one, other):
+    """Of a view, of an event, or of both; a value that shows one of them has that cause."""
+    served_by_another(shop, PLANTED[other](PLANTED[one](payments())))
+    shop.serve(5, 5.2, 14, 19.2, 24, 26, 30.2, 33)
+    found = shop.audit()
+    both = " and ".join(sorted((one, other)) if {one, other} <= OF_A_VIEW else (one, other))
+    alone = {"lost event", "duplicated event"} == {one, other}  # of two entities
+    assert found.causes.keys() <= {one, other, both}
+    assert (both in found.causes) != alone
+    assert found.differing == sum(found.causes.values()) > 8
+
+
+OF_A_VIEW = {"changed definition", "shifted zone", "off-by-one bound"}
+
+
+def test_two_events_that_no_row_has_apart(shop):
+    """One is lost and one is there twice, of one entity and at every moment that was served."""
+    served_by_another(shop, twice(without("bob-20"), "bob-22"))
+    shop.serve(24, 26)
+    found = shop.audit()
+    assert counted(found, "paying:paid@1") == {"duplicated event and lost event": 2}
+    told = next(each for each in found.first if each.feature == "paying:paid@1")
+    assert "counted twice: the event payment_id='bob-22'" in told.detail
+    assert "not counted: the event payment_id='bob-20'" in told.detail
+
+
+def test_an_event_is_found_among_thousands(shop):
+    """By what it adds to a sum: it is not among the newest hundred."""
+    shop.define(features().replace('where=Payment.settled, over="12h"', 'over="60d"'))
+    begins = START - timedelta(days=20)
+    amounts = np.random.default_rng(7).random(3_000).tolist()
+    many = [
+        {
+            "payment_id": f"p{n}",
+            "user_id": "bob",
+            "amount": amounts[n],
+            "settled": True,
+            "at": begins + timedelta(minutes=n),
+        }
+        for n in range(3_000)
+    ]
+    write(shop.folder, [each for each in many if each["payment_id"] not in {"p40", "p1400"}])
+    shop.apply()
+    write(shop.folder, many)
+    os.utime(shop.folder / "payments.parquet", (OLD, OLD))
+    shop.serve(24)
+    found = shop.audit()
+    assert counted(found, "paying:paid@1") == {"lost event": 1}
+    told = next(each for each in found.first if each.feature == "paying:paid@1")
+    assert "payment_id='p40'" in told.detail
+    assert "payment_id='p1400'" in told.detail
+
+
+def test_what_nothing_explains_is_counted_as_such(shop):
+    """Three events that no row has apart are more than is tried."""
+    served_by_another(shop, without("bob-20", "bob-21", "bob-22"))
+    shop.serve(24)
+    found = shop.audit()
+    assert found.causes == {"unexplained": found.differing}
+    assert "unexplained" in str(found)
+
+
 def test_where_several_events_explain_as_much_that_is_said(shop):
-    """A count tells that one event is there twice, and not which."""
+    """A count tells that one event is there twice, a sum that it is none of the settled ones."""
     twice = next(each for each in payments() if each["payment_id"] == "ada-21")
     served_by_another(shop, [*payments(), twice | {"payment_id": "again", "settled": False}])
     shop.serve(24)
     found = shop.audit()
     assert counted(found, "paying:payments@1") == {"duplicated event": 1}
-    assert "or another of 12 that explain as much" in found.first[0].detail
+    assert "or another of 4 that explain as much" in found.first[0].detail
 
 
 def test_every_difference_is_counted_under_a_cause(shop):

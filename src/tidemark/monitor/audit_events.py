@@ -51,8 +51,8 @@ _MICROS = pa.timestamp("us", "UTC")
 class Case(NamedTuple):
     """Events of an entity: those known by two moments, of history and of the log, or all (None).
 
-    Without the events at some places, and with those at others twice.  All are moved by
-    `shift`.
+    Without the events at some places, and with those at others twice; or `only` one of them.  All
+    are moved by `shift`.
     """
 
     entity: int
@@ -60,6 +60,7 @@ class Case(NamedTuple):
     known: tuple[int, int] | None = None
     without: frozenset[int] = frozenset()
     twice: frozenset[int] = frozenset()
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,14 @@ class Entities:
         places: NDArray[np.int64] = own.start + np.flatnonzero(then)
         return places
 
+    def versions(self, row: int) -> bool:
+        """Whether some event of the entity of a row has several versions."""
+        if not self.source.unique:
+            return False
+        own = self.events(row)
+        some = self.table.slice(own.start, own.stop - own.start).select(list(self.source.unique))
+        return len(some.group_by(some.column_names).aggregate([])) < len(some)
+
     def lagging(self, row: int, entity_case: Case) -> Case:
         """A case as the online state had it that served a row."""
         history, log = self.known[row].tolist()
@@ -156,6 +165,8 @@ class Entities:
 
     def places(self, case: Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The events of a case, and which of them are copies."""
+        if case.only is not None:
+            return np.array([case.only], np.int64), np.zeros(1, np.int64)
         first, end = self.starts[case.entity : case.entity + 2].tolist()
         own: NDArray[np.int64] = np.arange(first, end, dtype=np.int64)
         if case.known is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -80,13 +80,14 @@ class Reading(NamedTuple):
 class Fault(NamedTuple):
     """An error of a whole view: its cause, and how features are computed if it is made.
 
-    From events that are moved by `shift`.
+    From events that are moved by `shift`.  One that is two at once has them as `parts`.
     """
 
     cause: str
     detail: str
     reading: Reading
     shift: Shift = UNMOVED
+    parts: tuple[Fault, ...] = ()
 
 
 def faults(view: FeatureView, zone: str) -> Iterator[Fault]:
@@ -96,14 +97,43 @@ def faults(view: FeatureView, zone: str) -> Iterator[Fault]:
     """
     yield from _other_bounds(view)
     yield from _other_filters(view)
-    zones = list(dict.fromkeys([*filter(None, [zone]), *_ZONES]))
+    yield from _shifts(view, zone)
+    yield from _other_calendars(view, zone, (f"Etc/GMT{k:+d}" for k in range(-14, 13) if k))
+
+
+def pairs(view: FeatureView, zone: str) -> Iterator[Fault]:
+    """Two faults of different kinds at once: a bound, a filter, a zone."""
+    filters = list(_other_filters(view))
+    zones = [*_shifts(view, zone), *_other_calendars(view, zone, ())]
+    for bound in _other_bounds(view):
+        yield from map(partial(_together, bound), filters, _other_filters(bound.reading.view))
+    for first in (*_other_bounds(view), *filters):
+        of = first.reading.view
+        both = [*_shifts(of, zone), *_other_calendars(of, zone, ())]
+        yield from map(partial(_together, first), zones, both)
+
+
+def _together(first: Fault, second: Fault, both: Fault) -> Fault:
+    """Two faults as one; `both` is the second one of a view that has the first."""
+    detail = f"{first.detail}, and {second.detail}"
+    cause = " and ".join(sorted((first.cause, second.cause)))
+    return both._replace(cause=cause, detail=detail, parts=(first, second))
+
+
+def _shifts(view: FeatureView, zone: str) -> Iterator[Fault]:
     shifts = [Shift(each) for each in _SHIFTS]
-    shifts += [Shift(sign, each) for each in zones for sign in (1, -1)]
+    shifts += [Shift(sign, each) for each in _zones(zone) for sign in (1, -1)]
     for shift in shifts:
         yield Fault("shifted zone", f"it is served as if {shift}", Reading(view), shift)
+
+
+def _zones(zone: str) -> list[str]:
+    return list(dict.fromkeys([*filter(None, [zone]), *_ZONES]))
+
+
+def _other_calendars(view: FeatureView, zone: str, fixed: Iterable[str]) -> Iterator[Fault]:
     if any(each.aggregate.window.unit is not None for each in view.features):
-        fixed = (f"Etc/GMT{k:+d}" for k in range(-14, 13) if k)
-        for other in ("UTC", *fixed, *zones):
+        for other in ("UTC", *fixed, *_zones(zone)):
             detail = f"it is served as with calendar windows of {other}"
             altered = _with_windows(view, partial(_in_zone, other))
             yield Fault("shifted zone", detail, Reading(altered))

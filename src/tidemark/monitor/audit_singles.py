@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tidemark.monitor.audit_events import Case, Entities
 from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, Shift
 from tidemark.monitor.audit_part import said
+from tidemark.monitor.audit_sums import Suggestion, suggested
 
 if TYPE_CHECKING:
     from tidemark.monitor.audit_view import Work
@@ -74,7 +75,8 @@ class Singles:
             for entity, mine in some.items():
                 if entity in best:
                     self._misses = 0
-                    facts[entity] = best[entity].case
+                    if not best[entity].case.known:
+                        facts[entity] = best[entity].case
                     _apply(work, reading, best[entity]._replace(rows=mine), fault)
                 else:
                     self._misses += 1
@@ -103,21 +105,25 @@ def _best(
     shift: Shift,
 ) -> dict[int, _Hypothesis]:
     """The hypothesis about each entity that explains most of its first rows, if any does."""
+    first = [rows[0] for rows in some.values()]
+    bases = [facts.get(entity, Case(entity, shift)) for entity in some]
+    had = [_had(work.entities, row, case) for row, case in zip(first, bases, strict=True)]
+    told = suggested(work, reading, first, had)
     tried = [
         each
-        for entity, rows in some.items()
+        for entity, case, found in zip(some, bases, told, strict=True)
         for each in _hypotheses(
-            work.entities, Case(entity, shift), rows[:PROBED], facts.get(entity)
+            work.entities, Case(entity, shift), some[entity][:PROBED], case, found
         )
     ]
     if not tried:
         return {}
     rows = np.array([row for each in tried for row in each.rows], np.int64)
     cases = [_had(work.entities, row, each.case) for each in tried for row in each.rows]
-    told = work.explained(rows, cases, reading).sum(axis=0)
+    explained = work.explained(rows, cases, reading).sum(axis=0)
     possible = np.array([work.open_at(row) for row in rows.tolist()])
     starts = np.cumsum([0, *(len(each.rows) for each in tried)])[:-1]
-    scores: list[int] = np.add.reduceat(told, starts).tolist()
+    scores: list[int] = np.add.reduceat(explained, starts).tolist()
     limits: list[int] = np.add.reduceat(possible, starts).tolist()
     best: dict[int, tuple[int, _Hypothesis]] = {}
     for each, score, limit in zip(tried, scores, limits, strict=True):
@@ -133,31 +139,55 @@ def _best(
 
 
 def _apply(work: Work, reading: Reading, found: _Hypothesis, fault: Fault | None) -> None:
-    """Enter all rows of an entity that a hypothesis explains; lag only where it needs to be one."""
-    kinds = ["duplicated event"] * bool(found.case.twice)
-    kinds += ["lost event"] * bool(found.case.without or found.case.known)
-    kinds = kinds if fault is None else [fault.cause, *kinds]
+    """Enter all rows of an entity that a hypothesis explains, or a part of it does.
+
+    Lag only where it needs to be one.
+    """
+    case = found.case
+    parts = [case]
+    if case.twice and case.without:
+        parts = [case._replace(twice=frozenset()), case._replace(without=frozenset()), case]
     rows = np.array(found.rows, np.int64)
-    whole = [found.case] * len(rows)
-    had = [_had(work.entities, row, found.case) for row in found.rows]
-    detail = said(_words(work.entities, found))
-    for lag, cases in (("", whole), ("lag", had)):
-        if not lag or had != whole:
-            cause = " and ".join([*kinds, lag] if lag else kinds)
+    for lagging in (False, True):
+        for part in parts:
+            cases = [_had(work.entities, row, part) for row in found.rows]
+            if not lagging:
+                cases = [part] * len(rows)
+            elif cases == [part] * len(rows):
+                continue
+            kinds = [] if fault is None else [fault.cause]
+            kinds += ["duplicated event"] * bool(part.twice)
+            kinds += ["lost event"] * bool(part.without or part.known)
+            cause = " and ".join([*kinds, "lag"] if lagging else kinds)
+            detail = said(_words(work.entities, found._replace(case=part)))
             work.enter(rows, work.explained(rows, cases, reading), cause, detail)
 
 
 def _hypotheses(
-    entities: Entities, plain: Case, rows: list[int], fact: Case | None
+    entities: Entities,
+    plain: Case,
+    rows: list[int],
+    fact: Case,
+    told: list[Suggestion] | None,
 ) -> Iterator[_Hypothesis]:
+    """What may have become of the events of an entity, beside what is a fact of them already.
+
+    As its sums tell; where they do not, each of the newest is tried.
+    """
     visible = entities.visible(rows[0])
+    if len(visible) > 1:
+        yield _Hypothesis(plain._replace(known=_NOTHING), rows)
+    if told is not None:
+        if fact != plain:
+            yield _Hypothesis(fact, rows)
+        for each in told:
+            without, twice = fact.without | each.without, fact.twice | each.twice
+            yield _Hypothesis(fact._replace(without=without, twice=twice), rows)
+        return
     own = entities.events(rows[0])
     most = min(CANDIDATES, TRIED_EVENTS // (2 * max(1, own.stop - own.start)))
     candidates: list[int] = visible[max(0, len(visible) - most) :].tolist()
-    if len(visible) > 1:
-        yield _Hypothesis(plain._replace(known=_NOTHING), rows)
-    bases = [plain] if fact is None or fact.known else [plain, fact]
-    for base in bases:
+    for base in dict.fromkeys([plain, fact]):
         for event in candidates:
             yield _Hypothesis(base._replace(twice=base.twice | {event}), rows)
         for event in candidates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tidemark.model.graph import Definitions, Feature, FeatureView
 from tidemark.model.window import format_moment
 from tidemark.monitor.audit_differences import differing
 from tidemark.monitor.audit_events import Case, Entities, Trials, written
-from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, faults
+from tidemark.monitor.audit_faults import UNMOVED, Fault, Reading, faults, pairs
 from tidemark.monitor.audit_part import Detail, Part, said
 from tidemark.monitor.audit_singles import Singles
 from tidemark.serve.log.form import Column
@@ -32,6 +32,12 @@ SCREENED = 4
 
 MOST, ENOUGH = 0.75, 8
 """A fault of a whole view explains all values that differ, or such a share of so many."""
+
+SOME = 0.25
+"""Or such a share, so many, and of several entities: others have another cause besides."""
+
+PAIRED_EVENTS = 20_000_000
+"""Events of all trials of two faults at once: of the online states with most that is left."""
 
 
 class OfView:
@@ -74,7 +80,8 @@ class OfView:
             work = self._work(part)
             work.lag()
             work.late()
-            self._faults = work.faults(faults(self._trials.plain.view, self._source.timezone))
+            view, zone = self._trials.plain.view, self._source.timezone
+            self._faults = work.faults(list(faults(view, zone)), list(pairs(view, zone)))
         except TidemarkError:
             return  # that its events cannot be looked at is said with each row
 
@@ -195,6 +202,27 @@ class Work:
         both: NDArray[np.bool_] = told & open_
         return both
 
+    def plain_numbers(self, places: Sequence[int]) -> list[int]:
+        """Those of some features whose values the log has as they are."""
+        return [place for place in places if not self._columns[place].masked]
+
+    def numbers(
+        self,
+        rows: NDArray[np.int64],
+        cases: Sequence[Case],
+        reading: Reading,
+        which: Sequence[int],
+    ) -> NDArray[np.float64]:
+        """The values of some features computed from cases, [features, rows]; of nothing 0."""
+        values = self._trials.values(self.entities, rows, cases, reading)
+        return np.array([_numbers(values[place]) for place in which])
+
+    def served(self, rows: NDArray[np.int64], which: Sequence[int]) -> NDArray[np.float64]:
+        """The values of some features that were served in rows, [features, rows]; of nothing 0."""
+        table, taken = self._part.table, pa.array(rows)
+        names = [self._columns[place].name for place in which]
+        return np.array([_numbers(table[f"value.{name}"].take(taken)) for name in names])
+
     def enter(
         self, rows: NDArray[np.int64], explained: NDArray[np.bool_], cause: str, detail: Detail
     ) -> None:
@@ -236,14 +264,18 @@ class Work:
 
     def fault(self, state: int, fault: Fault) -> None:
         """A fault of the online state that served some rows, and lag or late data on top of it."""
-        rows = self.open_rows(state)
-        cases = [self._whole(row, fault) for row in rows.tolist()]
-        self._attempt(rows, cases, fault.reading, fault.cause, said(fault.detail))
+        for each in (*fault.parts, fault):  # of two faults, one may be all that a feature shows
+            rows = self.open_rows(state)
+            cases = [self._whole(row, each) for row in rows.tolist()]
+            self._attempt(rows, cases, each.reading, each.cause, said(each.detail))
         for more in (self.lag, self.late):
             more(fault, self.open_rows(state))
 
-    def faults(self, tried: Iterable[Fault]) -> dict[int, Fault]:
-        """For each online state the fault that explains what differs of it, and what does not."""
+    def faults(self, alone: Sequence[Fault], two: Sequence[Fault]) -> dict[int, Fault]:
+        """For each online state the fault that explains what differs of it, and what does not.
+
+        Where none explains everything, `two` faults at once may explain more.
+        """
         wrong = self.open_rows()
         if not len(wrong):
             return {}
@@ -253,16 +285,44 @@ class Work:
             int(state): (wrong[self._known[wrong] == state], right[self._known[right] == state])
             for state in np.unique(self._known[wrong])
         }
-        states = list(of_state)
-        screened = [_spread(of_state[state][0], SCREENED) for state in states]
         found: dict[int, tuple[float, Fault]] = {}
+        self._screen(alone, of_state, found)
+        left = {state: of for state, of in of_state.items() if found.get(state, (0.0,))[0] < 1}
+        self._screen(two, self._affordable(left, len(two)), found)
+        return {state: fault for state, (_, fault) in found.items()}
+
+    def _screen(
+        self,
+        tried: Sequence[Fault],
+        of_state: Mapping[int, tuple[NDArray[np.int64], NDArray[np.int64]]],
+        found: dict[int, tuple[float, Fault]],
+    ) -> None:
+        """Try faults with few rows of each state, and those that fit with all."""
+        states = list(of_state)
+        if not states:
+            return
+        screened = [_spread(of_state[state][0], SCREENED) for state in states]
         for reading, several in _by_reading(tried).items():
             shares = self._shares(screened, reading, several)
             for fault, of_fault in zip(several, shares, strict=True):
                 for state, share in zip(states, of_fault, strict=True):
-                    if share >= 0.5:
+                    if share >= SOME:
                         self._judge(state, fault, *of_state[state], found)
-        return {state: fault for state, (_, fault) in found.items()}
+
+    def _affordable(
+        self, of_state: Mapping[int, tuple[NDArray[np.int64], NDArray[np.int64]]], tried: int
+    ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The states with most that is left for which so many faults can be tried."""
+        kept: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        budget = PAIRED_EVENTS
+        for state, (rows, right) in sorted(of_state.items(), key=lambda each: -len(each[1][0])):
+            entities = self.entities.of_row[_spread(rows, SCREENED)]
+            sizes = self.entities.starts[entities + 1] - self.entities.starts[entities]
+            budget -= tried * int(sizes.sum())
+            if budget < 0:
+                break
+            kept[state] = rows, right
+        return kept
 
     def _judge(
         self,
@@ -276,8 +336,14 @@ class Work:
         best = found.get(state, (0.0,))[0]
         if best == 1:
             return
-        ((share,),) = self._shares([rows], fault.reading, [fault])
-        enough = share == 1 or (share >= MOST and self._cells(rows) >= ENOUGH)
+        told = self.explained(
+            rows, [self._whole(row, fault) for row in rows.tolist()], fault.reading
+        )
+        cells = self._cells(rows)
+        share = int(told.sum()) / cells
+        several = len(np.unique(self.entities.of_row[rows[told.any(axis=0)]])) > 1
+        enough = share == 1 or (share >= MOST and cells >= ENOUGH)
+        enough |= share >= SOME and several and int(told.sum()) >= ENOUGH
         if enough and share > best and self._keeps(right, fault):
             found[state] = share, fault
 
@@ -345,6 +411,12 @@ def equal_in_single_precision(
     with np.errstate(over="ignore"):
         equal: NDArray[np.bool_] = one.astype(np.float32) == other.astype(np.float32)
     return equal
+
+
+def _numbers(values: pa.ChunkedArray) -> NDArray[np.float64]:
+    numbers = pc.fill_null(pc.cast(values, pa.float64(), safe=False), 0.0)
+    found: NDArray[np.float64] = numbers.to_numpy()
+    return found
 
 
 def _and(cause: str, fault: Fault | None) -> str:
