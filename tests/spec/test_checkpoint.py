@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from tidemark.errors import StoreUnavailable
 from tidemark.online import environment as environments
-from tidemark.online.checkpoint import CHECKPOINT, DATA, KNOWN
+from tidemark.online.checkpoint import CHECKPOINT, DATA, KNOWN, Checkpoints
 from tidemark.online.environment import Environment
 from tidemark.online.lmdb import LmdbStore
 
@@ -293,3 +294,34 @@ class Failing:
         if self.fails:
             raise lmdb.Error("mdb_env_sync: Input/output error")
         self._env.sync(force)
+
+
+def test_a_store_that_closes_waits_for_the_checkpoint_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread would write to files that are closed, or that are others' by then."""
+    monkeypatch.setattr(environments, "CHECKPOINT_SECONDS", 0)
+    keep, begun, going, ended = Checkpoints.keep, threading.Event(), threading.Event(), []
+
+    def slowly(*args: object) -> None:
+        if threading.current_thread().name == "tidemark-checkpoint":
+            begun.set()
+            going.wait(60)
+        keep(*args)  # pyright: ignore[reportArgumentType]
+        ended.append("checkpoint")
+
+    monkeypatch.setattr(Checkpoints, "keep", slowly)
+    store = LmdbStore(tmp_path)
+    store.put_many([(b"a", b"1")], durable=False)
+    assert begun.wait(60)
+
+    def close() -> None:
+        store.close()
+        ended.append("store")
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    closing.join(0.05)
+    going.set()
+    closing.join()
+    assert ended == ["checkpoint", "checkpoint", "store"]  # the first as it was opened

@@ -71,7 +71,7 @@ class SourceFreshness:
     def __str__(self) -> str:
         happened, accepted = self.event_to_online, self.accepted_to_online
         return (
-            f"  {self.source}: {self.events:,} live events; from event to online p50 "
+            f"  {self.source}: {counted(self.events, 'live event')}; from event to online p50 "
             f"{happened['p50']:g} s, p99 {happened['p99']:g} s; from accepted p99 "
             f"{accepted['p99']:g} s"
         )

@@ -98,7 +98,7 @@ class Environment:
                 self.close()
 
     def finish(self) -> None:
-        """Bring to the disk what is not there yet."""
+        """Bring to the disk what is not there yet, and wait for who is at it."""
         with self._writing:
             if self._pending is not None:
                 try:
@@ -106,6 +106,8 @@ class Environment:
                 except (OSError, lmdb.Error, StoreUnavailable) as error:
                     # Who did not ask for durability can do it again.
                     _log.warning("%s was left without a checkpoint: %s", self.path, error)
+            with self._checkpointing:
+                pass  # a thread that writes still would find its files closed, or those of others
 
     def close(self) -> None:
         """Close everything, whoever may still use it."""
