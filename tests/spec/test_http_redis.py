@@ -37,6 +37,12 @@ def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_ser
 
 
 @pytest.fixture
+def patient(redis: redis_server.RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for a machine that is busy."""
+    monkeypatch.setenv("TIDEMARK_ONLINE", f"{redis.url}?connect_timeout=60&read_timeout=60")
+
+
+@pytest.fixture
 def project(redis: redis_server.RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_project(tmp_path_factory.mktemp("redis"))
 
@@ -46,7 +52,8 @@ def live(project: Path, work: Callable[[Direct], Awaitable[None]], **limits: Any
 
     async def run() -> None:
         with tm.connect(project) as store:
-            async with living(Service(store, Limits(**limits))) as served:
+            service = Service(store, Limits(answer=300.0, **limits))
+            async with living(service) as served:
                 await work(served)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -95,6 +102,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("accept", ["application/json", ARROW])
 def test_what_is_awaited_is_answered_as_in_a_thread(project: Path, accept: str) -> None:
     """The same bytes, for one and many, here and there, and for what cannot be answered."""
@@ -112,6 +120,7 @@ def test_what_is_awaited_is_answered_as_in_a_thread(project: Path, accept: str) 
     live(project, work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_no_thread_waits_for_redis(project: Path) -> None:
     """Once it is known where it is, and how what is asked for is read."""
     named = {"features": NAMES, "keys": {"user_id": "ada"}}
@@ -131,6 +140,7 @@ def test_no_thread_waits_for_redis(project: Path) -> None:
     live(project, work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_slow_read_does_not_delay_another(project: Path) -> None:
     """Each waits for its own values."""
 
@@ -151,9 +161,10 @@ def test_a_slow_read_does_not_delay_another(project: Path) -> None:
         quick_one_is_back.set()
         assert await slow == 200
 
-    live(project, work, answer=300.0)
+    live(project, work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_read_that_takes_too_long_is_ended(project: Path) -> None:
     """Its caller may come again, and nothing of it goes on."""
 
@@ -167,16 +178,17 @@ def test_a_read_that_takes_too_long_is_ended(project: Path) -> None:
                 ended.set()
 
         assert await status(served, SLOW) == 200
-        waiting = served.service._waiting
+        waiting, served.service._reading._seconds = served.service._waiting, 0.1
         get_many, waiting.get_many = waiting.get_many, answer
         code, headers, body = await served.asked("POST", READ, SLOW)
         assert (code, headers["retry-after"], body["retryable"]) == (503, "1", True)
         assert ended.is_set()
         waiting.get_many = get_many
 
-    live(project, work, answer=0.3)
+    live(project, work)
 
 
+@pytest.mark.usefixtures("patient")
 def test_whoever_comes_when_too_many_wait_is_told_at_once(project: Path) -> None:
     """Nothing is asked for it, and the others are answered."""
 
@@ -199,9 +211,10 @@ def test_whoever_comes_when_too_many_wait_is_told_at_once(project: Path) -> None
         going_on.set()
         assert await asyncio.gather(*waits) == [200] * 5
 
-    live(project, work, waiting=5, answer=300.0)
+    live(project, work, waiting=5)
 
 
+@pytest.mark.usefixtures("patient")
 def test_reads_under_way_when_redis_dies_are_told(
     project: Path, redis: redis_server.RedisServer
 ) -> None:
