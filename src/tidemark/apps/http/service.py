@@ -41,8 +41,9 @@ Send = Callable[[Any], Any]
 
 ARROW = b"application/vnd.apache.arrow.stream"
 
-_LARGE = 20_000
-"""Bytes of a body above which it is answered in another thread: some hundred keys, milliseconds."""
+_LARGE = 20_000, 500
+"""Bytes and commas of a body above which it is answered in another thread: some hundred keys, or
+values of a request; milliseconds, in which nobody else would be answered."""
 
 _MANY = 100
 """Keys of the online store above which what was read is evaluated in another thread."""
@@ -158,7 +159,8 @@ class Service:
         body = await self._body(scope, headers, receive, self.limits.body)
         arrow = _is_arrow(headers.get(b"accept", b""))
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
-        done = await self._done(ask, large=len(body) > _LARGE)
+        large = len(body) > _LARGE[0] or body.count(b",") > _LARGE[1]
+        done = await self._done(ask, large=large)
         self.metrics.read(done)
         self._tracing.read(done, headers, request_id, service)
         return _Answered(200, done.text, ARROW if arrow else b"application/json", [])
