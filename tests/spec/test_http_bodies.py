@@ -7,10 +7,14 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.spec.http_server import Server, serving  # skips where the extra is not installed
 from tests.spec.served import make_project
+
+from tidemark.apps.http.connection import Exchange
 
 READ = "/v1/services/everything/online"
 TOO_LARGE = json.dumps({"keys": {"user_id": "a" * 10_000_000}}).encode()
@@ -84,6 +88,14 @@ def test_head_is_get_without_a_body(server: Server, path: str) -> None:
     asked, alike, _ = server.ask("GET", path)
     assert (status, headers["content-type"]) == (asked, alike["content-type"])
     assert body == b""
+
+
+def test_who_has_gone_is_not_answered() -> None:
+    """Nothing is written to a connection that has ended, whether or not that was told."""
+    cycle = SimpleNamespace(disconnected=False)
+    ended = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True))
+    assert Exchange(cast("Any", ended), cast("Any", cycle)).answer([], b"{}")
+    assert cycle.disconnected
 
 
 def test_a_connection_is_kept_after_an_answer(project: Path) -> None:

@@ -104,6 +104,9 @@ class Exchange:
     def answer(self, headers: Sequence[Header], body: bytes) -> bool:
         """Answer with 200; False, and nothing is done, where that has to wait for the caller."""
         connection, cycle = self._connection, self._cycle
+        if connection.transport.is_closing():  # the caller has gone, of which nobody was told yet
+            cycle.disconnected = True
+            return True
         if cycle.disconnected or connection.flow.write_paused:
             return False
         head = [_OK]
