@@ -30,6 +30,7 @@ from tests.torture.world import (
 from tidemark.apps import cli
 from tidemark.client import Client
 from tidemark.errors import EventsRefused
+from tidemark.online import environment
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.spec.log_writers", "tests.torture.loaded"])
@@ -70,6 +71,7 @@ class Life:
     base: datetime
     port: int
     clock: Clock = Clock()
+    checkpoint_seconds: float = 0.2
 
     @property
     def said(self) -> Path:
@@ -86,6 +88,7 @@ def live(life: Life) -> None:
     os.chdir(life.folder)
     life.clock.wind()
     as_runs_need_it()
+    environment.CHECKPOINT_SECONDS = life.checkpoint_seconds
     ROLES[life.role](life)
 
 

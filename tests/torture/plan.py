@@ -42,6 +42,7 @@ class Plan:
     jump_by: float = 0.0
     emptied: bool = False
     stops: bool = False
+    checkpoint_seconds: float = 0.2
     spawned: bool = False
 
     @classmethod
@@ -70,7 +71,9 @@ class Plan:
                 stream = "kafka"  # a stream whose messages are gone is no fault of its reader
         ordered = tuple(sorted(blows, key=lambda blow: blow.at))
         plan = cls(seed, store, stream, roles, ordered, seconds, emptied=emptied, stops=stops)
-        plan = replace(plan, spawned=spawned)
+        # With rare checkpoints more is undone; frequent ones are under way more often.
+        rare = chance.choice([0.05, 0.2, 2.0, 2.0])
+        plan = replace(plan, checkpoint_seconds=rare, spawned=spawned)
         if not seed % 2:
             return plan
         # What a client says has no time of its own, so its clock is nobody's concern.

@@ -37,7 +37,7 @@ STATE = ".tidemark"
 LEFT = "left"
 """A copy of a project's state as it was before anything recovered, beside it."""
 
-STOPS_WITHIN = 2.0
+STOPS_WITHIN = 4.0
 """Seconds in which a machine stops that waits for something to be written, but not to the disk."""
 
 
@@ -95,7 +95,8 @@ class Running:
         """Start a process; `steady` ones see the true time."""
         jumps = role == self._plan.jumps and not steady
         clock = self._clock if jumps else actors.Clock()
-        life = actors.Life(role, self._number, self.folder, self._base, self._port, clock)
+        rare = self._plan.checkpoint_seconds
+        life = actors.Life(role, self._number, self.folder, self._base, self._port, clock, rare)
         self._number += 1
         processes = actors.PROCESSES if steady else self._processes
         process = processes.Process(target=actors.live, args=(life,))
