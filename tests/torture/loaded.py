@@ -33,10 +33,10 @@ import tidemark.serve.log.files
 import tidemark.serve.log.form
 import tidemark.store
 import tidemark.store.schedule
-from tidemark.kernel.compiled import FOR_ALL, FOR_TREES, ready
+from tidemark.kernel.compiled import FOR_ALL, FOR_PUSHES, FOR_TREES, ready
 
-ready(FOR_ALL)
-ready(FOR_TREES)
+for modules in (FOR_ALL, FOR_TREES, FOR_PUSHES):
+    ready(modules)
 gc.collect()
 atexit.register(gc.unfreeze)
 gc.freeze()  # children do not look through it again, which would copy the pages that it is on

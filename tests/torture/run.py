@@ -300,7 +300,8 @@ def _recover(plan: Plan, running: Running) -> None:
     while not running.has_acknowledged("client") and time.monotonic() < deadline:
         time.sleep(0.02)
     if once.exitcode != 0:
-        raise Problem(f"The stream is not read to its end: {running.tail('consumer_once')}")
+        said = running.tail("consumer_once")
+        raise Problem(f"The stream is not read to its end ({once.exitcode}): {said}")
     if not running.has_acknowledged("client"):
         raise Problem(f"The server does not come back: {running.tail('client')}")
     running.end_all()
