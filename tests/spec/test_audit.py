@@ -172,6 +172,9 @@ def test_only_one_service_a_time_and_a_sample(shop):
         ({"sample": 0.0}, "share 0.0"),
         ({"sample": 1.5}, "share 1.5"),
         ({"probe": -1}, "-1 entities"),
+        ({"probe": 5, "sample": 0.5}, "nothing to take a sample of"),
+        ({"probe": 5, "until": "1h"}, "no until"),
+        ({"since": "yesterday"}, "or how long ago"),
     ],
 )
 def test_an_audit_that_could_find_nothing_is_refused(shop, asked, said):
@@ -182,9 +185,10 @@ def test_an_audit_that_could_find_nothing_is_refused(shop, asked, said):
 
 
 def test_an_audit_of_nothing_says_so(shop):
-    """Zero values differ, of zero."""
+    """Zero values differ, of zero; what is logged, and what needs no log, is said with it."""
     shop.apply()
     assert "nothing was logged in that time" in str(shop.audit())
+    assert "serving_log_in_process = true" in str(shop.audit())
 
 
 def test_a_probe_needs_no_log(shop, monkeypatch):
@@ -194,6 +198,7 @@ def test_a_probe_needs_no_log(shop, monkeypatch):
     shop.apply()
     found = shop.audit(probe=2)
     assert (found.rows, found.compared, found.differing) == (2, 6, 0)
+    assert str(found).startswith(f"6 values of 2 rows read now, 0 differ ({found.since}, ")
 
 
 def test_the_command_line_ends_with_14_if_values_differ(shop):
@@ -210,6 +215,12 @@ def test_the_command_line_ends_with_14_if_values_differ(shop):
     assert facts["causes"] == {"restated history": 9}
     kept = CliRunner().invoke(main, [*asked, "--history", "--json"])
     assert [each["differing"] for each in json.loads(kept.output)["audits"]] == [0, 9]
+    CliRunner().invoke(main, [*asked, "--sample", "0.5", "--service", "risk"])
+    CliRunner().invoke(main, [*asked, "--probe", "2"])
+    lines = CliRunner().invoke(main, [*asked, "--history"]).output.splitlines()
+    assert lines[1].endswith("12 values         9 differ  (restated history 9)")
+    assert "  risk  a sample of 0.5" in lines[2]
+    assert "  2 entities of each view" in lines[3]
 
 
 def test_values_of_every_type_are_compared(tmp_path, monkeypatch):

@@ -70,6 +70,7 @@ def audit(
     span: tuple[int, int],
     service: str | None = None,
     sample: float = 1.0,
+    probe: int = 0,
     left_out: Mapping[str, str] | None = None,
     damaged: set[str] | None = None,
 ) -> Audit:
@@ -77,7 +78,8 @@ def audit(
 
     `blocks` are rows of the log, those of one list of outputs one after another; the report does
     not depend on where they are cut.  `functions` gives those of on-demand features.  `sample` is
-    the share of requests, the same ones at every call; `left_out` are features that could not even
+    the share of requests, the same ones at every call; of a `probe`, rows are those that were just
+    read of so many entities; `left_out` are features that could not even
     be read; `damaged` is filled with files while `blocks` are read.  A value that differs is not
     counted if its events are not all there any more, as retention deleted some.  Raises what
     reading history raises.
@@ -114,6 +116,8 @@ def audit(
         forgotten=tuple(run.forgotten[name] for name in sorted(run.forgotten)),
         seconds=time.perf_counter() - began,
         damaged=tuple(sorted(damaged or ())),
+        sample=sample,
+        probe=probe,
     )
 
 

@@ -9,6 +9,11 @@ import msgspec
 
 from tidemark.model.plural import counted
 
+_NOTHING_LOGGED = (
+    "nothing was logged in that time: reads over HTTP are, and those of a process of your own with "
+    "serving_log_in_process = true; an audit with --probe 10 needs no log"
+)
+
 
 class Compared(msgspec.Struct, frozen=True):
     """A feature: how many values were compared, and how many are not equal, in which way.
@@ -80,6 +85,8 @@ class Audit(msgspec.Struct, frozen=True):
     computed again, as who a masked key is cannot be told; `left_out` features neither, each with
     the reason; those of them whose code is not there any more are `lost`.  Values that are
     `forgotten` are among none of the others.  `damaged` are files of the serving log that are none.
+    `sample` is the share of the requests; where `probe` entities of each view were read instead,
+    `since` and `until` are when.
     """
 
     at: str
@@ -98,6 +105,8 @@ class Audit(msgspec.Struct, frozen=True):
     damaged: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
+    sample: float = 1.0
+    probe: int = 0
 
     @property
     def incomplete(self) -> bool:
@@ -125,18 +134,26 @@ class Audit(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         values, requests = counted(self.compared, "value"), counted(self.requests, "request")
-        lines = [f"{values} of {requests}, {self.differing:,} differ"]
-        lines[0] += f" ({self.since} to {self.until}, {self.seconds:.1f} s)"
+        when = f"{self.since} to {self.until}"
+        if self.sample < 1:
+            when += f", a sample of {self.sample:.3%}".replace(".000%", "%")
+        if self.probe:
+            requests, when = counted(self.rows, "row") + " read now", self.since
+        lines = [
+            f"{values} of {requests}, {self.differing:,} differ ({when}, {self.seconds:.1f} s)"
+        ]
         for each in self.features:
             if each.differing:
                 ways = {"missing": each.missing, "extra": each.extra, "different": each.different}
                 told = ", ".join(f"{count:,} {way}" for way, count in ways.items() if count)
                 why = ", ".join(f"{cause} {count:,}" for cause, count in each.causes.items())
                 lines.append(f"  {each.feature}: {told} of {each.compared:,} ({why})")
-        shown = {each.cause: each for each in reversed(self.first)}
+        # What differs through something else says less than what it differs through.
+        plain = sorted(self.first, key=lambda each: each.detail.startswith("through "))
+        shown = {each.cause: each for each in reversed(plain)}
         lines += [f"  first: {shown[cause]}" for cause in self.causes if cause in shown]
         if not self.rows and not self.unread:
-            lines.append("  nothing was logged in that time")
+            lines.append(f"  {_NOTHING_LOGGED}")
         if self.unread:
             lines.append(
                 f"  {self.unread:,} rows are not compared: they have masked keys that no history "

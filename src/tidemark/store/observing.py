@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -88,13 +89,21 @@ class Observing:
 
         if not 0 < sample <= 1 or probe < 0:
             raise RequestInvalid(
-                f"An audit of the share {sample} of the requests, or of {probe} entities, is none.",
+                f"An audit of the share {sample} of the requests is none."
+                if probe >= 0
+                else f"An audit of {probe} entities is none.",
                 remedy="sample is more than 0 and at most 1; probe is a number of entities.",
+            )
+        if probe and (sample < 1 or until is not None):
+            raise RequestInvalid(
+                "A probe reads entities now: there is nothing to take a sample of, and no until.",
+                remedy=f"tidemark audit --probe {probe}, or leave --probe out.",
             )
         definitions = self._readers.snapshot().definitions
         left_out: dict[str, str] = {}
         damaged: set[str] = set()
-        period = span(since, until)
+        now = time.time_ns() // 1_000
+        period = (now, now) if probe else span(since, until)
         if period[0] > period[1]:
             raise RequestInvalid(
                 f"The time to audit ends before it begins: from {since} until {until}.",
@@ -130,6 +139,7 @@ class Observing:
                 span=period,
                 service=service,
                 sample=sample,
+                probe=probe,
                 left_out=left_out,
                 damaged=damaged,
             )

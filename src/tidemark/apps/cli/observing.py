@@ -85,6 +85,9 @@ def audit(
 def _line(made: dict[str, Any]) -> str:
     causes = ", ".join(f"{cause} {count:,}" for cause, count in made["causes"].items())
     of = f"  {made['service']}" if made["service"] else ""
+    of += f"  a sample of {made['sample']:g}" if made.get("sample", 1) < 1 else ""
+    of += f"  {made['probe']} entities of each view" if made.get("probe") else ""
+    of += "  incomplete" if made.get("incomplete") else ""
     told = f"{made['at']}  {made['compared']:>12,} values  {made['differing']:>8,} differ{of}"
     return f"{told}  ({causes})" if causes else told
 

@@ -327,7 +327,11 @@ def span(since: datetime | str | None, until: datetime | str | None) -> tuple[in
 def _moment(said: datetime | str) -> int:
     if isinstance(said, str) and said[:1].isdigit() and said[-1:] in "wdhms" and said.isalnum():
         return time_ns() // 1_000 - parse_duration(said)
-    return parse_moment(said)
+    try:
+        return parse_moment(said)
+    except RequestInvalid as error:
+        remedy = 'Say a moment, "2026-11-20T12:00:00Z", or how long ago it was: "24h".'
+        raise RequestInvalid(error.what, remedy=remedy) from None
 
 
 def _cut(entries: list[Entry]) -> Iterator[list[Entry]]:
