@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -48,7 +49,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> TLS:
     """A certificate of this machine, signed by itself."""
     if shutil.which("openssl") is None and os.environ.get("CI") != "true":
         pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
+    return made(tmp_path_factory.mktemp("tls"))
+
+
+def made(folder: Path) -> TLS:
     files = TLS(str(folder / "certificate.pem"), str(folder / "key.pem"))
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost "
@@ -59,6 +63,26 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> TLS:
         check=True, capture_output=True,
     )  # fmt: skip
     return files
+
+
+def place(files: TLS, used: TLS) -> None:
+    """Put files where others are, as a tool does that renews them."""
+    for source, target in zip(
+        (files.certificate, files.private_key), (used.certificate, used.private_key), strict=True
+    ):
+        shutil.copy(source, target + ".new")
+        Path(target + ".new").replace(target)
+
+
+def connected(port: int, trusted: TLS) -> ssl.SSLSocket:
+    """A connection to a server that shows this certificate."""
+    trusting = ssl.create_default_context(cafile=trusted.certificate)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=300)
+    try:
+        return trusting.wrap_socket(connection, server_hostname="localhost")
+    except ssl.SSLError:
+        connection.close()
+        raise
 
 
 class TestAddresses:
@@ -118,6 +142,34 @@ class TestTLS:
                 pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"),
             ):
                 client.services()
+
+    def test_a_renewed_certificate(
+        self, closed: tuple[Path, str], certificate: TLS, tmp_path: Path
+    ) -> None:
+        """Who connects is shown what is in the files, or was before they could not be used."""
+        first, second = certificate, made(tmp_path)
+        used = TLS(str(tmp_path / "used.pem"), str(tmp_path / "used.key"))
+        place(first, used)
+        options = ("--certificate", used.certificate, "--private-key", used.private_key)
+        with serving(closed[0], *options) as server:
+            with connected(server.port, first) as before:
+                place(second, used)
+                connected(server.port, second).close()
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    connected(server.port, first)
+                before.sendall(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+                assert before.recv(12) == b"HTTP/1.1 200"
+            Path(used.private_key).write_text("half of a k", "utf-8")
+            connected(server.port, second).close()
+            Path(used.certificate).unlink()
+            connected(server.port, second).close()
+            place(first, used)
+            connected(server.port, first).close()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(timeout=300)
+            said = server.process.stderr.read()
+        assert "the renewed certificate is not used, the last one is" in said
+        assert used.certificate in said
 
     def test_old_protocols(self, closed: tuple[Path, str], certificate: TLS) -> None:
         """Below TLS 1.2 nobody is spoken with."""

@@ -99,6 +99,7 @@ def serve(
         import uvicorn
 
         from tidemark.apps.http.connection import Connection, Workers
+        from tidemark.apps.http.renewal import renewing
         from tidemark.apps.http.service import Service
     except ImportError:
         raise MissingExtra("server", "Serving over HTTP") from None
@@ -120,7 +121,7 @@ def serve(
             proxy_headers=False,  # who asks is said by a key, never by a header
             ssl_certfile=tls.certificate if tls else None,
             ssl_keyfile=(tls.private_key or None) if tls else None,
-            ssl_context_factory=_not_below_tls_1_2 if tls else None,
+            ssl_context_factory=partial(renewing, tls) if tls else None,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -173,12 +174,6 @@ def _keyless(store: Store, host: str, tls: TLS | None, *, behind_proxy: bool) ->
             "speaks TLS and nobody else reaches this address.",
         )
     return "nobody"
-
-
-def _not_below_tls_1_2(_config: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    context = make()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def _in_memory(config: Config) -> bool:
