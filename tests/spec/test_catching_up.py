@@ -7,7 +7,7 @@ import pytest
 from tests.spec.habits import YESTERDAY, Habits, Purchase
 
 import tidemark as tm
-from tidemark.errors import StoreUnavailable
+from tidemark.errors import EngineError, StoreUnavailable
 from tidemark.store.pushing import Pushing
 
 
@@ -66,6 +66,33 @@ def test_the_first_read_of_a_process_counts_what_was_left(store):
     with tm.connect(store.config.root) as other:
         assert counted(other) == 2
     assert store.events.catch_up()["purchase"].events == 0
+
+
+def torn(store: tm.Store) -> None:
+    """Cut the log off, as a disk does that fails."""
+    store._project.log.close()
+    (store._project.log.folder / "purchase" / "log.db").write_bytes(b"")
+
+
+def test_a_state_without_what_a_damaged_log_acknowledged_answers_nothing(store):
+    """Also where a push was tried first: less than was acknowledged is never an answer."""
+    store.push(Purchase, purchase("o1"))
+    append(store, "o2")
+    torn(store)
+    with tm.connect(store.config.root) as other:
+        with pytest.raises(EngineError, match="damaged"):
+            other.push(Purchase, purchase("o3"))
+        with pytest.raises(EngineError, match="damaged"):
+            counted(other)
+
+
+def test_a_state_with_all_that_a_damaged_log_acknowledged_answers(store, caplog):
+    """Reads need no log: they go on, with a warning."""
+    store.push(Purchase, purchase("o1"))
+    torn(store)
+    with tm.connect(store.config.root) as other:
+        assert counted(other) == 1
+    assert "damaged" in caplog.text
 
 
 def test_only_the_first_read_looks(store, monkeypatch):

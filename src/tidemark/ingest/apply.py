@@ -153,6 +153,11 @@ class Applier:
             raise _beyond(name, reached, last)
         return None if reached == last else reached
 
+    def lacks(self, definitions: Definitions, name: str) -> bool:
+        """Whether states lack events that the log has acknowledged, whatever is left of it."""
+        reached = self._finder.of(definitions, name).reached
+        return reached is not None and reached < self._log.acknowledged(name)
+
     def oldest(self, definitions: Definitions, name: str) -> int:
         """The time (microseconds) before which no state of a source keeps events."""
         limits: list[int] = []

@@ -194,8 +194,9 @@ class Store:
         """
         self._project.check_open()
         name = name_of(source)
+        pushed = self._pushing.push(name, rows, on_error=on_error, key=key)
         self.recovery.counted_here((name,))
-        return self._pushing.push(name, rows, on_error=on_error, key=key)
+        return pushed
 
     def online(
         self,

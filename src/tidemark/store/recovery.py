@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from tidemark.errors import TidemarkError
+from tidemark.errors import EngineError, TidemarkError
 from tidemark.model.graph import Definitions, Output
 from tidemark.store.project import Project
 from tidemark.store.pushing import Pushing
@@ -41,7 +41,8 @@ class Recovery:
         """Count what is left of the sources of some outputs, each looked at once in this process.
 
         Where that cannot be done, as in a store that cannot be written, a warning is logged, and
-        reads are of the state as it is.
+        reads are of the state as it is.  Where it can never be done, as the log is damaged and what
+        it acknowledged is not in the state, nothing is answered: `EngineError`.
         """
         needed = definitions.needed(each.reference for each in outputs)
         views = {each.owner for each in needed if each.kind == "feature"}
@@ -79,6 +80,8 @@ class Recovery:
             if self._of(definitions, name) == left:
                 self._pushing.catch_up(name)
         except TidemarkError as error:
+            if isinstance(error, EngineError) and self._pushing.applier.lacks(definitions, name):
+                raise
             _log.warning("events of %s in the log may not be counted: %s", name, error)
             return False
         return True

@@ -123,6 +123,10 @@ class EventLog:
         state = self._log(name).state()
         return Newest(state.last, state.seen)
 
+    def acknowledged(self, name: str) -> int:
+        """Up to which position the log of a source was acknowledged, also where it is damaged."""
+        return self._log(name).acknowledged()
+
     def state(self, name: str, until: int | None = None) -> State:
         """Where the log of a source stands, or stood at a position: that reads what came since."""
         return self._log(name).state(until)

@@ -242,6 +242,10 @@ class SourceLog:
             after = int(positions[-1])
         return replace(state, last=until, content=_summed(state.content, -total))
 
+    def acknowledged(self) -> int:
+        """Up to which position this was acknowledged."""
+        return self._database.acknowledged()
+
     def offsets(self) -> dict[str, str]:
         """How far each partition of the stream is."""
         if not self._database.exists():
