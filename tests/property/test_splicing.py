@@ -7,7 +7,7 @@ import pytest
 from tests.property.stored import LAYOUT, TEXTUAL, Event, as_events, event, total_order
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online import codec
+from tidemark.online import codec, splicing
 from tidemark.online.codec import NEVER
 from tidemark.online.splicing import can_splice, count_of, splice
 
@@ -18,12 +18,13 @@ def some_events(random: Random, entities: int, first: int, count: int, times: in
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_old_and_new_events_are_the_row_of_all(seed: int) -> None:
+def test_old_and_new_events_are_the_row_of_all(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nulls, NaN, late ones, replaced ones, decimals, new values and values that are there.
 
     A row is undecided where a new event has the time and the moment of being known of an old one.
     """
     random = Random(seed)
+    monkeypatch.setattr(splicing, "AT_ONCE", random.choice((1, 100, 1_000, splicing.AT_ONCE)))
     entities, times = random.choice((1, 3, 8)), random.choice((3, 30, 1_000, 100_000))
     identified, corrected = random.random() < 0.7, random.random() < 0.5
     old = some_events(random, entities, 1, random.choice((0, 1, 7, 40, 300)), times)

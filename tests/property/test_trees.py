@@ -10,7 +10,7 @@ import pytest
 from tests.property.stored import LAYOUT, TEXTUAL, Event, as_events, event
 
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, cutting, directories, sketches, tree
+from tidemark.online import codec, cutting, directories, extending, sketches, tree
 from tidemark.online.codec import NEVER
 from tidemark.online.cutting import Sizes
 from tidemark.online.merging import recut
@@ -124,6 +124,7 @@ def test_events_that_are_told_apart_give_the_same_tree(sizes, seed, monkeypatch)
     """What need not be unpacked is not; it is byte for byte what one materialization writes."""
     monkeypatch.setattr(cutting, "SIZES", sizes)
     random = Random(seed)
+    monkeypatch.setattr(extending, "_TOGETHER", random.choice((1, 2, 1_024)))
     times, corrected = random.choice((3, 300, 100_000, 10**9)), random.random() < 0.3
     events = [
         replace(each, until=each.until if corrected else NEVER)
@@ -145,6 +146,25 @@ def test_events_that_are_told_apart_give_the_same_tree(sizes, seed, monkeypatch)
             wanted = written(there, TEXTUAL)
             assert store.reachable() == wanted
             assert store.keys() == wanted.keys()
+
+
+def test_a_sketch_that_is_not_there_is_made_of_what_is_below(monkeypatch):
+    """It is a shortcut: where one is absent, those above it come from chunks and are right."""
+    monkeypatch.setattr(cutting, "SIZES", Sizes(16, 8, 16))
+    random = Random(5)
+    events = [replace(event(random, 0, n + 1, 10**9), until=NEVER) for n in range(300)]
+    store = Store(written(events[:200], TEXTUAL), TEXTUAL)
+    made = 0
+    for place in range(200, 300):
+        if place % 5 == 0:
+            del store[random.choice(sorted(filter(_is_sketch, store)))]
+        before = {key for key in store if _is_sketch(key)}
+        assert store.insert(events[place : place + 1], told_apart=True) == []
+        wanted = written(events[: place + 1], TEXTUAL)
+        assert store.items() <= wanted.items()
+        assert all(key in store for key in wanted if not _is_sketch(key))
+        made += sum(_is_sketch(key) for key in store.keys() - before)
+    assert made > 100
 
 
 @pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
@@ -193,33 +213,41 @@ def test_a_late_event_touches_little(monkeypatch):
         assert sum(not _is_sketch(key) for key in merged.deletes) <= 10
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
-def test_what_is_forgotten_matters_to_no_later_moment(sizes, seed, monkeypatch):
+@pytest.mark.parametrize("layout", [LAYOUT, TEXTUAL], ids=["unpacked", "spliced"])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sizes", [*SIZES[1:4], Sizes(64, 32, 8)], ids=str)
+def test_what_is_forgotten_matters_to_no_later_moment(sizes, seed, layout, monkeypatch):
     """Every event that a later moment needs stays, in the tree of exactly what is left."""
     monkeypatch.setattr(cutting, "SIZES", sizes)
     random = Random(seed)
     events = sorted(
         (event(random, 0, n + 1, 2_000) for n in range(400)), key=lambda each: each.known
     )
-    store, there = Store(), list[Event]()
+    store, there = Store(layout=layout), list[Event]()
     while len(there) < len(events):
         some = events[len(there) : len(there) + random.choice((1, 10, 60))]
         there += some
         floor = some[0].known - 500
         retention = Retention(floor, floor - 4_000)
         merged = tree.merge(
-            LAYOUT, KEYS[:1], store.fetch(KEYS[:1]), as_events(some, 1), store.fetch, retention
+            layout,
+            KEYS[:1],
+            store.fetch(KEYS[:1]),
+            as_events(some, 1, layout=layout),
+            store.fetch,
+            retention,
+            told_apart=layout is TEXTUAL,
         )
         store.apply(merged)
         if len(merged.undecided):
             store.rebuild(there, [0])
         rows = store.reachable().values()
-        held = [codec.unpack(LAYOUT, row) for row in rows if not directories.is_directory(row)]
+        chunks = [row for row in rows if not row[6] & (codec.DIRECTORY | codec.SKETCH)]
+        held = [codec.unpack(layout, row) for row in chunks]
         left = {identity for row in held for identity in row.identities or ()}
         assert {each.identity for each in there if needed(each, retention)} <= left
         kept = [each for each in there if each.identity in left]
-        assert store.reachable() == dict(tree.write(LAYOUT, KEYS[:1], as_events(kept, 1)))
+        assert store.reachable() == written(kept, layout)
         lasting = [each for each in there if each.known <= floor and each.until == NEVER]
         assert not lasting or any(each.identity in left for each in lasting)
     assert len(left) < len(events) - 50

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from tidemark.kernel.chunks import times_of
 from tidemark.kernel.compiled import (
     BYTE_ROWS,
     BYTES,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 HEAP_AT, HEAP = 4, 5
 _OPTIONS = 48  # how far the flags of a row are from the beginning of its first word
 _END, _UNDECIDED, _FIRST = range(3)
+
+
+_times = nested(times_of)
 
 
 class Items(NamedTuple):
@@ -158,27 +162,17 @@ def _splice(
         size = n + stop - first
         options = _options(words, at, n, old, time, known, until, first, stop)
         to = end + HEADER
-        _weave(words, at, n, time, first, stop, places, out, to)
-        if options & KNOWN:
-            _weave_known(words, at, n, old & KNOWN, known, first, stop, places, out, to)
-            to += size
-        at += n * (2 if old & KNOWN else 1)
-        to += size
-        if options & UNTIL:
-            _weave_until(words, at, n, old & UNTIL, until, first, stop, places, out, to)
-            to += size
-        at += n if old & UNTIL else 0
-        width, bytes_ = values.shape[0], flags.shape[0]
+        _weave_times(
+            words, at, n, old, options, time, known, until, first, stop, places, out, to
+        )  # fmt: skip
+        at, to = at + n * _times(old), to + size * _times(options)
+        width = values.shape[0]
         for w in range(width):
             _weave(words, at + w * n, n, values[w], first, stop, places, out, to + w * size)
-        padded, old_padded = (size + 7) & ~7, (n + 7) & ~7
-        heap_at = 8 * (to + width * size)
-        flags_at = 8 * (at + width * n)
-        for f in range(bytes_):
-            from_ = flags_at + f * old_padded
-            _weave(theirs, from_, n, flags[f], first, stop, places, mine, heap_at)
-            mine[heap_at + size : heap_at + padded] = 0
-            heap_at += padded
+        heap_at = _weave_flags(
+            theirs, 8 * (at + width * n), n, flags, first, stop, places, mine,
+            8 * (to + width * size),
+        )  # fmt: skip
         heap = heap_at
         if used_starts.shape[0]:
             held = 8 * row + words[row + HEAP_AT] if n else 0
@@ -187,7 +181,7 @@ def _splice(
                 item_at, ranks, out, to, 8 * (to + width * size), heap_at,
             )  # fmt: skip
         out[end] = head | options << _OPTIONS
-        out[end + 1], out[end + 2], out[end + 3] = size, width, bytes_
+        out[end + 1], out[end + 2], out[end + 3] = size, width, flags.shape[0]
         out[end + HEAP_AT], out[end + HEAP] = heap_at - 8 * end, heap - heap_at
         out[end + 6 : end + HEADER] = 0
         while heap & 7:
@@ -274,31 +268,14 @@ def _weave(
 
 
 @nested
-def _weave_known(
+def _weave_times(
     words: Words,
     at: int,
     n: int,
-    late: int,
+    old: int,
+    options: int,
+    time: Words,
     known: Words,
-    first: int,
-    stop: int,
-    places: Words,
-    out: Words,
-    to: int,
-) -> None:
-    """The moments of being known; of a row that has none, its times.  The times are written."""
-    size = n + stop - first
-    _weave(words, at + (n if late else 0), n, known, first, stop, places, out, to + size)
-    for i in range(size):
-        out[to + size + i] = max(out[to + size + i], out[to + i])
-
-
-@nested
-def _weave_until(
-    words: Words,
-    at: int,
-    n: int,
-    ended: int,
     until: Words,
     first: int,
     stop: int,
@@ -306,11 +283,50 @@ def _weave_until(
     out: Words,
     to: int,
 ) -> None:
-    """The moments of being replaced; of a row that has none, never."""
-    if ended:
+    """The times, and the moments of being known and of being replaced if the row has them.
+
+    An old row without has its times, and never.
+    """
+    size = n + stop - first
+    _weave(words, at, n, time, first, stop, places, out, to)
+    if options & KNOWN:
+        knowns = to + size
+        _weave(
+            words, at + (n if old & KNOWN else 0), n, known, first, stop, places, out, knowns
+        )  # fmt: skip
+        for i in range(size):
+            out[knowns + i] = max(out[knowns + i], out[to + i])
+    if options & UNTIL == 0:
+        return
+    to += size * (_times(options) - 1)
+    if old & UNTIL:
+        at += n * (_times(old) - 1)
         _weave(words, at, n, until, first, stop, places, out, to)
         return
-    for i in range(n + stop - first):
+    for i in range(size):
         out[to + i] = I64_MAX
     for j in range(first, stop):
         out[to + places[j] + j - first] = until[j]
+
+
+@nested
+def _weave_flags(
+    old: Bytes,
+    at: int,
+    n: int,
+    flags: NDArray[np.uint8],
+    first: int,
+    stop: int,
+    places: Words,
+    out: Bytes,
+    to: int,
+) -> int:
+    """The columns of bytes, each padded to whole words; returns the end."""
+    size = n + stop - first
+    for f in range(flags.shape[0]):
+        _weave(old, at, n, flags[f], first, stop, places, out, to)
+        at += (n + 7) & ~7
+        padded = (size + 7) & ~7
+        out[to + size : to + padded] = 0
+        to += padded
+    return to

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
+_TOGETHER = 1_024
+"""Trees of which a chunk each is in memory at the same time."""
+
 _NONE = -1
 """The place of what is the root itself."""
 
@@ -64,16 +67,22 @@ def extend(
 
     No new event has the identity of an old one, and the layout is one that can be spliced.
     """
-    segments = np.repeat(np.arange(len(keys)), np.diff(new.timeline.starts))
     fit = np.diff(new.timeline.starts) <= cutter.sizes.chunk
+    if not fit.any():
+        return Extended([], [], list(range(len(keys))), set())
+    segments = np.repeat(np.arange(len(keys)), np.diff(new.timeline.starts))
     fit[segments[cutter.beginning(new)]] = False
     mine = np.flatnonzero(fit)
     puts, deletes, sketched = list[Item](), list[bytes](), set[bytes]()
-    if len(mine):
-        names, rows = [keys[tree] for tree in mine.tolist()], [roots[i] for i in mine.tolist()]
-        some = new if len(mine) == len(keys) else pick(new, mine)
-        extension = _Extension(cutter, names, rows, some, fetch)
-        fit[mine], puts, deletes, sketched = extension.extended(retention)
+    for first in range(0, len(mine), _TOGETHER):
+        some = mine[first : first + _TOGETHER]
+        trees: list[int] = some.tolist()
+        names, rows = [keys[tree] for tree in trees], [roots[tree] for tree in trees]
+        extension = _Extension(cutter, names, rows, pick(new, some), fetch)
+        fit[some], more, gone, whole = extension.extended(retention)
+        puts += more
+        deletes += gone
+        sketched |= whole
     return Extended(puts, deletes, np.flatnonzero(~fit).tolist(), sketched)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tidemark.kernel.layout import Layout
 from tidemark.online.codec import HAS_IDENTITIES, NEVER, PREAMBLE, Events, refuse
 from tidemark.online.dictionaries import TEXTS, Codes, encoded, recode
+from tidemark.online.merging import part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
+
+AT_ONCE = 1 << 20
+"""Words of rows that are in memory once more, beside what they become."""
 
 _HEAD = int.from_bytes(PREAMBLE, "little")
 _COUNT = slice(8, 16)
@@ -52,11 +56,20 @@ def splice(layout: Layout, rows: Sequence[bytes | None], new: Events) -> Spliced
     """
     from tidemark.kernel import splice as kernel  # compiled with the first use
 
+    begins: Words = np.cumsum([0, *(len(row or b"") >> 3 for row in rows)])
+    total = int(begins[-1])
+    if len(rows) > 1 and total > AT_ONCE:
+        half = min(max(int(np.searchsorted(begins, total // 2)), 1), len(rows) - 1)
+        starts = new.timeline.starts
+        one = splice(layout, rows[:half], part(new, starts[: half + 1]))
+        other = splice(layout, rows[half:], part(new, starts[half:]))
+        undecided = np.concatenate([one.undecided, other.undecided])
+        first = np.concatenate([one.first, other.first])
+        return Spliced(one.rows + other.rows, undecided, first)
     for row in rows:
         if row and not row.startswith(PREAMBLE):
             refuse(row)
     words = np.frombuffer(b"".join([row for row in rows if row]), np.int64)
-    begins = np.cumsum([0, *(len(row or b"") >> 3 for row in rows)])
     done = kernel.splice(words, begins, _new(layout, new))
     ends = (done.ends * 8).tolist()
     whole = done.words.view(np.uint8).data
