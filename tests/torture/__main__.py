@@ -9,8 +9,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 
 from tests.torture.actors import PROCESSES
 from tests.torture.run import Outcome, run
@@ -26,21 +26,26 @@ def main() -> None:
     told = _arguments()
     seeds = range(told.start, told.start + told.runs)
     progress = Progress(told.store, seeds)
-    pool = ProcessPoolExecutor(told.jobs, mp_context=PROCESSES)
-    runs: dict[Future[Outcome], int] = {pool.submit(run, seed, told.store): seed for seed in seeds}
-    try:
-        for done in as_completed(runs):
-            progress.take(done.result(), verbose=told.verbose)
-            if progress.failed:
-                break
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        left = min(seed for each, seed in runs.items() if not each.done() or each.cancelled())
-        runs_left = seeds.stop - left
-        print(f"\nTo go on: {COMMAND} --store {told.store} --start {left} --runs {runs_left}")
-        sys.exit(130)
-    pool.shutdown(cancel_futures=True)
-    progress.end(each.result() for each in runs if each.done() and not each.cancelled())
+    with ProcessPoolExecutor(told.jobs, mp_context=PROCESSES) as pool:
+        runs: dict[Future[Outcome], int] = {}
+        left = iter(seeds)
+        try:
+            while not progress.failed:
+                for seed in islice(left, told.jobs - len(runs)):
+                    runs[pool.submit(run, seed, told.store)] = seed
+                if not runs:
+                    break
+                for done in wait(runs, return_when=FIRST_COMPLETED).done:
+                    progress.take(done.result(), verbose=told.verbose)
+                    del runs[done]
+        except KeyboardInterrupt:
+            first = min(runs.values(), default=told.start)
+            again = f"--store {told.store} --start {first} --runs {seeds.stop - first}"
+            print(f"\nTo go on: {COMMAND} {again}", flush=True)
+            sys.exit(130)
+    for each in runs:  # which were under way when one failed
+        progress.take(each.result(), verbose=told.verbose)
+    progress.end()
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,14 +66,15 @@ class Progress:
         self._store, self._seeds = store, seeds
         self._began = self._told = time.monotonic()
         self._done = self._kills = self._stops = 0
-        self.failed = False
+        self.failed: list[Outcome] = []
 
     def take(self, outcome: Outcome, *, verbose: bool) -> None:
         """A run has ended."""
         self._done += 1
         self._kills += outcome.kills
         self._stops += outcome.stops
-        self.failed = bool(outcome.problems)
+        if outcome.problems:
+            self.failed.append(outcome)
         if verbose:
             print(outcome)
         if sys.stdout.isatty():
@@ -86,18 +92,17 @@ class Progress:
             f"{self._stops:,} stops of the machine; {rate:.1f} runs/min, {left:.0f} min left "
         )
 
-    def end(self, outcomes: Iterable[Outcome]) -> None:
+    def end(self) -> None:
         """Say what failed, and how it is made again."""
         if sys.stdout.isatty():
             print()
-        failed = [outcome for outcome in outcomes if outcome.problems]
-        for outcome in failed:
+        for outcome in self.failed:
             print(outcome)
             print(f"    All of it is in {outcome.folder}")
             print(
                 f"    Again: {COMMAND} --store {self._store} --start {outcome.plan.seed} --runs 1"
             )
-        if failed:
+        if self.failed:
             sys.exit(1)
         print(f"{self._store}: {self._done} runs passed")
 

@@ -210,6 +210,9 @@ def run(seed: int, store: Store) -> Outcome:
             _run(outcome, stack)
         except Exception:  # whatever it is: this run has failed
             outcome.problems.append(traceback.format_exc())
+        except KeyboardInterrupt:
+            shutil.rmtree(outcome.folder, ignore_errors=True)
+            raise
     if not outcome.problems:
         shutil.rmtree(outcome.folder)
     outcome.seconds = time.monotonic() - began
