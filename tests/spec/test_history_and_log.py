@@ -115,7 +115,7 @@ def test_a_disagreement_is_reported(store: Store) -> None:
     training = store.training_set([Spending.spend], asked(soon()))
     assert training.to_arrow()["spend"].to_pylist() == [30]
     assert training.report.disagreeing == {"purchase": 1}
-    assert "purchase: history and event log disagree about 1 events" in str(training.report)
+    assert "purchase: history and event log disagree about 1 event" in str(training.report)
 
 
 def test_a_correction_replaces_from_when_it_came(store: Store) -> None:

@@ -27,6 +27,7 @@ from tidemark.engines.result import Rows, Spine, Split, split_rows
 from tidemark.engines.splits import SplitPlan
 from tidemark.errors import EngineError, NotFound, PlanConflict, StoreUnavailable
 from tidemark.model.graph import Output
+from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,8 +150,9 @@ class Dataset(Rows):
     def __repr__(self) -> str:
         manifest = self.manifest
         pins = ", ".join(pin.reference for pin in manifest.pins)
+        of = f"{counted(manifest.rows, 'row')} x {counted(len(manifest.features), 'feature')}"
         lines = [
-            f"Dataset {self.name}: {manifest.rows:,} rows x {len(manifest.features)} features",
+            f"Dataset {self.name}: {of}",
             f"  made      {manifest.created} by {manifest.author}, revision {manifest.revision}",
             f"  labels    {', '.join(manifest.labels)}",
             f"  features  {', '.join(manifest.features)}",

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from tidemark.engines.labels import read_labels
 from tidemark.engines.splits import PARTS, By, Moments, SplitPlan, SplitReport, assign
 from tidemark.errors import RequestInvalid
+from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -46,21 +47,24 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows x {len(self.nulls)} features"]
+        lines = [f"{counted(self.rows, 'row')} x {counted(len(self.nulls), 'feature')}"]
         lines[0] += f" in {self.seconds.get('in all', 0.0):.1f} s"
         for view, events in self.events.items():
-            line = f"  {view}: {events:,} events read"
+            line = f"  {view}: {counted(events, 'event')} read"
             if self.unattributed[view]:
                 line += f", {self.unattributed[view]:,} without a key"
             if self.coincident[view]:
-                line += f"; {self.coincident[view]:,} labels at the very moment of an event"
+                line += (
+                    f"; {counted(self.coincident[view], 'label')} at the very moment of an event"
+                )
             lines.append(line)
         if any(self.coincident.values()):
             lines.append(
                 '  Such an event counts in its own label; bound="before" on the view leaves it out.'
             )
         for source, count in self.disagreeing.items():
-            lines.append(f"  {source}: history and event log disagree about {count:,} events")
+            what = counted(count, "event")
+            lines.append(f"  {source}: history and event log disagree about {what}")
         for name, count in self.nulls.items():
             if count:
                 lines.append(f"  {name}: {count:,} null ({count / max(self.rows, 1):.1%})")
