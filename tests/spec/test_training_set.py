@@ -175,7 +175,7 @@ def test_the_report_counts_what_deserves_a_look(store: tm.Store) -> None:
     assert report.coincident == {"spending": 1}
     assert report.unattributed == {"spending": 1}
     assert report.nulls == {"purchases": 0, "spend": 1, "points": 1}
-    assert "1 labels at the very moment of an event" in str(report)
+    assert "1 label at the very moment of an event" in str(report)
 
 
 def test_a_parquet_file_appears_whole_or_not_at_all(store: tm.Store, tmp_path: Path) -> None:
