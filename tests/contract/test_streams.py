@@ -108,6 +108,26 @@ class TestRedis(StreamSourceContract):
         source.close()
         carrier.client.close()
 
+    def test_entries_that_come_during_the_first_look_are_not_taken_for_lost(
+        self, carrier: RedisCarrier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """How many there were and which are left is asked at one moment."""
+        execute = redis.client.Pipeline.execute
+        late = iter([[b"1", b"2", b"3"]])
+
+        def execute_and_send(pipeline: redis.client.Pipeline, *arguments: bool, **said: bool):
+            answers = execute(pipeline, *arguments, **said)
+            for values in late:
+                carrier.send(values)
+            return answers
+
+        carrier.send([b"0"])
+        source = carrier.source()
+        source.open(dict, Start())
+        monkeypatch.setattr(redis.client.Pipeline, "execute", execute_and_send)
+        assert [each.value for each in gathered(source, 4)] == [b"0", b"1", b"2", b"3"]
+        source.close()
+
     def test_entries_that_were_trimmed_before_they_were_read(
         self, redis_url: str, tmp_path: Path
     ) -> None:

@@ -84,15 +84,17 @@ class RedisEntries:
         with self._client.pipeline(transaction=True) as asked:
             asked.xinfo_stream(self._key)
             asked.xread({self._key: self._at}, most)
-            info, answer = self._ask(lambda: asked.execute(raise_on_error=False))
+            if self._count is None:
+                asked.xrange(self._key, f"({self._at}", "+", _COUNTED)
+            info, answer, *waiting = self._ask(lambda: asked.execute(raise_on_error=False))
         if isinstance(info, Exception):  # there is no such stream yet
             return []
         if isinstance(answer, Exception):
             raise RequestInvalid(f"The {self.name} cannot be read: {answer}.")
         added = info.get("entries-added")  # of Redis 7
-        if added is not None and self._count is None:
-            waiting = self.lag()[self._key]
-            self._count = added - waiting if waiting < _COUNTED else None
+        if added is not None and waiting:
+            left = len(waiting[0])
+            self._count = added - left if left < _COUNTED else None
         gone = added - info["length"] if added is not None else 0
         if self._count is not None and gone > self._count and not self._leaps:
             raise StaleSource(
