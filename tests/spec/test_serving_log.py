@@ -167,6 +167,17 @@ def test_rows_of_one_entity_and_of_one_time(project, logging_to):
         assert store.log.read(service="asked").num_rows == 0
 
 
+@pytest.mark.parametrize("keys", [{"user_id": 1}, {"user": "ada"}, {"user_id": None}])
+def test_keys_that_no_row_can_have_are_refused(project, logging_to, keys):
+    """A name or a type that the log has not; where it is empty, there is nothing to tell."""
+    with tm.connect(project) as store:
+        assert store.log.read(keys=keys).num_rows == 0
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        with pytest.raises(RequestInvalid, match="No row of the log has such keys") as error:
+            store.log.read(keys=keys)
+    assert error.value.remedy == "Keys in the log: user_id: string."
+
+
 def test_no_log_is_kept_where_none_is_asked_for(project, monkeypatch):
     """An empty folder switches it off; a store in memory has none."""
     monkeypatch.setenv("TIDEMARK_SERVING_LOG", "")

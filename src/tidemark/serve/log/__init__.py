@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemark.define.python_types import is_value
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.types import parse_type
 from tidemark.model.window import HOUR, MINUTE, parse_duration, parse_moment
@@ -184,17 +185,27 @@ class ServingLog:
         """The same as `read`, each list of outputs by itself, with what its columns are."""
         first, last = span(since, until)
         found: list[tuple[Description, pa.Table]] = []
+        fitting, others = 0, set[str]()
         for folder in files.folders(self.folder, service):
             where = None if request_id is None else pc.field("request_id") == request_id
             if keys is not None:
                 described = files.described(folder, first, last)
                 wanted = None if described is None else self._of_keys(described, keys)
                 if wanted is None:
+                    others |= (
+                        {f"{k.name}: {k.type}" for k in described.keys} if described else set()
+                    )
                     continue
+                fitting += 1
                 where = wanted if where is None else where & wanted
             table = files.read(folder, since=first, until=last, where=where)
             if table is not None and table.num_rows:
                 found.append((read_description(table.schema), table))
+        if others and not fitting:
+            raise RequestInvalid(
+                f"No row of the log has such keys: {dict(keys or {})!r}.",
+                remedy=f"Keys in the log: {', '.join(sorted(others))}.",
+            )
         return found
 
     def explain(self, request_id: str) -> Explanation:
@@ -228,15 +239,18 @@ class ServingLog:
         return {name: instant(moment) for name, moment in last.items()}
 
     def _of_keys(self, description: Description, keys: Mapping[str, Any]) -> Any:
+        """What rows of these keys are; None where there are no such keys, or of other types."""
         known = {each.name: each for each in description.keys}
         if not known.keys() >= keys.keys():
             return None
         where = None
         for name, value in keys.items():
-            column = known[name]
-            plain: Any = value
+            column, plain = known[name], value
+            type_ = parse_type(column.type)
+            if not is_value(value, type_):
+                return None
             if column.masked:
-                (plain,) = self.mask.values([value], parse_type(column.type))
+                (plain,) = self.mask.values([value], type_)
             test = pc.field(f"key.{name}") == pa.scalar(plain, column.arrow)
             where = test if where is None else where & test
         return where
