@@ -21,7 +21,7 @@ Asking = Generator[Keys, Values, T]
 """Yields keys, is sent the values of all of them in their order, and returns what it comes to."""
 
 
-HandOver = Callable[[A, B], Awaitable[T] | None]
+HandOver = Callable[[A], Awaitable[T] | None]
 
 
 def answered(asking: Generator[A, B, T], answer: Callable[[A], B], first: B | None = None) -> T:
@@ -40,19 +40,18 @@ def answered(asking: Generator[A, B, T], answer: Callable[[A], B], first: B | No
 async def awaited(
     asking: Generator[A, B, T],
     answer: Callable[[A], Awaitable[B]],
-    hand_over: HandOver[A, B, T] = lambda _question, _answer: None,
+    hand_over: HandOver[A, T] = lambda _question: None,
 ) -> T:
     """The same where answers are waited for in an event loop.
 
-    What `hand_over` makes of a question and its answer is awaited instead of going on here.
+    What `hand_over` makes of a question is awaited instead of going on here, if it is anything.
     """
     try:
         question = next(asking)
         while True:
-            found = await answer(question)
-            rest = hand_over(question, found)
+            rest = hand_over(question)
             if rest is not None:
                 return await rest
-            question = asking.send(found)
+            question = asking.send(await answer(question))
     except StopIteration as done:
         return cast("T", done.value)
