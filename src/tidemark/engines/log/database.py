@@ -22,7 +22,7 @@ In the first one every batch was Arrow, and its identities were in a table of th
 
 FILE, MARK = "log.db", "mark"
 
-CHECKPOINT_PAGES = 1_000
+CHECKPOINT_PAGES = 500
 """Pages (4 kB) in the write-ahead file before it is written from its beginning again.
 
 What overwrites a file reaches the disk in half the time of what makes it longer, so it is to stay
