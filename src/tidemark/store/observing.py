@@ -87,18 +87,7 @@ class Observing:
         from tidemark.serve.log import span
         from tidemark.serve.log.files import batches
 
-        if not 0 < sample <= 1 or probe < 0:
-            raise RequestInvalid(
-                f"An audit of the share {sample} of the requests is none."
-                if probe >= 0
-                else f"An audit of {probe} entities is none.",
-                remedy="sample is more than 0 and at most 1; probe is a number of entities.",
-            )
-        if probe and (sample < 1 or until is not None):
-            raise RequestInvalid(
-                "A probe reads entities now: there is nothing to take a sample of, and no until.",
-                remedy=f"tidemark audit --probe {probe}, or leave --probe out.",
-            )
+        _check_audit(sample, probe, until)
         definitions = self._readers.snapshot().definitions
         left_out: dict[str, str] = {}
         damaged: set[str] = set()
@@ -198,3 +187,19 @@ class Observing:
 
     def _recently_read(self, since: datetime) -> Mapping[str, datetime]:
         return self.log.recent_features(since) if self.kept else {}
+
+
+def _check_audit(sample: float, probe: int, until: datetime | str | None) -> None:
+    """Refuse what no audit can look at."""
+    if not 0 < sample <= 1 or probe < 0:
+        raise RequestInvalid(
+            f"An audit of the share {sample} of the requests is none."
+            if probe >= 0
+            else f"An audit of {probe} entities is none.",
+            remedy="sample is more than 0 and at most 1; probe is a number of entities.",
+        )
+    if probe and (sample < 1 or until is not None):
+        raise RequestInvalid(
+            "A probe reads entities now: there is nothing to take a sample of, and no until.",
+            remedy=f"tidemark audit --probe {probe}, or leave --probe out.",
+        )
