@@ -106,12 +106,16 @@ class Quick:
             return None
         before, *old = stored[len(records) :]
         held = dict(zip(places, old, strict=True))
-        puts: list[Pair] = []
+        puts, deletes = list[Pair](), list[bytes]()
         for rows, events in zip(left.rows, taken, strict=True):
-            written = rows.single.taken(events, held)
-            if written is None:
+            try:
+                merged = rows.single.merged(events, held, self._online.get_many)
+            except StoreConflict:
                 return None
-            puts += written.items()
+            if merged is None:
+                return None
+            puts += merged.puts
+            deletes += merged.deletes
         newest = arrived.newest
         after = left.moved(newest)
         puts += [(each.place, each.stored) for each in after.followers.serving]
@@ -120,7 +124,7 @@ class Quick:
         puts.append((delays, _encode(counted)))
         expect = {each.place: each.stored for each in left.followers.serving}
         try:
-            self._online.put_many(puts, expect=expect, durable=False)
+            self._online.put_many(puts, deletes=deletes, expect=expect, durable=False)
         except StoreConflict:
             return None
         self._left[name] = after

@@ -191,18 +191,6 @@ class Single:
                 events.append((place(key), self.event(values, identity)))
         return events
 
-    def taken(
-        self, events: Sequence[tuple[bytes, Event]], old: Mapping[bytes, bytes | None]
-    ) -> dict[bytes, bytes] | None:
-        """The rows with the events in them; None where one does not take them in (`inserted`)."""
-        new: dict[bytes, bytes] = {}
-        for where, event in events:
-            row = inserted(self.layout, new.get(where, old[where]), event)
-            if row is None:
-                return None
-            new[where] = row
-        return new
-
     def merged(
         self,
         events: Sequence[tuple[bytes, Event]],
