@@ -7,12 +7,13 @@ import shutil
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from tidemark.errors import StoreUnavailable
+from tidemark.errors import StoreConflict, StoreUnavailable
 from tidemark.online import environment as environments
 from tidemark.online.checkpoint import CHECKPOINT, DATA, KNOWN, Checkpoints
 from tidemark.online.environment import Environment
@@ -183,9 +184,9 @@ def test_writers_in_several_processes_keep_the_tree_of_the_newest_checkpoint(see
     path = tmp_path / "online"
     store, disk = LmdbStore(path), Disk(path)
     now = Content()
-    for _ in range(3):
+    for durable in (True, True, False):  # the last one has a pin
         puts, deletes = some_batch(rng)
-        store.put_many(puts.items(), deletes=deletes)
+        store.put_many(puts.items(), deletes=deletes, durable=durable)
         now = changed(now, puts, deletes)
     another(write_and_die, path, seed, 1)  # its first write makes a checkpoint
     disk.synced()
@@ -195,6 +196,24 @@ def test_writers_in_several_processes_keep_the_tree_of_the_newest_checkpoint(see
         disk.look()
     left = disk.stopped(rng, tmp_path / "stopped")
     assert content(left) == now
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["durable", "soon", "refused"])
+def test_a_store_that_writes_no_more_keeps_nobody_from_using_pages_again(
+    how, tmp_path, monkeypatch
+):
+    """Otherwise the file would grow with all that others write."""
+    monkeypatch.setattr(environments, "CHECKPOINT_SECONDS", 0)
+    path = tmp_path / "online"
+    store = LmdbStore(path)
+    expect = {b"a": b"something else"} if how == "refused" else {}
+    with suppress(StoreConflict):
+        store.put_many([(b"a", b"1")], expect=expect, durable=how == "durable")
+    opened = Environment.of(path.resolve(), 1 << 20)
+    while "no active readers" not in opened.env.readers():
+        os.sched_yield()
+    opened.release()
     store.close()
 
 

@@ -136,6 +136,10 @@ class Checkpoints:
             return None
         return cls(folder)
 
+    def has(self, meta: Meta) -> bool:
+        """Whether there is a checkpoint of a state."""
+        return any(each is not None and each[0] == meta for each in self._slots())
+
     def keep(self, meta: Meta, data: int) -> None:
         """Make a state, all of which is on the disk, the newest checkpoint."""
         import fcntl
@@ -147,8 +151,7 @@ class Checkpoints:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _keep(self, meta: Meta, data: int) -> None:
-        slots = self._slots()
-        numbers = [-1 if each is None else each[0].transaction for each in slots]
+        numbers = [-1 if each is None else each[0].transaction for each in self._slots()]
         if max(numbers) >= meta.transaction:
             return  # another process was faster
         roots, place = meta.roots(data), numbers.index(min(numbers)) * _APART

@@ -152,29 +152,42 @@ class Environment:
         can undo all that was written since some moment.
         """
         with self._writing, refusing(self.path):
-            while True:
-                try:
-                    if self._checkpoints is not None and self._pin is None:
-                        self._checkpoint()
-                    self._refuse_lost()
-                    done = work(self.env)
-                    break
-                except lmdb.MapFullError:
-                    size = self.env.info()["map_size"] * 2
-                except lmdb.MapResizedError:
-                    size = 0
-                with self._checkpointing:
-                    self._resize(size)
-            if durable:
-                self._checkpoint()
-            elif self._checkpoints is not None and self._pending is None:
-                self._checkpoint_soon()
-            return done
+            try:
+                done = self._written(work)
+                if durable:
+                    self._checkpoint()
+                elif self._checkpoints is not None and self._pending is None:
+                    self._checkpoint_soon()
+                return done
+            finally:
+                if self._pin is not None and self._pending is None:  # nothing was written
+                    with self._checkpointing:
+                        self._unpin()
 
-    def _checkpoint(self) -> None:
-        """Bring what was written to the disk; for who holds `_writing`."""
+    def _written(self, work: Callable[[lmdb.Environment], T]) -> T:
+        while True:
+            try:
+                if self._checkpoints is not None and self._pin is None:
+                    self._checkpoint(hold=True)
+                self._refuse_lost()
+                return work(self.env)
+            except lmdb.MapFullError:
+                size = self.env.info()["map_size"] * 2
+            except lmdb.MapResizedError:
+                size = 0
+            with self._checkpointing:
+                self._resize(size)
+
+    def _checkpoint(self, *, hold: bool = False) -> None:
+        """Bring what was written to the disk; for who holds `_writing`.
+
+        The pin is held for who writes next.  Who does not, lets it go: others, who write on, could
+        not use the pages again that it keeps.
+        """
         with self._checkpointing:
             self._bring(self._moment())
+            if not hold:
+                self._unpin()
 
     def _checkpoint_soon(self) -> None:
         """Have another thread bring to the disk what is written until then."""
@@ -198,6 +211,9 @@ class Environment:
                     moment = self._moment()
                     writing.close()
                     self._bring(moment)
+        with self._writing, self._checkpointing:
+            if self._pending is None:
+                self._unpin()
 
     def _moment(self) -> tuple[Meta, lmdb.Transaction] | None:
         """The state there is, and a transaction that sees it."""
@@ -227,17 +243,23 @@ class Environment:
 
     def _bring(self, moment: tuple[Meta, lmdb.Transaction] | None) -> None:
         """Bring everything until a moment to the disk, and pin it."""
+        if moment is None or self._checkpoints is None:
+            self._sync()
+            return
+        meta, pin = moment
+        if not self._checkpoints.has(meta):
+            self._sync()
+            self._checkpoints.keep(meta, self._data)
+        self._unpin()
+        self._pin = pin
+
+    def _sync(self) -> None:
         try:
             self.env.sync(True)
         except lmdb.Error as error:
             # The system forgets what it could not write, and the next sync says that all is well.
             self._lost = error
             raise
-        if moment is not None and self._checkpoints is not None:
-            meta, pin = moment
-            self._checkpoints.keep(meta, self._data)
-            self._unpin()
-            self._pin = pin
 
     def _refuse_lost(self) -> None:
         if self._lost is not None:
