@@ -206,7 +206,8 @@ def make_project(folder: Path, online: str, stream: str, base: datetime, kafka: 
     (folder / "features.py").write_text(DEFINITIONS.replace("{stream}", stream), "utf-8")
     settings = ['name = "torture"', 'definitions = "features.py"', f'online = "{online}"']
     if kafka:
-        options = {"bootstrap.servers": kafka, "session.timeout.ms": 1000}
+        # Not less: a member that joins again before a second is over waits for ever in the mock.
+        options = {"bootstrap.servers": kafka, "session.timeout.ms": 2000}
         options |= {"heartbeat.interval.ms": 200, "reconnect.backoff.max.ms": 100}
         pairs = ", ".join(f'"{key}" = {json.dumps(value)}' for key, value in options.items())
         settings.append(f"kafka = {{ {pairs} }}")
