@@ -73,7 +73,9 @@ class Sales(tm.FeatureView, entity=Shop, source=Purchase):
     revenue = tm.sum(Purchase.amount, over="1d")
 
 
-def bodies(count: int, size: int, chance: random.Random, shops: int = SHOPS) -> list[bytes]:
+def bodies(
+    count: int, size: int, chance: random.Random, shops: int = SHOPS, users: int = USERS
+) -> list[bytes]:
     """Batches of events as lines of JSON."""
     now = datetime.now(UTC)
     made: list[bytes] = []
@@ -81,7 +83,7 @@ def bodies(count: int, size: int, chance: random.Random, shops: int = SHOPS) -> 
         events = [
             {
                 "order_id": f"o{chance.getrandbits(60)}",
-                "user_id": f"u{chance.randrange(USERS)}",
+                "user_id": f"u{chance.randrange(users)}",
                 "shop": f"s{chance.randrange(shops)}",
                 "amount": round(chance.uniform(1, 100), 2),
                 "status": chance.choice(["settled", "open"]),

@@ -1,6 +1,6 @@
 """Pushes into states of several sizes: what an event costs where its entity has many already.
 
-python -m benchmarks.states [--redis] [--size 1000] [--view spend] [--batch 100] [--profile]
+python -m benchmarks.states [--redis] [--size 900] [--view spend] [--batch 100] [--profile]
 
 A line for each size of state (events an entity has before) and each view: `spend` has what adds up,
 `reach` what is approximate.  For each batch: microseconds of processor time an event, of the whole
@@ -16,15 +16,15 @@ import random
 import tempfile
 import time
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from benchmarks.online import own_redis
+from benchmarks.push import SHOPS, bodies
 
 import tidemark as tm
 
@@ -34,7 +34,6 @@ ENTITIES = {10: 10_000, 100: 10_000, 900: 1_500, 3_000: 300, 100_000: 20}
 PUSHES = {1: 300, 100: 20, 10_000: 3}
 """Events in a push, and how many pushes are measured."""
 
-SHOPS = 500
 MONTH = 30 * 86_400 * 1_000_000
 
 
@@ -91,26 +90,6 @@ def write(path: Path, entities: int, each: int) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def bodies(count: int, size: int, entities: int) -> list[bytes]:
-    """Batches of new events as lines of JSON."""
-    chance, now = random.Random(size), datetime.now(UTC)
-    made: list[bytes] = []
-    for _ in range(count):
-        events = [
-            {
-                "order_id": f"o{chance.getrandbits(60)}",
-                "user_id": f"u{chance.randrange(entities)}",
-                "shop": f"s{chance.randrange(SHOPS)}",
-                "amount": round(chance.uniform(1, 100), 2),
-                "status": chance.choice(["settled", "open"]),
-                "at": (now - timedelta(milliseconds=chance.randrange(60_000))).isoformat(),
-            }
-            for _ in range(size)
-        ]
-        made.append(b"\n".join(map(msgspec.json.encode, events)))
-    return made
-
-
 class Cost(NamedTuple):
     """What an event costs: microseconds of processor and clock, and bytes for the online store."""
 
@@ -122,7 +101,7 @@ class Cost(NamedTuple):
 def measure(store: tm.Store, source: type[tm.Source], size: int, entities: int) -> Cost:
     """Push some batches of a size, after one that does not count."""
     online: Any = store._online  # noqa: SLF001
-    first, *todo = bodies(PUSHES[size] + 1, size, entities)
+    first, *todo = bodies(PUSHES[size] + 1, size, random.Random(size), users=entities)
     store.push(source, first)
     written, put_many = 0, online.put_many
 
