@@ -17,7 +17,8 @@ from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.log import CORRECTS, POSITION, SEEN
 from tidemark.engines.micro import partition_of
 from tidemark.ingest.serving import Reading
-from tidemark.ingest.single import Arrived
+from tidemark.ingest.single import Arrived, Single
+from tidemark.model.graph import Definitions
 from tidemark.online import cutting, tree
 from tidemark.online.cutting import Sizes
 from tidemark.online.single import inserted
@@ -83,6 +84,18 @@ def an_event(random: Random, number: int) -> dict[str, object]:
     }
 
 
+def of_visits(seed: int) -> tuple[Definitions, Reading, Single, pa.Schema]:
+    """What reads the events of one world, and their columns in the log."""
+    lowered = lower(*definitions(unique=seed % 2 == 0)).definitions
+    view = lowered.view("visits")
+    source = lowered.source(view.source)
+    reading = Reading.of(view, source, lowered.entity(view.entity))
+    assert reading.single is not None
+    added = [(SEEN, pa.int64()), (POSITION, pa.int64()), (CORRECTS, pa.bool_())]
+    columns = [(each.name, arrow_type(each.type)) for each in source.columns]
+    return lowered, reading, reading.single, pa.schema(columns + added)
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[DuckDB]:
     with DuckDB() as engine:
@@ -93,14 +106,8 @@ def engine() -> Iterator[DuckDB]:
 def test_one_event_after_the_other(seed: int, engine: DuckDB) -> None:
     """Late and tied ones, nulls, NaN, values of codes that come between others, null keys."""
     random = Random(seed)
-    lowered = lower(*definitions(unique=seed % 2 == 0)).definitions
-    view = lowered.view("visits")
-    source = lowered.source(view.source)
-    reading = Reading.of(view, source, lowered.entity(view.entity))
-    single = reading.single
-    assert single is not None
-    added = [(SEEN, pa.int64()), (POSITION, pa.int64()), (CORRECTS, pa.bool_())]
-    schema = pa.schema([(each.name, arrow_type(each.type)) for each in source.columns] + added)
+    lowered, reading, single, schema = of_visits(seed)
+    view, source = reading.view, reading.source
     rows: dict[bytes, bytes | None] = {}
     for number in range(40):
         event = an_event(random, number)
@@ -129,14 +136,8 @@ def test_a_few_events_give_trees_their_bytes(seed: int, engine: DuckDB, monkeypa
     """Whatever they fall into: a row, one that becomes a tree, chunks that stay or are cut anew."""
     monkeypatch.setattr(cutting, "SIZES", Sizes(6, 8, 2))
     random = Random(seed)
-    lowered = lower(*definitions(unique=seed % 2 == 0)).definitions
-    view = lowered.view("visits")
-    source = lowered.source(view.source)
-    reading = Reading.of(view, source, lowered.entity(view.entity))
-    single = reading.single
-    assert single is not None
-    added = [(SEEN, pa.int64()), (POSITION, pa.int64()), (CORRECTS, pa.bool_())]
-    schema = pa.schema([(each.name, arrow_type(each.type)) for each in source.columns] + added)
+    lowered, reading, single, schema = of_visits(seed)
+    view, source = reading.view, reading.source
     store: dict[bytes, bytes] = {}
     events: list[dict[str, object]] = []
 

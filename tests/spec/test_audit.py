@@ -27,6 +27,7 @@ from tests.spec.audited import (
     write,
 )  # fmt: skip
 from tests.spec.served import ASKED, make_project
+from tests.spec.watched import Person, Watch
 
 import tidemark as tm
 from tidemark.apps.cli import main
@@ -305,21 +306,6 @@ def test_a_long_audit_shows_how_far_it_is(shop, monkeypatch):
     monkeypatch.setattr("tidemark.engines.progress._PATIENCE", 0.0)
     shop.audit()
     assert re.search(r"audit of risk.*6 rows", terminal.getvalue())
-
-
-class Person(tm.Entity):
-    """A person."""
-
-    user_id: tm.Key[str]
-
-
-class Watch(tm.Source, time="at", unique=("watch_id",)):
-    """What was watched, as it happens; there is no history but what was pushed."""
-
-    watch_id: tm.Col[str]
-    user_id: tm.Col[str]
-    minutes: tm.Col[float]
-    at: tm.Col[datetime]
 
 
 class Watching(tm.FeatureView, entity=Person, source=Watch):

@@ -8,27 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from tests.spec.watched import Person, Watch
 
 import tidemark as tm
 from tidemark.apps.cli import main
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DAY = timedelta(days=1)
-
-
-class Person(tm.Entity):
-    """A person."""
-
-    user_id: tm.Key[str]
-
-
-class Watch(tm.Source, time="at", unique=("watch_id",)):
-    """What was watched, as it happens; there is no history but what was pushed."""
-
-    watch_id: tm.Col[str]
-    user_id: tm.Col[str]
-    minutes: tm.Col[float]
-    at: tm.Col[datetime]
 
 
 class Watching(tm.FeatureView, entity=Person, source=Watch):
