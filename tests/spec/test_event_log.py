@@ -131,18 +131,6 @@ def test_a_batch_with_a_known_key_is_that_batch(log: EventLog) -> None:
     assert ids(log) == ["a"]
 
 
-def test_a_log_of_before_keys_told_their_rows_goes_on(log: EventLog) -> None:
-    """What it does not know of an old key it does not hold against anybody."""
-    log.append(ORDERS, orders(("a", 1.0, 10)), seen=1, key="old")
-    log.close()
-    before = sqlite3.connect(log.folder / "orders" / "log.db")
-    before.execute("ALTER TABLE keys DROP COLUMN said")
-    before.close()
-    assert not log.append(ORDERS, orders(("b", 1.0, 10)), seen=2, key="old").other
-    assert log.append(ORDERS, orders(("c", 1.0, 10)), seen=3, key="new").accepted == 1
-    assert log.append(ORDERS, orders(("d", 1.0, 10)), seen=4, key="new").other
-
-
 def test_several_batches_are_kept_together(log: EventLog) -> None:
     """Each has its own answer."""
     batches = [Batch(orders(("a", 1.0, 1))), Batch(orders(("a", 1.0, 1), ("b", 1.0, 1)), key="k")]
@@ -252,6 +240,26 @@ def test_a_file_without_tables_is_never_there(
     assert log.names() == []
     assert log.last("orders") == 0
     assert log.append(ORDERS, numbered([1]), seen=1).accepted == 1
+
+
+@pytest.mark.parametrize("format_", [0, 2])
+def test_a_log_of_another_format_is_refused(log: EventLog, format_: int) -> None:
+    """Whoever reads or writes is told, and nothing is changed."""
+    log.append(ORDERS, numbered([1]), seen=1)
+    log.close()
+    file = log.folder / "orders" / "log.db"
+    with sqlite3.connect(file) as other:
+        other.execute(f"PRAGMA user_version = {format_}")
+    other.close()
+    before = file.read_bytes()
+    with pytest.raises(
+        EngineError, match=f"log of orders is of format {format_}, .* knows format 1"
+    ):
+        log.append(ORDERS, numbered([2]), seen=2)
+    with pytest.raises(EngineError, match="Use the release that made it") as refused:
+        ids(log)
+    assert str(file.parent) in str(refused.value)
+    assert file.read_bytes() == before
 
 
 def test_other_engines_read_the_files(log: EventLog) -> None:
@@ -458,14 +466,10 @@ def test_where_nothing_can_be_written_events_are_refused(
         path.chmod(0o444)
     folder.chmod(0o555)
     if os.access(folder, os.W_OK):  # the superuser may write everywhere
-        import sqlite3
-
         connect: Any = sqlite3.connect
 
         def read_only(address: str, **options: Any) -> sqlite3.Connection:
-            if not address.startswith("file:"):
-                address = f"file:{address}?mode=ro"
-            return connect(address, **{**options, "uri": True})
+            return connect(address.replace("mode=rw", "mode=ro"), **options)
 
         monkeypatch.setattr(sqlite3, "connect", read_only)
     with EventLog(tmp_path / "log") as log:

@@ -10,7 +10,6 @@ import pytest
 from tests.spec.log_writers import ORDERS, few, few_numbered, numbered, orders
 
 from tidemark.engines.log import EventLog
-from tidemark.engines.log.database import checksum
 
 
 @pytest.fixture
@@ -74,28 +73,6 @@ def test_identities_outlive_their_batches(log: EventLog, keep_rows: int) -> None
         assert [each.duplicates for each in done] == [1] * 12
         assert other.append_all(ORDERS, [few(("o3", 0.5, 0))], seen=21)[0].accepted == 1
     assert log.append(ORDERS, orders(("o3", 0.5, 0)), seen=22).duplicates == 1
-
-
-def test_a_log_of_the_first_format_goes_on(log: EventLog) -> None:
-    """Its identities were in a table of their own: they are known, its events are read."""
-    log.append(ORDERS, numbered(range(5)), seen=7)
-    log.close()
-    with sqlite3.connect(log.folder / "orders" / "log.db") as database:
-        database.execute(
-            "INSERT INTO identities SELECT first, identities_checksum, identities FROM batches"
-        )
-        database.execute("ALTER TABLE batches DROP COLUMN identities")
-        database.execute("ALTER TABLE batches DROP COLUMN identities_checksum")
-        query = "SELECT last, seen, content, dropped, indexed FROM state"
-        values = (1, *database.execute(query).fetchone())
-        database.execute("UPDATE state SET format = 1, checksum = ?", (checksum(*values),))
-    database.close()
-    with EventLog(log.folder) as reader:
-        assert reader.read(ORDERS, 0, 10).num_rows == 5
-    done = log.append_all(ORDERS, [few_numbered([4]), few_numbered([5])], seen=8)
-    assert [each.duplicates for each in done] == [1, 0]
-    log.compact(ORDERS, keep_rows=0)
-    assert log.read(ORDERS, 0, 10)["id"].to_pylist() == [f"o{number}" for number in range(6)]
 
 
 def test_the_write_ahead_file_stays_short(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:

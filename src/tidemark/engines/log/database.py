@@ -8,17 +8,14 @@ import sqlite3
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tidemark.errors import EngineError, StoreUnavailable
 
-FORMAT = 2
-"""The version of the tables; a newer one is refused.
-
-In the first one every batch was Arrow, and its identities were in a table of their own.
-"""
+FORMAT = 1
+"""The version of the tables and of what is in them; another one is refused."""
 
 FILE, MARK = "log.db", "mark"
 
@@ -31,8 +28,8 @@ short; and a checkpoint, for which one append waits, is to be a small one.
 
 TABLES = """
 CREATE TABLE state (
-    one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER, last INTEGER, seen INTEGER,
-    content INTEGER, dropped INTEGER, indexed INTEGER, checksum INTEGER);
+    one INTEGER PRIMARY KEY CHECK (one = 1), last INTEGER, seen INTEGER, content INTEGER,
+    dropped INTEGER, indexed INTEGER, checksum INTEGER);
 CREATE TABLE schemas (number INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE batches (
     first INTEGER PRIMARY KEY, rows INTEGER, seen INTEGER, schema INTEGER, checksum INTEGER,
@@ -43,6 +40,7 @@ CREATE TABLE runs (
 CREATE TABLE segments (
     path TEXT PRIMARY KEY, first INTEGER, last INTEGER, rows INTEGER, low INTEGER, high INTEGER,
     seen INTEGER, bytes INTEGER, checksum INTEGER);
+CREATE TABLE retained (one INTEGER PRIMARY KEY CHECK (one = 1), high INTEGER, checksum INTEGER);
 CREATE TABLE offsets (origin TEXT PRIMARY KEY, offset TEXT NOT NULL, checksum INTEGER);
 CREATE TABLE keys (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, first INTEGER, last INTEGER, accepted INTEGER,
@@ -52,13 +50,6 @@ CREATE TABLE buried (
     offset TEXT, replayed INTEGER);
 CREATE UNIQUE INDEX buried_once ON buried (origin, offset) WHERE origin != '';
 """
-
-LATER = (
-    ("batches", "identities", "BLOB"),
-    ("batches", "identities_checksum", "INTEGER"),
-    ("keys", "said", "INTEGER"),
-)
-"""Columns that the tables did not have at first; only those who write look for them."""
 
 
 def checksum(*parts: object, data: memoryview[int] | bytes = b"") -> int:
@@ -201,9 +192,9 @@ class Database:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self.file.exists():
                 self._create()
-            connection = self._connect(str(self.file), uri=False)
+            connection = self._opened(f"{self.file.absolute().as_uri()}?mode=rw")
             try:
-                _prepare(connection)
+                _tune(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -214,9 +205,14 @@ class Database:
         """Make the file whole or not at all: a process may die, and others may read, meanwhile."""
         fresh = self.file.with_name(f"{FILE}-{secrets.token_hex(8)}.new")
         try:
-            connection = self._connect(str(fresh), uri=False)
+            connection = self._connect(fresh.absolute().as_uri())
             try:
-                _prepare(connection)
+                _tune(connection)
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in TABLES.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                connection.execute("COMMIT")
             finally:
                 connection.close()
             with suppress(FileExistsError):  # another process was faster
@@ -229,8 +225,7 @@ class Database:
     def _read_connection(self) -> sqlite3.Connection:
         address = f"{self.file.absolute().as_uri()}?mode=ro"
         try:
-            connection = self._connect(address, uri=True)
-            connection.execute("SELECT format FROM state").fetchone()
+            return self._opened(address)
         except sqlite3.OperationalError:
             # Without permission to write there can be no index of what is not checkpointed; where
             # all is, the file alone is enough.
@@ -238,14 +233,32 @@ class Database:
             pending = wal.exists() and wal.stat().st_size > 0
             if pending or os.access(self.folder, os.W_OK):
                 raise
-            connection = self._connect(f"{address}&immutable=1", uri=True)
-            connection.execute("SELECT format FROM state").fetchone()
+            return self._opened(f"{address}&immutable=1")
+
+    def _opened(self, address: str) -> sqlite3.Connection:
+        """A connection to the file as it is; raises `EngineError` if it has another format."""
+        connection = self._connect(address)
+        try:
+            self._check_format(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
-    def _connect(self, address: str, *, uri: bool) -> sqlite3.Connection:
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != FORMAT:
+            raise EngineError(
+                f"The event log of {self.source} is of format {found}, and this release of "
+                f"Tidemark knows format {FORMAT} only.",
+                where=str(self.folder),
+                remedy="Use the release that made it. What it holds is untouched.",
+            )
+
+    def _connect(self, address: str) -> sqlite3.Connection:
         return sqlite3.connect(
             address,
-            uri=uri,
+            uri=True,
             timeout=self._wait,
             isolation_level=None,
             check_same_thread=False,
@@ -282,31 +295,9 @@ class Database:
         )
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables where there are none, and have every commit reach the disk."""
+def _tune(connection: sqlite3.Connection) -> None:
+    """Have every commit reach the disk, and readers go on meanwhile."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA cache_size = -32000")
-    if not _lacking(connection):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _lacking(connection):  # another process may have been faster
-        connection.execute(statement)
-    connection.execute("COMMIT")
-
-
-def _lacking(connection: sqlite3.Connection) -> Sequence[str]:
-    """The statements that bring the tables to this format."""
-    there = {table: _columns(connection, table) for table in ("batches", "keys")}
-    if not there["batches"]:
-        return TABLES.split(";")
-    return [
-        f"ALTER TABLE {table} ADD COLUMN {name} {type_}"
-        for table, name, type_ in LATER
-        if name not in there[table]
-    ]
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    return {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}

@@ -55,12 +55,6 @@ SMALL_ROWS, SMALL_BYTES = 1 << 20, 1 << 26
 _DAY = 86_400_000_000
 _NEW = ".new"
 _EPOCH = dt.date(1970, 1, 1)
-_RETAINED = (
-    "CREATE TABLE IF NOT EXISTS retained "
-    "(one INTEGER PRIMARY KEY CHECK (one = 1), high INTEGER, checksum INTEGER)"
-)
-"""What retention deleted; made by the first one that deletes something."""
-
 _ENTER = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _whole: dict[str, tuple[int, int]] = {}  # files whose content was checked: size and time of change
@@ -288,7 +282,6 @@ def retain(database: Database, since: int) -> int:
                 _note_dropped(connection, dropped)
                 high = max(high, forgotten(database, connection) or high)
                 values = (high, checksum(high))
-                connection.execute(_RETAINED)
                 connection.execute("INSERT OR REPLACE INTO retained VALUES (1, ?, ?)", values)
         sweep(database)
     return int(dropped)
@@ -296,9 +289,6 @@ def retain(database: Database, since: int) -> int:
 
 def forgotten(database: Database, connection: sqlite3.Connection) -> int | None:
     """The time of the newest event that retention deleted; None if it never deleted any."""
-    there = "SELECT count(*) FROM sqlite_master WHERE name = 'retained'"
-    if not connection.execute(there).fetchone()[0]:
-        return None
     row = connection.execute("SELECT high, checksum FROM retained").fetchone()
     if row is not None and checksum(row[0]) != row[1]:
         raise database.damaged("what retention deleted has changed")
@@ -306,9 +296,9 @@ def forgotten(database: Database, connection: sqlite3.Connection) -> int | None:
 
 
 def _note_dropped(connection: sqlite3.Connection, rows: int) -> None:
-    query = "SELECT format, last, seen, content, dropped, indexed FROM state"
-    format_, last, seen, content, dropped, indexed = connection.execute(query).fetchone()
-    values = (format_, last, seen, content, dropped + rows, indexed)
+    query = "SELECT last, seen, content, dropped, indexed FROM state"
+    last, seen, content, dropped, indexed = connection.execute(query).fetchone()
+    values = (last, seen, content, dropped + rows, indexed)
     connection.execute(
         "UPDATE state SET dropped = ?, checksum = ?", (dropped + rows, checksum(*values))
     )

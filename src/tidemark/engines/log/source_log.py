@@ -20,7 +20,7 @@ from tidemark.engines.few import Few, signed, spread_one
 from tidemark.engines.identity import content_words, identity_words, spread
 from tidemark.engines.log import batches, keys, letters, segments
 from tidemark.engines.log.batches import ADDED, POSITION, SEEN, STORED, Schemas
-from tidemark.engines.log.database import FORMAT, Database, checksum
+from tidemark.engines.log.database import Database, checksum
 from tidemark.engines.log.identities import Identities, entries, told_apart
 from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State, Taken
 from tidemark.errors import StoreConflict
@@ -324,13 +324,11 @@ class SourceLog:
 
     def _state(self, connection: sqlite3.Connection, acknowledged: int) -> State:
         """Where the log stands; raises `EngineError` if it is not what was acknowledged."""
-        query = "SELECT format, last, seen, content, dropped, indexed, checksum FROM state"
+        query = "SELECT last, seen, content, dropped, indexed, checksum FROM state"
         row = connection.execute(query).fetchone()
-        if row is not None and row[0] > FORMAT:
-            raise self._database.damaged(f"its format {row[0]} is newer than this Tidemark")
         if row is not None and checksum(*row[:-1]) != row[-1]:
             raise self._database.damaged("its state has changed")
-        state = State() if row is None else State(*row[1:-1])
+        state = State() if row is None else State(*row[:-1])
         if acknowledged > state.last:
             raise self._database.damaged(
                 f"{acknowledged - state.last:,} events that were acknowledged are missing"
@@ -402,9 +400,9 @@ def _summed(total: int, more: int) -> int:
 
 
 def _store(connection: sqlite3.Connection, state: State) -> None:
-    values = (FORMAT, state.last, state.seen, state.content, state.dropped, state.indexed)
+    values = (state.last, state.seen, state.content, state.dropped, state.indexed)
     connection.execute(
-        "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*values, checksum(*values))
+        "INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?)", (*values, checksum(*values))
     )
 
 
