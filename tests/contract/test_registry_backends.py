@@ -102,14 +102,14 @@ def test_a_writer_may_be_killed_at_any_instant(started: str, request: pytest.Fix
     assert process.communicate()[0] == f"{times} times\n"
 
 
-def test_the_database_of_a_newer_tidemark(started: str):
-    """What this release cannot read it does not touch."""
+def test_a_database_of_another_schema(started: str):
+    """What this release does not know it does not touch."""
     address = started.replace("postgresql:", "postgresql+psycopg:")
     engine = sa.create_engine(address)
     with engine.begin() as connection:
         connection.execute(sa.text("update tidemark_schema set version = 99"))
     engine.dispose()
-    with pytest.raises(EngineError, match="newer Tidemark"):
+    with pytest.raises(EngineError, match="is of schema 99"):
         Registry(started).snapshot()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +15,6 @@ from tests.spec.shop import Fraud
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid, TidemarkError
-from tidemark.model.graph import Definitions, Entity, Field
-from tidemark.model.types import Type
-from tidemark.registry import Registry
 
 
 @pytest.fixture
@@ -106,29 +102,6 @@ def test_keys_that_cannot_be(
     with pytest.raises(kind, match=what):
         store.registry.keys.create(**{"name": "a", **words})
     assert store.registry.keys.list() == ()
-
-
-def test_a_registry_of_before_there_were_keys(tmp_path: Path) -> None:
-    """Its tables are brought up to date; what was there stays."""
-    url = f"sqlite:///{tmp_path}/registry.db"
-    room = Entity(name="room", keys=(Field("room", Type("string")),))
-    registry = Registry(url)
-    registry.apply(registry.plan(Definitions.of([room])))
-    before = registry.snapshot().digest
-    registry.close()
-    with sqlite3.connect(tmp_path / "registry.db") as database:
-        later = "name like 'tidemark_%' and name not like '%_revision' and name not like '%_schema'"
-        named = f"select name from sqlite_schema where type = 'table' and {later}"
-        for (name,) in database.execute(named).fetchall():
-            if name != "tidemark_confirmation":
-                database.execute(f"drop table {name}")
-        database.execute("update tidemark_schema set version = 2")
-    database.close()
-    registry = Registry(url)
-    assert registry.keys.list() == ()
-    registry.keys.create("a")
-    assert registry.snapshot().digest == before
-    registry.close()
 
 
 def invoke(*words: str) -> Result:

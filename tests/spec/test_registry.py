@@ -339,15 +339,18 @@ def test_a_revision_taken_out_of_the_middle_shows(applied: Registry, path: Path)
         applied.history()
 
 
-def test_the_database_of_a_newer_tidemark_is_refused(applied: Registry, path: Path) -> None:
-    """What this release cannot read it does not touch."""
+def test_a_database_of_another_schema_is_refused(applied: Registry, path: Path) -> None:
+    """What this release does not know it does not touch."""
     applied.close()
     with sqlite3.connect(path) as database:
         database.execute("update tidemark_schema set version = 99")
     database.close()
-    with pytest.raises(EngineError, match="newer Tidemark") as caught:
+    before = path.read_bytes()
+    with pytest.raises(EngineError, match=r"is of schema 99, .* knows schema 1") as caught:
         Registry(f"sqlite:///{path}").snapshot()
-    assert "pip install -U tidemark" in caught.value.remedy
+    assert str(path) in caught.value.where
+    assert caught.value.remedy.startswith("Use the release that made it.")
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_no_database_is_refused(path: Path) -> None:

@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 
 from tidemark.apps.cli import main
 from tidemark.errors import EngineError
-from tidemark.registry.sql import _MIGRATIONS
 from tidemark.store import connect
 
 Run = Callable[..., Result]
@@ -95,38 +94,6 @@ def test_altered_records_show(project: Path):
     database.close()
     with connect() as store, pytest.raises(EngineError, match="Revision 3"):
         store.registry.snapshot()
-
-
-# What takes a registry back from each version of its tables to the one before.
-BACK = {
-    5: ("alter table tidemark_job drop column reached",),
-    4: ("drop table tidemark_job",),
-    3: ("drop table tidemark_key",),
-    2: (
-        "alter table tidemark_revision drop column records",
-        "drop table tidemark_confirmation",
-    ),
-}
-
-
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
-def test_a_registry_of_an_earlier_schema_is_migrated(project: Path, version: int):
-    """Its revisions are what they were, and their digests hold."""
-    with sqlite3.connect(".tidemark/registry.db") as database:
-        for each in range(max(BACK), version, -1):
-            for statement in BACK[each]:
-                database.execute(statement)
-        database.execute("update tidemark_schema set version = ?", (version,))
-    database.close()
-    with connect() as store:
-        assert store.registry.verify() == 2
-        store.registry.deprecate("user_spend:spend_7d")
-        assert store.registry.verify() == 3
-
-
-def test_every_schema_can_be_gone_back_from():
-    """The table above knows each migration."""
-    assert set(BACK) == set(_MIGRATIONS)
 
 
 class TestCommands:

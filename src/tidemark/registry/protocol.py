@@ -20,9 +20,9 @@ NO_REVISION = ""
 class Revision(msgspec.Struct, frozen=True):
     """One state of everything that is defined, and who made it so.
 
-    `definitions` and `records` are the two documents, as JSON; no records are an empty text.  `at`
-    is in microseconds since 1970 UTC.  `digest` covers every other field and the digest of
-    the revision before, so that no revision can be altered without altering all that follow.
+    `definitions` and `records` are the two documents, as JSON.  `at` is in microseconds since 1970
+    UTC.  `digest` covers every other field and the digest of the revision before, so that no
+    revision can be altered without altering all that follow.
     """
 
     number: int
@@ -32,7 +32,7 @@ class Revision(msgspec.Struct, frozen=True):
     reason: str
     epoch: int
     definitions: str
-    records: str = ""
+    records: str
     digest: str = ""
 
     def sealed(self) -> Revision:
@@ -41,7 +41,7 @@ class Revision(msgspec.Struct, frozen=True):
 
     def expected_digest(self) -> str:
         """The digest that the fields give."""
-        fields: tuple[object, ...] = (
+        fields = (
             self.number,
             self.previous,
             self.author,
@@ -49,9 +49,8 @@ class Revision(msgspec.Struct, frozen=True):
             self.reason,
             self.epoch,
             self.definitions,
+            self.records,
         )
-        if self.records:  # revisions of before there were any keep their digests
-            fields += (self.records,)
         return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 

@@ -64,16 +64,12 @@ def opened(revision: Revision) -> Snapshot:
         reason=revision.reason,
         epoch=revision.epoch,
         definitions=msgspec.json.decode(revision.definitions, type=Definitions),
-        records=msgspec.json.decode(revision.records or "{}", type=Records),
+        records=msgspec.json.decode(revision.records, type=Records),
     )
 
 
-def sealed(
-    now: Snapshot,
-    then: Snapshot,
-) -> Revision:
+def sealed(now: Snapshot, then: Snapshot) -> Revision:
     """The revision that makes `then`, which says who, when and why, follow upon `now`."""
-    records = then.records
     return Revision(
         number=now.revision + 1,
         previous=now.digest,
@@ -82,7 +78,7 @@ def sealed(
         reason=then.reason,
         epoch=ENGINE_EPOCH,
         definitions=msgspec.json.encode(then.definitions).decode(),
-        records="" if records == Records() else msgspec.json.encode(records).decode(),
+        records=msgspec.json.encode(then.records).decode(),
     ).sealed()
 
 

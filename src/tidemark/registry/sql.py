@@ -17,8 +17,8 @@ from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUna
 from tidemark.model.records import Confirmation
 from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope, Revision
 
-SCHEMA = 5
-"""The version of the tables below; raised together with a migration from the one before."""
+SCHEMA = 1
+"""The version of the tables below and of what is in them; another one is refused."""
 
 _metadata = sa.MetaData()
 _schema = sa.Table(
@@ -36,7 +36,7 @@ _revision = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("definitions", sa.Text, nullable=False),
-    sa.Column("records", sa.Text, nullable=False, server_default=""),
+    sa.Column("records", sa.Text, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
 )
 _confirmation = sa.Table(
@@ -73,28 +73,8 @@ _job = sa.Table(
     sa.Column("finished", sa.BigInteger, nullable=False),
     sa.Column("failures", sa.BigInteger, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
-    sa.Column("reached", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reached", sa.BigInteger, nullable=False),
 )
-
-_MIGRATIONS: dict[int, tuple[sa.Executable, ...]] = {
-    2: (
-        sa.text("alter table tidemark_revision add column records text not null default ''"),
-        sa.schema.CreateTable(_confirmation),
-    ),
-    3: (sa.schema.CreateTable(_key),),
-    4: (
-        sa.text(
-            "create table tidemark_job (name varchar(200) primary key, holder text not null, "
-            "lease bigint not null, started bigint not null, finished bigint not null, "
-            "failures bigint not null, outcome text not null)"
-        ),
-    ),
-    5: (
-        sa.text("alter table tidemark_job add column reached bigint not null default 0"),
-        sa.text("update tidemark_job set reached = started where failures = 0"),
-    ),
-}
-"""What makes each version of the tables from the one before."""
 
 _CONNECT_SECONDS = "5"
 """How long a connection to a server may take, where its URL says nothing else."""
@@ -291,35 +271,32 @@ class SqlRevisions:
         engine = _sqlite(self._url) if sqlite else self._server()
         try:
             with engine.begin() as connection:
-                version = _version(connection)
-            if version != SCHEMA:
+                there = self._has_tables(connection)
+            if not there:
                 with engine.begin() as connection:
-                    # Two processes may open a new or an old project at once: one prepares it.
+                    # Two processes may open a new project at once: one makes the tables.
                     connection.exec_driver_sql(_EXCLUSIVE[engine.dialect.name])
-                    self._prepare(connection)
+                    if not self._has_tables(connection):
+                        _metadata.create_all(connection, checkfirst=False)
+                        connection.execute(_schema.insert().values(version=SCHEMA))
         except BaseException:
             engine.dispose()
             raise
         return engine
 
-    def _prepare(self, connection: sa.Connection) -> None:
-        """Make the tables, or those of an earlier schema into those of this one."""
-        version = _version(connection)
-        if version == 0:
-            _metadata.create_all(connection, checkfirst=False)
-            connection.execute(_schema.insert().values(version=SCHEMA))
-            return
-        if version > SCHEMA:
+    def _has_tables(self, connection: sa.Connection) -> bool:
+        """Whether the tables are there; raises `EngineError` for those of another schema."""
+        if not sa.inspect(connection).has_table(_schema.name):
+            return False
+        version = connection.scalar(sa.select(_schema.c.version))
+        if version != SCHEMA:
             raise EngineError(
-                f"The registry was written by a newer Tidemark (its schema is {version}, "
-                f"this one knows {SCHEMA}).",
+                f"The registry is of schema {version}, and this release of Tidemark knows "
+                f"schema {SCHEMA} only.",
                 where=self._url.render_as_string(hide_password=True),
-                remedy="Upgrade: pip install -U tidemark",
+                remedy="Use the release that made it. What it holds is untouched.",
             )
-        for number in range(version + 1, SCHEMA + 1):
-            for statement in _MIGRATIONS[number]:
-                connection.execute(statement)
-            connection.execute(_schema.update().values(version=number))
+        return True
 
     def _server(self) -> sa.Engine:
         url = self._url
@@ -345,13 +322,6 @@ def _address(url: str) -> sa.URL:
             remedy='Write it as "sqlite:///registry.db" or "postgresql://user@host/database".',
         )
     return address
-
-
-def _version(connection: sa.Connection) -> int:
-    """The version of the tables; 0 if there are none."""
-    if not sa.inspect(connection).has_table(_schema.name):
-        return 0
-    return connection.scalar(sa.select(_schema.c.version)) or 0
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:

@@ -11,7 +11,7 @@ from tidemark.model.records import Confirmation
 from tidemark.registry import Revision, Writer
 from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope
 
-FIRST = Revision(1, NO_REVISION, "ada", 1_000, "first", 1, "{}").sealed()
+FIRST = Revision(1, NO_REVISION, "ada", 1_000, "first", 1, "{}", "{}").sealed()
 SECOND = Revision(2, FIRST.digest, "bob", 2_000, "", 1, '{"ä": 1}', '{"models": []}').sealed()
 KEY = Key(
     name="fraud",
