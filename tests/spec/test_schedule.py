@@ -125,10 +125,10 @@ def test_an_audit_looks_at_what_was_served_since_the_last_one(
     audited.apply()
     audited.serve(24)
     now = time.time_ns() // 1_000
-    monkeypatch.setattr("tidemark.store.schedule._now", lambda: now - 3 * 86_400_000_000)
+    monkeypatch.setattr("tidemark.store.schedule.clock", lambda: now - 3 * 86_400_000_000)
     with tm.connect(audited.folder) as store:
         assert [each.error for each in store.schedule.run(once=True)] == [None]
-        monkeypatch.setattr("tidemark.store.schedule._now", lambda: now)
+        monkeypatch.setattr("tidemark.store.schedule.clock", lambda: now)
         assert [each.error for each in store.schedule.run(once=True)] == [None]
         first, second = (datetime.fromisoformat(each["since"]) for each in store.audits())
     assert second - first == timedelta(days=1)
@@ -137,7 +137,7 @@ def test_an_audit_looks_at_what_was_served_since_the_last_one(
 def days_later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """Let the schedule believe that it is so much later."""
     later = int(days * 86_400_000_000)
-    monkeypatch.setattr("tidemark.store.schedule._now", lambda: time.time_ns() // 1_000 + later)
+    monkeypatch.setattr("tidemark.store.schedule.clock", lambda: time.time_ns() // 1_000 + later)
 
 
 def since_of(store: tm.Store) -> list[datetime]:

@@ -120,7 +120,7 @@ def test_what_another_source_has_not_counted_holds_back_a_read_of_both(store, mo
 def test_a_push_returns_when_every_read_counts_it(monkeypatch):
     """Reads of several sources, too: it waits for what was accepted before it, and for no more."""
     clock = iter(range(100, 10_000))
-    monkeypatch.setattr(underway, "now", lambda: next(clock))
+    monkeypatch.setattr(underway, "clock", lambda: next(clock))
     events = UnderWay()
     visits, baskets = events.accepting("visit"), events.accepting("basket")
     visits.__enter__()  # since 100
@@ -157,13 +157,13 @@ def test_a_push_returns_when_every_read_counts_it(monkeypatch):
 )
 def test_the_moment_of_a_read(monkeypatch, states, moment, accepts, expected):
     """Of all that is seen by then the rows have every event; what they hold beyond is hidden."""
-    monkeypatch.setattr(underway, "now", lambda: 200)
+    monkeypatch.setattr(underway, "clock", lambda: 200)
     assert Known.of(states).moment(Look(moment, accepts)) == expected
 
 
 def test_what_is_under_way_ends_however_it_ends(monkeypatch):
     """And what begins after a look is seen after the moment of the look, at whatever speed."""
-    monkeypatch.setattr(underway, "now", lambda: 100)
+    monkeypatch.setattr(underway, "clock", lambda: 100)
     events = UnderWay()
     assert events.look() == (99, ())
     with events.accepting("purchase"), events.accepting("visit"):

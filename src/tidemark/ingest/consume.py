@@ -21,6 +21,7 @@ from tidemark.errors import LockLost, StoreConflict, TidemarkError
 from tidemark.ingest.streams.decoding import Decode, Undecodable
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
+from tidemark.model.window import clock
 from tidemark.online.underway import UnderWay
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Consumer:
                 appended = self._log.append(
                     source,
                     table,
-                    seen=time.time_ns() // 1_000,
+                    seen=clock(),
                     offsets=offsets,
                     expected={partition: self._taken.get(partition) for partition in offsets},
                     buried=letters,

@@ -30,12 +30,11 @@ from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
-from tidemark.model.window import parse_duration, parse_moment
+from tidemark.model.window import clock, instant, moment_text, parse_duration, parse_moment
 from tidemark.online import tree
 from tidemark.online.keys import Held, State, held_key, journal_key, key_encoder
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.retention import Retention
-from tidemark.online.values import instant
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
@@ -91,7 +90,7 @@ class Materialized:
 
     def __repr__(self) -> str:
         width = max((len(view.view) for view in self.views), default=0)
-        lines = [f"Materialized until {self.until.isoformat().replace('+00:00', 'Z')}"]
+        lines = [f"Materialized until {moment_text(self.until)}"]
         for view in self.views:
             lines.append(
                 f"  {view.view:<{width}}  {view.entities:>11,} entities  {view.events:>13,} events"
@@ -131,7 +130,7 @@ def materialize(
     longer than a second shows its progress on a terminal.  Raises `StoreUnavailable` if another
     process materializes the same project into the same store.
     """
-    moment = time.time_ns() // 1_000 if until is None else parse_moment(until)
+    moment = clock() if until is None else parse_moment(until)
     kept = 0 if retain is None else parse_duration(retain)
     asked = Asked(None if until is None else moment, kept)
     pace = Pace(rate)

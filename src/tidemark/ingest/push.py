@@ -25,8 +25,8 @@ from tidemark.ingest.apply import AT_ONCE, Applier
 from tidemark.ingest.single import ANY_MOMENT, Arrived
 from tidemark.ingest.validate import Bounds, Checked, as_rows, table_of
 from tidemark.model.graph import Definitions, Source
+from tidemark.model.window import instant
 from tidemark.online.underway import UnderWay
-from tidemark.online.values import instant
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

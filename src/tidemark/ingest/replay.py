@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from tidemark.errors import NotFound
 from tidemark.ingest.push import letters
 from tidemark.ingest.validate import Bounds, table_of
 from tidemark.model.graph import Source
+from tidemark.model.window import clock
 
 if TYPE_CHECKING:
     from tidemark.engines.log import EventLog
@@ -98,9 +98,7 @@ def _replayed(
     good: list[int] = checked.good.tolist()
     taken = tuple(lines[row].number for row in good)
     settled = Settled(taken, tuple(reasons))
-    (done,) = log.append_all(
-        source, [Batch(checked.rows, settled=settled)], seen=time.time_ns() // 1_000
-    )
+    (done,) = log.append_all(source, [Batch(checked.rows, settled=settled)], seen=clock())
     return Replayed(done.accepted, done.duplicates, len(reasons))
 
 

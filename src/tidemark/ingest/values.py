@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, cast
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from tidemark.engines.arrow import arrow_type
 from tidemark.kernel import calendar
 from tidemark.model.types import FLOAT64, Type
+from tidemark.model.window import since_epoch
 from tidemark.online.values import rescaled
 
 Read = Callable[[Any], Any]
@@ -47,8 +48,7 @@ _PYTHON: dict[str, frozenset[type]] = {
 _PER_MICRO = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
 
 
-_EPOCH, _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1).toordinal()
-_MICROSECOND = timedelta(microseconds=1)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 class Refusal(ValueError):
@@ -208,7 +208,7 @@ def _exactly(type_: type, value: Any) -> Any:
 def _micros(value: Any, zone: str) -> int:
     if type(value) is not str and type(value) is not datetime:
         raise Refusal
-    return (_moment(value, zone) - _EPOCH) // _MICROSECOND
+    return since_epoch(_moment(value, zone))
 
 
 def _unwrapped(value: Any) -> Any:

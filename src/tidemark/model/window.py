@@ -6,6 +6,7 @@ All times are UTC in integer microseconds; a day is 24 hours except in calendar 
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast
 from zoneinfo import ZoneInfo
@@ -22,6 +23,7 @@ WEEK = 7 * DAY
 
 _UNITS = {"w": WEEK, "d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND, "ms": 1_000, "us": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 Unit = Literal["day", "week", "month", "quarter", "year"]
 Bound = Literal["at", "before"]
@@ -119,19 +121,39 @@ def parse_moment(value: str | datetime) -> int:
             remedy='Add one: "2026-11-20T12:00:00Z", or datetime(..., tzinfo=UTC).',
         )
     try:
-        return (moment.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+        return since_epoch(moment)
     except OverflowError:
         raise RequestInvalid(
             f"The moment {value!s} is outside the years 1 to 9999 in UTC."
         ) from None
 
 
-def format_moment(micros: int) -> str:
+def format_moment(moment: int) -> str:
     """ISO text in UTC of microseconds since 1970."""
     try:
-        return (_EPOCH + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
+        return moment_text(instant(moment))
     except OverflowError:
-        return f"{micros} us since 1970"
+        return f"{moment} us since 1970"
+
+
+def moment_text(moment: datetime) -> str:
+    """A moment in UTC, to the microsecond where it has any: `2026-03-01T12:00:00Z`."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def clock() -> int:
+    """The moment by the clock of this machine, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1_000
+
+
+def instant(moment: int) -> datetime:
+    """The datetime in UTC of microseconds since 1970; raises `OverflowError` past its years."""
+    return _EPOCH + _MICROSECOND * moment
+
+
+def since_epoch(moment: datetime) -> int:
+    """Microseconds since 1970 UTC of an aware datetime; raises `OverflowError` past its years."""
+    return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
 
 
 def check_zone(name: str) -> str:

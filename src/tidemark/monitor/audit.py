@@ -27,7 +27,7 @@ from tidemark.engines.training import training_set
 from tidemark.errors import NotFound
 from tidemark.model.graph import Definitions, Output, parse_reference
 from tidemark.model.types import parse_type
-from tidemark.model.window import format_moment
+from tidemark.model.window import clock, format_moment
 from tidemark.monitor.audit_causes import explain
 from tidemark.monitor.audit_differences import Spool, differing, valid
 from tidemark.monitor.audit_part import Tally, masked
@@ -100,7 +100,7 @@ def audit(
         for name in sorted(run.compared)
     )
     return Audit(
-        at=format_moment(time.time_ns() // 1_000),
+        at=format_moment(clock()),
         since=_said(span[0]),
         until=_said(span[1]),
         service=service,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
-from tidemark.model.window import format_duration, rough_duration
+from tidemark.model.window import format_duration, instant, moment_text, rough_duration
 from tidemark.online.keys import State, read_record, record_key
 from tidemark.online.pulse import (
     Reading,
@@ -25,7 +25,6 @@ from tidemark.online.pulse import (
     read_reading,
     reading_key,
 )
-from tidemark.online.values import instant
 
 if TYPE_CHECKING:
     from tidemark.engines.log import EventLog
@@ -123,7 +122,7 @@ class Freshness:
 
     def __repr__(self) -> str:
         width = max((len(each.view) for each in self.views), default=0)
-        lines = [f"Freshness at {self.at.isoformat().replace('+00:00', 'Z')}"]
+        lines = [f"Freshness at {moment_text(self.at)}"]
         for each in self.views:
             age = (
                 "never materialized"

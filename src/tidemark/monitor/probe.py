@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from tidemark.engines.sources import open_source
 from tidemark.errors import StaleSource
 from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.window import clock
 from tidemark.serve.log.form import Description, Entry, Form, Pace
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def probe(
             left_out |= dict.fromkeys(names, error.what)
             continue
         form = Form(TARGET, answer.program, mask)
-        entry = Entry(TARGET, asked.revision, TARGET, time_ns() // 1_000, 0.0, answer.parts)
+        entry = Entry(TARGET, asked.revision, TARGET, clock(), 0.0, answer.parts)
         blocks.append(
             (form.description, pa.Table.from_batches([form.batch([entry], Pace(hurry=True))]))
         )

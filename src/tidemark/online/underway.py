@@ -16,6 +16,7 @@ from pathlib import Path
 from time import sleep
 from typing import NamedTuple
 
+from tidemark.model.window import clock
 from tidemark.online.marks import Accept, Marks
 
 PATIENCE_SECONDS = 2.0
@@ -56,7 +57,7 @@ class UnderWay:
         self.share()
         mark, number = object(), number_of(source)
         with self._lock:
-            self._own[mark] = (number, now())
+            self._own[mark] = (number, clock())
             self._publish(number)
         try:
             yield
@@ -67,7 +68,7 @@ class UnderWay:
 
     def look(self) -> Look:
         """What is under way; reads that begin now count everything that was accepted before it."""
-        moment = now() - 1  # first: what is accepted after it was seen after it
+        moment = clock() - 1  # first: what is accepted after it was seen after it
         marks = self._marks or self._found()
         if marks is not None and marks.writable:
             return Look(moment, marks.look(moment))
@@ -143,15 +144,10 @@ class Known(NamedTuple):
             until = self.of_source.get(source)
             if until is not None:
                 moment = min(moment, max(until, since - 1))
-        return self.most if moment < self.most and self.most >= now() else moment
+        return self.most if moment < self.most and self.most >= clock() else moment
 
 
 @lru_cache(4096)
 def number_of(source: str) -> int:
     """What stands for a source in the file."""
     return int.from_bytes(blake2b(source.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def now() -> int:
-    """The moment by the clock of this machine, in microseconds."""
-    return time.time_ns() // 1_000

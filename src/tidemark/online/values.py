@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from decimal import Context, Decimal
 from typing import Any
 
 from tidemark.model.types import Type
+from tidemark.model.window import instant, since_epoch
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-_MICROSECOND = timedelta(microseconds=1)
 _EXACT = Context(prec=80)
 
 Convert = Callable[[Any], Any]
@@ -35,7 +34,7 @@ def stored(type_: Type) -> Convert | None:
     """The function from a Python value to what msgpack holds; None where that is the value."""
     match type_.name:
         case "timestamp":
-            return lambda value: (value - _EPOCH) // _MICROSECOND
+            return since_epoch
         case "date":
             return lambda value: value.toordinal() - _EPOCH_DAY
         case "decimal":
@@ -75,11 +74,6 @@ def converted(type_: Type) -> Convert | None:
 def real(bits: int) -> float:
     """The double that an int64's bits are."""
     return float(struct.unpack("<d", struct.pack("<q", bits))[0])
-
-
-def instant(micros: int) -> datetime:
-    """The moment so many microseconds after 1970, in UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
 
 
 def day(days: int) -> date:

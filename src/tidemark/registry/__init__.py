@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
@@ -16,7 +15,7 @@ from tidemark.model.lineage import Consumer, Direction, Lineage
 from tidemark.model.records import Confirmation, DatasetRecord, Model, ModelStage, Records
 from tidemark.model.search import Results
 from tidemark.model.twins import Twin
-from tidemark.model.window import parse_duration
+from tidemark.model.window import clock, parse_duration
 from tidemark.registry.consumers import registered, with_model
 from tidemark.registry.discovery import Discovery
 from tidemark.registry.history import History, whoami
@@ -107,7 +106,7 @@ class Registry(History):
                 remedy="Its owner or an administrator (administrators = [...] in tidemark.toml) "
                 "confirms.",
             )
-        moment = time.time_ns() // 1_000
+        moment = clock()
         self._revisions.confirm(Confirmation(plan.digest, model, by, moment))
 
     def apply(

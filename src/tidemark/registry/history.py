@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tidemark.errors import NotFound, StoreUnavailable
 from tidemark.model.diff import Change, diff
-from tidemark.model.window import parse_moment
+from tidemark.model.window import clock, parse_moment
 from tidemark.registry.protocol import Jobs, Writer
 from tidemark.registry.snapshots import Snapshot, check_chain, opened, sealed
 
@@ -111,7 +111,7 @@ class History:
         self, current: Snapshot, then: Snapshot, reason: str, author: str | None
     ) -> Snapshot | None:
         """The revision that follows the current one; None if another came between."""
-        moment = time.time_ns() // 1_000
+        moment = clock()
         then = replace(then, author=author or whoami(), at=moment, reason=reason)
         revision = sealed(current, then)
         if not self._revisions.append(revision):

@@ -6,7 +6,6 @@ import hashlib
 import math
 import re
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ import msgspec
 
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.graph import Definitions
-from tidemark.model.window import format_moment, parse_duration, parse_moment
+from tidemark.model.window import clock, format_moment, parse_duration, parse_moment
 from tidemark.registry.history import whoami
 from tidemark.registry.protocol import Key, KeyScope, Writer
 
@@ -66,7 +65,7 @@ class Keys:
         _check(name, scope)
         for service in services:
             self._definitions().service(service)
-        by, now = author or whoami(), _now()
+        by, now = author or whoami(), clock()
         secret = _PREFIX + secrets.token_urlsafe(32)
         key = Key(
             name=name,
@@ -91,7 +90,7 @@ class Keys:
 
     def revoke(self, name: str, *, reason: str = "", author: str | None = None) -> Key:
         """End a key for good; one that is revoked stays as it is.  Raises `NotFound`."""
-        self._kept.revoke_key(name, at=_now(), by=author or whoami(), reason=reason)
+        self._kept.revoke_key(name, at=clock(), by=author or whoami(), reason=reason)
         keys = {each.name: each for each in self.list()}
         if name not in keys:
             raise NotFound.named("key", name, keys)
@@ -111,7 +110,7 @@ def told(key: Key) -> dict[str, Any]:
     """A key as JSON values: everything but its digest."""
     facts: dict[str, Any] = {
         "name": key.name,
-        "status": key.status(_now()),
+        "status": key.status(clock()),
         "owner": key.owner,
         "actions": list(key.scope.actions),
         "services": list(key.scope.services),
@@ -169,7 +168,3 @@ def _end(expires: str | datetime, now: int) -> int:
             remedy='Say how long it holds, such as "90d", or a moment to come.',
         )
     return end
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
 from msgspec.structs import replace
 
@@ -12,6 +12,7 @@ from tidemark.model.diff import consumers
 from tidemark.model.graph import Definitions, FeatureView, parse_reference
 from tidemark.model.merge import references
 from tidemark.model.records import Lifecycle
+from tidemark.model.window import moment_text
 from tidemark.registry.consumers import reads
 from tidemark.registry.snapshots import Snapshot
 
@@ -57,8 +58,7 @@ def retired(
     users = users_of(now, name)
     remedy = f"Move them to another version first; tidemark deprecate {name} tells them so."
     if name in read:
-        last = read[name].astimezone(UTC).isoformat().replace("+00:00", "Z")
-        users.append(f"read last at {last}")
+        users.append(f"read last at {moment_text(read[name])}")
         remedy += (
             " Once they have moved, unread_for=None (--unread-for none) asks no more who read it."
         )

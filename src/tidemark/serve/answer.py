@@ -17,9 +17,9 @@ from tidemark.engines.arrow import arrow_type, column_of
 from tidemark.errors import EngineError
 from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
-from tidemark.model.window import format_moment
+from tidemark.model.window import format_moment, instant
 from tidemark.online.keys import State
-from tidemark.online.values import decimal_of, instant
+from tidemark.online.values import decimal_of
 from tidemark.serve.evaluation import Found
 from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored

@@ -18,15 +18,14 @@ import base64
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any, cast
 
 from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Field
 from tidemark.model.types import FLOAT64, Type
-from tidemark.model.window import parse_moment
-from tidemark.online.values import instant
+from tidemark.model.window import instant, moment_text, parse_moment
 from tidemark.serve.reader import is_column
 
 Convert = Callable[[Any], Any]
@@ -66,11 +65,6 @@ def writer(type_: Type) -> Convert | None:
             return lambda values: [None if each is None else item(each) for each in values]
         case _:
             return None
-
-
-def moment_text(moment: datetime) -> str:
-    """A moment in UTC, to the microsecond where it has any: `2026-03-01T12:00:00Z`."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def schema(type_: Type) -> dict[str, Any]:

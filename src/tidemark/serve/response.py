@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemark.online.values import instant
-from tidemark.serve.json import JsonInputs, moment_text, writer
+from tidemark.model.window import instant, moment_text
+from tidemark.serve.json import JsonInputs, writer
 from tidemark.serve.vector import Status
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.kernel.rows import beside
 from tidemark.model.graph import Reference
-from tidemark.model.window import format_moment
+from tidemark.model.window import clock, format_moment
 from tidemark.online import codec
 from tidemark.online.asking import Asking
 from tidemark.online.directories import is_directory
@@ -25,7 +25,7 @@ from tidemark.online.keys import (
     read_record,
     record_key,
 )
-from tidemark.online.underway import Known, Look, UnderWay, now
+from tidemark.online.underway import Known, Look, UnderWay
 from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
 from tidemark.serve.trees import Forest, Replaced, Unsettled
@@ -132,7 +132,7 @@ class RowReader:
         """
         if count == 0 or not program.views:
             none = np.full((len(program.views), count), -1)
-            moment = now() if at is None else at
+            moment = clock() if at is None else at
             return Stored(count, keys, moment, _NO_WORDS, [Rows(program.whole, none, None, None)])
         asked = _asked(program, program.key_bytes(keys), count)
         # What others learn meanwhile must not mix with what this read goes by.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tidemark.serve.answer import Answer
 
 from tidemark.errors import NotFound
+from tidemark.model.window import moment_text
 
 
 class Status(StrEnum):
@@ -75,7 +76,7 @@ class Vector(Mapping[str, Any]):
         width = max(map(len, self._values), default=0)
         shown = {name: repr(value) for name, value in self._values.items()}
         wide = min(max(map(len, shown.values()), default=0), 40)
-        lines = [f"Vector at {self.at.isoformat().replace('+00:00', 'Z')}"]
+        lines = [f"Vector at {moment_text(self.at)}"]
         for name, text in shown.items():
             age = self.age(name)
             old = "" if age is None else f"  {age} old"
@@ -137,7 +138,7 @@ class Vectors:
 
     def __repr__(self) -> str:
         rows, names = len(self), ", ".join(self.names)
-        return f"<{rows} vectors at {self.at.isoformat().replace('+00:00', 'Z')}: {names}>"
+        return f"<{rows} vectors at {moment_text(self.at)}: {names}>"
 
 
 def _known(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:

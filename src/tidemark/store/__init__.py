@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tidemark.errors import RequestInvalid
+from tidemark.model.window import clock
 from tidemark.online.protocol import open_store
 from tidemark.registry import Applied, Plan
 from tidemark.store import describe as _describe, reading
@@ -236,7 +236,7 @@ class Store:
             self._readers.snapshot().definitions,
             self._project.log,
             project=self.config.namespace,
-            now=time.time_ns() // 1_000,
+            now=clock(),
             next_runs=self.schedule.next_runs(),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import platform
 import re
-import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from tidemark.model.fingerprint import (
 )
 from tidemark.model.graph import Definitions, Output, Reference, Source
 from tidemark.model.records import DatasetRecord
-from tidemark.model.window import format_moment, parse_moment
+from tidemark.model.window import clock, format_moment, parse_moment
 from tidemark.registry import Registry, Snapshot, whoami
 from tidemark.store.project import Project
 
@@ -173,7 +172,7 @@ class Saving:
             parts = dict(split_rows(training.table, training.spine, self._split).report.rows)
         return Manifest(
             name=self._name,
-            created=format_moment(clock.time_ns() // 1_000),
+            created=format_moment(clock()),
             author=whoami(),
             owner=whoami(),
             revision=snapshot.revision,

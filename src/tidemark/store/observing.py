@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.errors import NotFound, RequestInvalid
-from tidemark.model.window import parse_duration
+from tidemark.model.window import clock, parse_duration
 
 if TYPE_CHECKING:
     from tidemark.monitor.audit import Audit
@@ -91,7 +90,7 @@ class Observing:
         definitions = self._readers.snapshot().definitions
         left_out: dict[str, str] = {}
         damaged: set[str] = set()
-        now = time.time_ns() // 1_000
+        now = clock()
         period = (now, now) if probe else span(since, until)
         if period[0] > period[1]:
             raise RequestInvalid(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidemark.model.graph import Source
-from tidemark.model.window import parse_duration
+from tidemark.model.window import clock, parse_duration
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import Delays, delays_key, read_delays
 from tidemark.store.project import Project, name_of
@@ -100,7 +99,7 @@ class Pushing:
         """The times that events of a source may have now."""
         from tidemark.ingest.validate import Bounds
 
-        now = time.time_ns() // 1_000
+        now = clock()
         oldest = self.applier.oldest(self._readers.snapshot().definitions, source.name)
         return Bounds(now, now + parse_duration(self._project.config.future), oldest)
 
@@ -127,7 +126,7 @@ class Pushing:
         kept = self._project.config.log_retention
         if not kept:
             return 0
-        since = time.time_ns() // 1_000 - parse_duration(kept)
+        since = clock() - parse_duration(kept)
         return sum(self._project.log.retain(name, since) for name in self._project.log.names())
 
     @property

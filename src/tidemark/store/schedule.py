@@ -20,8 +20,7 @@ from msgspec.structs import replace
 
 from tidemark.errors import NotFound, RequestInvalid, TidemarkError
 from tidemark.model.plural import counted
-from tidemark.model.window import parse_duration
-from tidemark.online.values import instant
+from tidemark.model.window import clock, instant, parse_duration
 from tidemark.registry.protocol import Job
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class Schedule:
     def standing(self) -> list[Standing]:
         """Every job of the schedule as it stands, in the order of the schedule."""
         known = {job.name: job for job in self._store.registry.jobs.jobs()}
-        now = _now()
+        now = clock()
         found: list[Standing] = []
         for name, cadence in self.cadences.items():
             job = known.get(name, Job(name=name))
@@ -156,7 +155,7 @@ class Schedule:
         if not jobs:
             return {}
         known = {job.name: job for job in self._store.registry.jobs.jobs()}
-        now = _now()
+        now = clock()
         due: dict[str, int] = {}
         for name in jobs:
             at = max(now, _due(known.get(name, Job(name=name)), self.cadences[name]))
@@ -180,19 +179,19 @@ class Schedule:
         jobs, cadence = self._store.registry.jobs, self.cadences[name]
         try:
             known = {job.name: job for job in jobs.jobs()}
-            if _due(known.get(name, Job(name=name)), cadence) > _now():
+            if _due(known.get(name, Job(name=name)), cadence) > clock():
                 return
-            now = _now()
+            now = clock()
             job = jobs.take_job(name, self._holder, now=now, lease=now + _LEASE)
             if job is None:
                 return
             ran = self._do(name, job)
             failed = ran.error is not None and not isinstance(ran.error, ValuesDiffer)
             failures, reached = (job.failures + 1, job.reached) if failed else (0, job.started)
-            done = replace(job, finished=max(_now(), job.started), outcome=ran.outcome)
+            done = replace(job, finished=max(clock(), job.started), outcome=ran.outcome)
             jobs.give_back(replace(done, failures=failures, reached=reached))
         except TidemarkError as error:  # the registry is away: it is asked again
-            ran = Ran(name, instant(_now()), 0.0, _line(error), error)
+            ran = Ran(name, instant(clock()), 0.0, _line(error), error)
             stopping.wait(WATCHING_SECONDS)
         note(ran)
 
@@ -214,7 +213,7 @@ class Schedule:
     def _put_off(self, name: str, done: threading.Event) -> None:
         while not done.wait(KEEPING_SECONDS):
             try:
-                self._store.registry.jobs.put_off(name, self._holder, lease=_now() + _LEASE)
+                self._store.registry.jobs.put_off(name, self._holder, lease=clock() + _LEASE)
             except TidemarkError:
                 continue  # three more chances before the lease ends
 
@@ -247,7 +246,7 @@ class Schedule:
         Whatever became of those in between, as a process that was killed, or a registry that was
         away: what no audit looked at is looked at by the next one.
         """
-        since = _now() - self.cadences[job.name]
+        since = clock() - self.cadences[job.name]
         if job.reached:
             since = min(since, job.reached)
         found = self._store.audit(since=instant(since - AUDIT_OVERLAP))
@@ -280,7 +279,3 @@ def _due(job: Job, cadence: int) -> int:
 def _line(error: Exception) -> str:
     text = error.what if isinstance(error, TidemarkError) else f"{type(error).__name__}: {error}"
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000

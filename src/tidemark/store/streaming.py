@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tidemark.errors import LockLost, RequestInvalid, StoreConflict, StoreUnavailable, TidemarkError
+from tidemark.model.window import clock
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import read_reading, reading_key
 from tidemark.store.project import Project, listed, name_of
@@ -190,7 +190,7 @@ class Streams:
     def _waiting(self, source: str, stream: str, waiting: Mapping[str, int]) -> None:
         """Note how many messages are left in the partitions that this process reads."""
         place = reading_key(self._project.config.namespace, source)
-        now = time.time_ns() // 1_000
+        now = clock()
         (stored,) = self._online.get_many([place])
         told = msgspec.msgpack.encode(read_reading(stored).and_told(stream, now, waiting))
         # Where another reader was faster, the next time tells it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,9 +13,8 @@ import msgspec
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.types import Type
-from tidemark.model.window import check_zone, parse_moment
+from tidemark.model.window import check_zone, instant, parse_moment
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BOOLS = {"true": True, "false": False}
 
 
@@ -59,7 +58,7 @@ def _parse(text: str, type_: Type) -> Any:
         case "date":
             return date.fromisoformat(text)
         case "timestamp":
-            return _EPOCH + timedelta(microseconds=parse_moment(text))
+            return instant(parse_moment(text))
         case "vector":
             return msgspec.json.decode(text, type=list[float])
         case _:

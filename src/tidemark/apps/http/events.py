@@ -11,7 +11,7 @@ import msgspec
 from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import Refused
 from tidemark.errors import RequestInvalid, StoreUnavailable
-from tidemark.serve.json import moment_text
+from tidemark.model.window import moment_text
 
 if TYPE_CHECKING:
     from tidemark.store import Store

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from time import time_ns
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,8 +23,7 @@ import pyarrow.compute as pc
 from tidemark.define.python_types import is_value
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.types import parse_type
-from tidemark.model.window import HOUR, MINUTE, parse_duration, parse_moment
-from tidemark.online.values import instant
+from tidemark.model.window import HOUR, MINUTE, clock, instant, parse_duration, parse_moment
 from tidemark.serve.log import files
 from tidemark.serve.log.explanation import Explanation, explained
 from tidemark.serve.log.form import Description, Entry, Form, Pace, read_description
@@ -110,9 +108,7 @@ class ServingLog:
                 self.dropped += rows
                 return
             self._rows += rows
-            self._queue.append(
-                Entry(target, revision, request_id, time_ns() // 1_000, seconds, answer.parts)
-            )
+            self._queue.append(Entry(target, revision, request_id, clock(), seconds, answer.parts))
             if self._rows >= TAKE_ROWS and not self._wake.is_set():
                 self._wake.set()
             if self._thread is None:
@@ -319,7 +315,7 @@ class ServingLog:
                 self._lost(len(table), error)
         if held and time.monotonic() - self._tidied_at > HOUR / 1e6:
             self._tidied_at = time.monotonic()
-            now = time_ns() // 1_000
+            now = clock()
             if self._retention:
                 files.forget(self.folder, now - self._retention)
             files.merge(self.folder, now - _OVER)
@@ -340,7 +336,7 @@ def span(since: datetime | str | None, until: datetime | str | None) -> tuple[in
 
 def _moment(said: datetime | str) -> int:
     if isinstance(said, str) and said[:1].isdigit() and said[-1:] in "wdhms" and said.isalnum():
-        return time_ns() // 1_000 - parse_duration(said)
+        return clock() - parse_duration(said)
     try:
         return parse_moment(said)
     except RequestInvalid as error:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from tidemark.errors import NotFound
 from tidemark.model.graph import Definitions, Reference, parse_reference
 from tidemark.model.prose import on_demand_sentence, sentence
+from tidemark.model.window import moment_text
 from tidemark.serve.log.form import Column, Description
 
 
@@ -62,8 +63,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         lines = [f"Request {self.request_id} of {self.service}"]
-        lines.append(f"  answered {_moment(self.answered)} in {self.seconds * 1e3:.1f} ms")
-        lines.append(f"  as of {_moment(self.at)}, by revision {self.revision}")
+        lines.append(f"  answered {moment_text(self.answered)} in {self.seconds * 1e3:.1f} ms")
+        lines.append(f"  as of {moment_text(self.at)}, by revision {self.revision}")
         for row in self.rows:
             lines.append(f"  for {_listed(row.keys) or 'nobody in particular'}")
             if row.request:
@@ -156,7 +157,3 @@ def _lines(value: Value) -> list[str]:
 
 def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
-
-
-def _moment(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

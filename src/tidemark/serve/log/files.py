@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -29,8 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from tidemark.model.window import HOUR
-from tidemark.online.values import instant
+from tidemark.model.window import HOUR, instant, parse_moment, since_epoch
 from tidemark.serve.log.form import MOMENT, Description, read_description
 
 _MERGED = "-merged-"
@@ -320,7 +319,7 @@ def last_read(folder: Path, since: int) -> tuple[Description, int] | None:
             place = footer.schema_arrow.get_field_index("answered")
             for group in range(footer.metadata.num_row_groups):
                 newest: datetime = footer.metadata.row_group(group).column(place).statistics.max
-                last = max(last, (newest - _EPOCH) // _MICROSECOND)
+                last = max(last, since_epoch(newest))
             return (read_description(footer.schema_arrow), last) if last >= since else None
     return None
 
@@ -339,17 +338,13 @@ def forget(root: Path, before: int) -> int:
     return removed
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
 def _hours(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("day=????-??-??/hour=??"))
 
 
 def _begins(hour: Path) -> int:
     text = f"{hour.parent.name.removeprefix('day=')}T{hour.name.removeprefix('hour=')}"
-    return (datetime.fromisoformat(f"{text}:00:00+00:00") - _EPOCH) // _MICROSECOND
+    return parse_moment(f"{text}:00:00Z")
 
 
 def _quoted(name: str) -> str:
