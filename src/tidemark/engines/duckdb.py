@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import finalize
 
@@ -182,12 +181,7 @@ class DuckDB:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 

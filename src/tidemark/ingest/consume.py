@@ -62,11 +62,10 @@ class Consumer:
 
     `source` gives the source as it is applied now, `bounds` the times that its events may have;
     `decode` is None where messages are JSON.  Reads are told by `under_way` of events that they do
-    not count yet.  `apply` brings the online state to the end of the
-    log; `alive` is called now and then while the stream is read to its end.  `told` is called after
-    each batch and each error that passes: what is `retryable` is tried again, for ever, more and
-    more slowly.  What is not, and the loss of a lock under which this is read, ends `run`, which
-    may be called again.
+    not count yet.  `apply` brings the online state to the end of the log; `waiting` hears now and
+    then how many messages each partition has left.  `told` is called after each batch and each
+    error that passes: what is `retryable` is tried again, for ever, more and more slowly.  What is
+    not, and the loss of a lock under which this is read, ends `run`, which may be called again.
     """
 
     def __init__(

@@ -42,6 +42,7 @@ from tidemark.model.graph import (
     Parquet,
     Query,
     RedisStream,
+    Reference,
     Request,
     Source,
     Table,
@@ -135,7 +136,7 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
 
 
 class Fingerprints(msgspec.Struct, frozen=True):
-    """The four fingerprints of one feature or on-demand feature."""
+    """The four fingerprints of one feature."""
 
     meaning: str
     contract: str
@@ -155,14 +156,17 @@ def meaning(view: FeatureView, feature: Feature, source: Source) -> str:
     return _digest("meaning", _resting(view, feature, source, None))
 
 
-def on_demand_fingerprints(item: OnDemand) -> Fingerprints:
-    """The four fingerprints of an on-demand feature; its inputs count by name and version."""
-    return Fingerprints(*(_digest(kind, (item,)) for kind in KINDS))
+def on_demand_meaning(item: OnDemand) -> str:
+    """The same of an on-demand feature; its inputs count by name and version."""
+    return _digest("meaning", (item,))
 
 
-def definition_fingerprint(item: Definition) -> str:
-    """One fingerprint of all that a definition says, whatever the kind."""
-    return _hash({kind: project(item, kind) for kind in KINDS})
+def meaning_of(definitions: Definitions, reference: Reference) -> str:
+    """The same of what a reference names, of either kind; raises `NotFound`."""
+    if reference.kind == "on_demand":
+        return on_demand_meaning(definitions.on_demand_feature(reference.name, reference.version))
+    view, feature = definitions.locate(reference)
+    return meaning(view, feature, definitions.source(view.source))
 
 
 def state_id(view: FeatureView, source: Source) -> str:

@@ -28,7 +28,6 @@ NodeKind = Literal[
 ]
 Direction = Literal["upstream", "downstream", "both"]
 Format = Literal["text", "json", "dot", "mermaid"]
-FORMATS: tuple[Format, ...] = ("text", "json", "dot", "mermaid")
 
 _KINDS: tuple[NodeKind, ...] = (
     "source", "column", "feature", "field", "on-demand feature", "service", "model", "dataset",

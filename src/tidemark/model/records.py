@@ -16,7 +16,6 @@ from tidemark.model.graph import Output
 
 Stage = Literal["draft", "published", "deprecated", "retired"]
 ModelStage = Literal["development", "production", "retired"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 MODEL_STAGES: tuple[ModelStage, ...] = get_args(ModelStage)
 
 

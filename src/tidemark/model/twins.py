@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tidemark.model.diff import FieldChange, feature_name, meaning_fields
-from tidemark.model.fingerprint import meaning, on_demand_fingerprints
+from tidemark.model.fingerprint import meaning, on_demand_meaning
 from tidemark.model.graph import Definitions, Feature, FeatureView, OnDemand, Source
 from tidemark.model.window import format_duration
 
@@ -238,7 +238,7 @@ def _on_demand_twins(definitions: Definitions, among: AbstractSet[str] | None) -
     groups: dict[object, list[OnDemand]] = defaultdict(list)
     for item in definitions.on_demand:
         function = "" if item.code else item.function
-        groups[on_demand_fingerprints(item).meaning, item.type, function].append(item)
+        groups[on_demand_meaning(item), item.type, function].append(item)
     for group in groups.values():
         for one, other in combinations(group, 2):
             names = [f"{item.name}@{item.version}" for item in (one, other)]

@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemark.model.fingerprint import meaning_of
 from tidemark.model.graph import Definitions, Feature, FeatureView, parse_reference
 from tidemark.monitor.audit_differences import STATES, Differences, valid
 from tidemark.monitor.audit_part import Detail, Part, Tally, said
 from tidemark.monitor.audit_view import SAMPLED, OfView
-from tidemark.serve.log.form import Column, means
+from tidemark.serve.log.form import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -106,7 +107,7 @@ def _evident(definitions: Definitions, part: Part, columns: Sequence[Column]) ->
     """Enter the causes that show without computing."""
     for column in columns:
         open_ = part.open[column.name]
-        now = means(definitions, parse_reference(column.reference))
+        now = meaning_of(definitions, parse_reference(column.reference))
         if now != column.means:
             text = f"its meaning was {column.means[:12]} and is {now[:12]} in the registry"
             part.enter(column, np.flatnonzero(open_), "changed definition", said(text))

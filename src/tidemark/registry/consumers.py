@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from tidemark.errors import PlanConflict, RequestInvalid
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer
@@ -97,13 +95,3 @@ def reads(definitions: Definitions, model: Model) -> tuple[str, ...]:
     """The references of every feature and on-demand feature that a model's values come from."""
     needed = definitions.needed(output.reference for output in model.outputs)
     return tuple(str(each) for each in needed if each.kind != "request")
-
-
-def readers(definitions: Definitions, records: Records, names: Collection[str]) -> list[Model]:
-    """The models in production whose values come from any of the features of these references."""
-    wanted = set(names)
-    return [
-        model
-        for model in records.models
-        if model.stage == "production" and not wanted.isdisjoint(reads(definitions, model))
-    ]

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
-from tidemark.model.fingerprint import (
-    ENCODING,
-    ENGINE_EPOCH,
-    meaning,
-    on_demand_fingerprints,
-)
+from tidemark.model.fingerprint import ENCODING, ENGINE_EPOCH, meaning_of
 from tidemark.model.graph import Definitions, Output, Reference, Source
 from tidemark.model.records import DatasetRecord
 from tidemark.model.window import clock, format_moment, parse_moment
@@ -76,16 +71,7 @@ class Recipe(msgspec.Struct, frozen=True):
         """What each feature means."""
         from tidemark.engines.dataset import Pin
 
-        found: list[Pin] = []
-        for each in self.references:
-            if each.kind == "feature":
-                view, feature = self.definitions.locate(each)
-                means = meaning(view, feature, self.definitions.source(view.source))
-                found.append(Pin(str(each), means))
-            else:
-                item = self.definitions.on_demand_feature(each.name, each.version)
-                found.append(Pin(str(each), on_demand_fingerprints(item).meaning))
-        return tuple(found)
+        return tuple(Pin(str(each), meaning_of(self.definitions, each)) for each in self.references)
 
 
 class Saving:

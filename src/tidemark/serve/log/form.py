@@ -17,8 +17,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from tidemark.engines.arrow import arrow_type
-from tidemark.model.fingerprint import meaning, on_demand_fingerprints
-from tidemark.model.graph import Definitions, Reference
+from tidemark.model.fingerprint import meaning_of
 from tidemark.model.types import Type, parse_type
 from tidemark.serve.answer import ALWAYS, NEVER, Parts
 from tidemark.serve.log.masking import Mask, is_masked, masked_keys
@@ -114,15 +113,6 @@ def read_description(schema: pa.Schema) -> Description:
     return msgspec.json.decode(said[METADATA], type=Description)
 
 
-def means(definitions: Definitions, reference: Reference) -> str:
-    """The fingerprint of what a feature computes."""
-    if reference.kind == "on_demand":
-        item = definitions.on_demand_feature(reference.name, reference.version)
-        return on_demand_fingerprints(item).meaning
-    view, feature = definitions.locate(reference)
-    return meaning(view, feature, definitions.source(view.source))
-
-
 class Pace:
     """How a thread gives way to those that answer requests; one in a `hurry` does not."""
 
@@ -180,7 +170,7 @@ class Form:
                     name,
                     str(definitions.type_of(each)),
                     str(each),
-                    means(definitions, each),
+                    meaning_of(definitions, each),
                     name not in self.outputs,
                     is_masked(definitions, each),
                 )
