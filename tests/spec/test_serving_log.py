@@ -19,7 +19,7 @@ from tests.spec.served import ASKED, define, make_project
 
 import tidemark as tm
 from tidemark.apps.cli import main
-from tidemark.errors import NotFound, PlanConflict, RequestInvalid
+from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid
 from tidemark.serve import log as serving_log
 from tidemark.serve.log import files
 
@@ -141,6 +141,22 @@ def test_served_on_the_command_line(project, logging_to, tmp_path):
     assert parquet.read_table(out)["key.user_id"].to_pylist() == USERS
 
 
+def test_what_was_served_of_one_entity_on_the_command_line(project, logging_to, tmp_path):
+    """`--key` is read by the type of the key, and counts or writes what `keys` reads."""
+    with tm.connect(project) as store:
+        store.online_many("everything", KEYS, at=AT)
+        store.online("everything", {"user_id": "ada"}, at=AT)
+    asked = ["served", "--project", str(project), "--key"]
+    facts = json.loads(CliRunner().invoke(main, [*asked, "user_id=ada", "--json"]).output)
+    assert facts == {"rows": 2, "requests": 2, "out": None}
+    out = tmp_path / "rows.parquet"
+    assert CliRunner().invoke(main, [*asked, "user_id=ada", "--out", str(out)]).exit_code == 0
+    assert parquet.read_table(out)["key.user_id"].to_pylist() == ["ada", "ada"]
+    unknown = CliRunner().invoke(main, [*asked, "user=ada"])
+    assert unknown.exit_code == 1
+    assert "no key 'user'. Did you mean 'user_id'?" in " ".join(unknown.output.split())
+
+
 def test_the_files_are_partitioned_by_service_and_time(project, logging_to):
     """Any reader of Parquet finds its way, and a file says what its columns are."""
     with tm.connect(project) as store:
@@ -153,7 +169,22 @@ def test_the_files_are_partitioned_by_service_and_time(project, logging_to):
     assert day in {f"day={now:%Y-%m-%d}", f"day={now - timedelta(hours=1):%Y-%m-%d}"}
     assert hour.startswith("hour=")
     described = serving_log.Description
-    assert isinstance(files.read_description(parquet.read_schema(file)), described)
+    assert isinstance(files.read_description(parquet.read_schema(file), file.parent), described)
+
+
+def test_a_file_of_another_format_is_refused(project, logging_to):
+    """Rather than misread: by whoever reads rows, counts them, or asks what was read last."""
+    with tm.connect(project) as store:
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        store.log.flush()
+        (file,) = logging_to.rglob("*.parquet")
+        table = parquet.read_table(file, partitioning=None)
+        said = table.schema.metadata[b"tidemark"].replace(b'"format":1', b'"format":2')
+        parquet.write_table(table.replace_schema_metadata({b"tidemark": said}), file)
+        since = datetime.now(UTC) - timedelta(hours=1)
+        for reading in (store.log.read, store.log.count, lambda: store.log.recent_features(since)):
+            with pytest.raises(EngineError, match=r"has a file of format 2, .* knows format 1"):
+                reading()
 
 
 def test_rows_of_one_entity_and_of_one_time(project, logging_to):

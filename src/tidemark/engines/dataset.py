@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROWS, MANIFEST = "rows.parquet", "manifest.json"
 
 FORMAT = 1
-"""The version of the manifest; a newer one is refused."""
+"""The version of the manifest; another one is refused."""
 
 _ABANDONED_SECONDS = 24 * 3600
 """A folder that was being written so long ago belongs to a process that is gone."""
@@ -87,8 +87,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     content_hash: str
     label_hash: str
     columns: tuple[ColumnContent, ...]
-    split: SplitPlan | None = None
-    parts: dict[str, int] = {}
+    split: SplitPlan | None
+    parts: dict[str, int]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -220,11 +220,12 @@ def read(name: str, folder: Path) -> Dataset:
     try:
         text = path.read_bytes()
         version = msgspec.json.decode(text, type=_Versioned).format
-        if version > FORMAT:
+        if version != FORMAT:
             raise EngineError(
-                f"The dataset {name!r} was written by a newer Tidemark.",
-                where=f"{path}: format {version}, and {FORMAT} is the newest known here",
-                remedy="Upgrade Tidemark.",
+                f"The dataset {name!r} is of format {version}, and this release of Tidemark knows "
+                f"format {FORMAT} only.",
+                where=str(path),
+                remedy="Use the release that made it.",
             )
         return Dataset(msgspec.json.decode(text, type=Manifest), folder)
     except (OSError, msgspec.MsgspecError) as error:
@@ -252,7 +253,7 @@ def differences(dataset: Dataset, table: pa.Table) -> Mapping[str, int]:
 
 
 class _Versioned(msgspec.Struct):
-    format: int = FORMAT
+    format: int
 
 
 def _adopted(manifest: Manifest, folder: Path) -> Dataset:

@@ -28,26 +28,38 @@ def explain(request_id: str) -> None:
 @click.option("--service", metavar="NAME", help="A service, model:NAME@VERSION, or features.")
 @click.option("--since", metavar="WHEN", help="A moment, or how long ago: 24h.")
 @click.option("--until", metavar="WHEN", help="A moment, or how long ago.")
+@click.option("--key", "keys", multiple=True, metavar="NAME=VALUE", help="Only of this entity.")
 @click.option("--out", metavar="FILE", help="Write the rows: Parquet or CSV.")
-def served(service: str | None, since: str | None, until: str | None, out: str | None) -> None:
+def served(
+    service: str | None,
+    since: str | None,
+    until: str | None,
+    keys: tuple[str, ...],
+    out: str | None,
+) -> None:
     """Tell how much was served, or write the rows of the serving log.
 
     --out takes one service whose outputs had one form.
     """
     from tidemark.apps.cli.tables import check_target, write_table
+    from tidemark.apps.cli.values import parse_pairs
 
     if out is not None:
         check_target(Path(out))
     with open_store() as store:
-        table = store.log.read(service=service, since=since, until=until)
-    if out is not None:
-        write_table(table, Path(out))
-    requests = len(table["request_id"].unique())
-    text = f"{counted(table.num_rows, 'row')} of {counted(requests, 'request')}"
-    show(
-        f"{text} in {out}" if out else text,
-        {"rows": table.num_rows, "requests": requests, "out": out},
-    )
+        which: dict[str, Any] = {"service": service, "since": since, "until": until}
+        if keys:
+            entities = store.registry.snapshot().definitions.entities
+            types = {each.name: each.type for entity in entities for each in entity.keys}
+            which["keys"] = parse_pairs(keys, types, "key")
+        if out is None:
+            rows, requests = store.log.count(**which)
+        else:
+            table = store.log.read(**which)
+            write_table(table, Path(out))
+            rows, requests = len(table), len(table["request_id"].unique())
+    text = f"{counted(rows, 'row')} of {counted(requests, 'request')}"
+    show(f"{text} in {out}" if out else text, {"rows": rows, "requests": requests, "out": out})
 
 
 @click.command(cls=Command)
@@ -85,9 +97,9 @@ def audit(
 def _line(made: dict[str, Any]) -> str:
     causes = ", ".join(f"{cause} {count:,}" for cause, count in made["causes"].items())
     of = f"  {made['service']}" if made["service"] else ""
-    of += f"  a sample of {made['sample']:g}" if made.get("sample", 1) < 1 else ""
-    of += f"  {made['probe']} entities of each view" if made.get("probe") else ""
-    of += "  incomplete" if made.get("incomplete") else ""
+    of += f"  a sample of {made['sample']:g}" if made["sample"] < 1 else ""
+    of += f"  {made['probe']} entities of each view" if made["probe"] else ""
+    of += "  incomplete" if made["incomplete"] else ""
     told = f"{made['at']}  {made['compared']:>12,} values  {made['differing']:>8,} differ{of}"
     return f"{told}  ({causes})" if causes else told
 

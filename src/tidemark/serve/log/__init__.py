@@ -11,7 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -169,6 +169,24 @@ class ServingLog:
         ordered: pa.Table = table.sort_by(order)
         return ordered
 
+    def count(
+        self,
+        *,
+        service: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        keys: Mapping[str, Any] | None = None,
+    ) -> tuple[int, int]:
+        """How many rows `read` gives, and of how many requests; only their ids are read."""
+        self.flush()
+        rows = requests = 0
+        for _, table in self.blocks(
+            service=service, since=since, until=until, keys=keys, columns=["request_id"]
+        ):
+            rows += len(table)
+            requests += pc.count_distinct(table["request_id"]).as_py()
+        return rows, requests
+
     def blocks(
         self,
         *,
@@ -177,6 +195,7 @@ class ServingLog:
         until: datetime | str | None = None,
         request_id: str | None = None,
         keys: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> list[tuple[Description, pa.Table]]:
         """The same as `read`, each list of outputs by itself, with what its columns are."""
         first, last = span(since, until)
@@ -194,9 +213,9 @@ class ServingLog:
                     continue
                 fitting += 1
                 where = wanted if where is None else where & wanted
-            table = files.read(folder, since=first, until=last, where=where)
+            table = files.read(folder, since=first, until=last, where=where, columns=columns)
             if table is not None and table.num_rows:
-                found.append((read_description(table.schema), table))
+                found.append((read_description(table.schema, folder), table))
         if others and not fitting:
             raise RequestInvalid(
                 f"No row of the log has such keys: {dict(keys or {})!r}.",

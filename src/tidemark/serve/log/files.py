@@ -172,8 +172,12 @@ def read(
     since: int,
     until: int,
     where: ds.Expression | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table | None:
-    """The rows answered from `since` until before `until`; None: no file has any."""
+    """The rows answered from `since` until before `until`; None: no file has any.
+
+    Of all `columns`, if they are None.
+    """
     damaged = False
     for attempt in range(_ATTEMPTS):
         names = files(folder, since, until)
@@ -187,7 +191,7 @@ def read(
             wanted = (answered >= low) & (answered < high)
             rows = ds.dataset([str(each) for each in names], schema=schema)
             answered_then: pa.Table = rows.to_table(
-                filter=wanted if where is None else wanted & where
+                columns=columns, filter=wanted if where is None else wanted & where
             )
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             damaged = isinstance(error, pa.ArrowInvalid)
@@ -303,7 +307,7 @@ def described(folder: Path, since: int, until: int) -> Description | None:
     """What the files of a folder hold; None: there are none from that time."""
     for file in reversed(files(folder, since, until)):
         with suppress(FileNotFoundError, pa.ArrowInvalid):
-            return read_description(pq.read_schema(file))
+            return read_description(pq.read_schema(file), folder)
     return None
 
 
@@ -320,7 +324,7 @@ def last_read(folder: Path, since: int) -> tuple[Description, int] | None:
             for group in range(footer.metadata.num_row_groups):
                 newest: datetime = footer.metadata.row_group(group).column(place).statistics.max
                 last = max(last, since_epoch(newest))
-            return (read_description(footer.schema_arrow), last) if last >= since else None
+            return (read_description(footer.schema_arrow, folder), last) if last >= since else None
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import DTypeLike, NDArray
 
 from tidemark.engines.arrow import arrow_type
+from tidemark.errors import EngineError
 from tidemark.model.fingerprint import meaning_of
 from tidemark.model.types import Type, parse_type
 from tidemark.serve.answer import ALWAYS, NEVER, Parts
@@ -25,6 +27,8 @@ from tidemark.serve.program import NULL, VALUE, Program
 from tidemark.serve.vector import Status
 
 FORMAT = 1
+"""The version of the columns and of what is said of them; another one is refused."""
+
 METADATA = b"tidemark"
 """Where the schema of a file says what its columns are."""
 
@@ -76,7 +80,7 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
         return pa.string() if self.masked else arrow_type(parse_type(self.type))
 
 
-class Description(msgspec.Struct, frozen=True, omit_defaults=True):
+class Description(msgspec.Struct, frozen=True):
     """What the files of one folder hold: they have the same columns, which mean the same."""
 
     target: str
@@ -107,10 +111,22 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
         return pa.schema(fields, metadata={METADATA: msgspec.json.encode(self)})
 
 
-def read_description(schema: pa.Schema) -> Description:
-    """What a file says of its columns."""
+def read_description(schema: pa.Schema, folder: Path) -> Description:
+    """What a file in a folder says of its columns; raises `EngineError` for another format."""
     said: dict[bytes, bytes] = schema.metadata or {}
+    found = msgspec.json.decode(said[METADATA], type=_Versioned).format
+    if found != FORMAT:
+        raise EngineError(
+            f"The serving log has a file of format {found}, and this release of Tidemark knows "
+            f"format {FORMAT} only.",
+            where=str(folder),
+            remedy="Read it with the release that wrote it, or move it away.",
+        )
     return msgspec.json.decode(said[METADATA], type=Description)
+
+
+class _Versioned(msgspec.Struct):
+    format: int
 
 
 class Pace:
