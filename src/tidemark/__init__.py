@@ -5,6 +5,7 @@ The definition layer is light and imported at once; what computes is loaded when
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_ON_FIRST_USE[name]), name)
     if name == "testing":
         return import_module("tidemark.testing")
-    raise AttributeError(f"module 'tidemark' has no attribute {name!r}")
+    what = f"module 'tidemark' has no attribute {name!r}"
+    raise AttributeError(what, name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

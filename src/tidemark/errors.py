@@ -109,8 +109,13 @@ class NotFound(TidemarkError):
     slug = "not-found"
 
     @classmethod
-    def named(cls, kind: str, name: str, known: Iterable[str], *, where: str = "") -> NotFound:
-        """Say that `name` is not a known `kind` and suggest the nearest name that is."""
+    def named(
+        cls, kind: str, name: str, known: Iterable[str], *, where: str = "", make: str = ""
+    ) -> NotFound:
+        """Say that `name` is not a known `kind` and suggest the nearest name that is.
+
+        Where there is none at all, `make` says how the first one is made.
+        """
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         windows = [each for each in names if name and each.startswith(f"{name}_")]
@@ -122,7 +127,8 @@ class NotFound(TidemarkError):
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             remedy = f"There are: {shown}."
         else:
-            remedy = f"There is no {kind} yet; define one and apply the plan."
+            make = make or "Define one and apply it: tidemark apply, or store.apply(store.plan())."
+            remedy = f"There is none yet. {make}"
         return cls(f"There is no {kind} {name!r}.", where=where, remedy=remedy)
 
 

@@ -242,7 +242,7 @@ class TestBadRows:
         ("source", "rows", "options", "what"),
         [
             ("country", {"user_id": "ada"}, {}, "has no time"),
-            ("purchase", 5, {}, "A int is not a table"),
+            ("purchase", 5, {}, "int is not a table"),
             ("purchase", b"[{", {}, "not JSON"),
             ("purchase", {"order": ["a", "b"], "at": [NOON]}, {}, "differ in length"),
             ("purchase", pa.table({"ordr": ["a"]}), {}, "has no column 'ordr'"),

@@ -24,6 +24,14 @@ SEEN, LOGGED = "tidemark_seen", "tidemark_logged"
 # What the database, or a query of ours, says of values in files that are whole.
 _OF_VALUES = ("Conversion Error", "Out of Range Error", "Out of Memory Error", schema.INEXACT)
 
+# What is handed over in the place of a frame, and how it becomes one.
+_MAKE_A_TABLE: dict[type, str] = {
+    dict: "Make it one: pyarrow.table(columns).",
+    list: "Make it one: pyarrow.Table.from_pylist(rows).",
+    str: "Read the file first: pyarrow.parquet.read_table(path), or pandas.read_csv(path). "
+    "JSON is pushed as bytes.",
+}
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -175,8 +183,9 @@ def as_table(frame: object) -> pa.Table:
         index = [name for name in table.column_names if re.fullmatch(r"__index_level_\d+__", name)]
         return table.drop_columns(index).replace_schema_metadata(None)
     raise RequestInvalid(
-        f"A {type(frame).__name__} is not a table.",
-        remedy="Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives Arrow; "
+        f"{'None' if frame is None else type(frame).__name__} is not a table.",
+        remedy=_MAKE_A_TABLE.get(type(frame))
+        or "Pass a frame of pandas, Polars, pyarrow, DuckDB or anything else that gives Arrow; "
         "collect a lazy one first.",
     )
 

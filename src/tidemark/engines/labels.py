@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.histories import as_table
-from tidemark.errors import RequestInvalid, TidemarkError
+from tidemark.errors import DefinitionError, RequestInvalid
 from tidemark.kernel import calendar
 from tidemark.model.graph import Entity, Field
 from tidemark.model.types import Type
@@ -158,7 +158,11 @@ def read_labels(frame: object, *, time: str | None, timezone: str | None) -> Lab
             remedy="A label is at a moment: convert the column to timestamps with a time zone.",
         )
     _refuse_nulls(column, name)
-    return Labels(table, _instants(column, name, timezone), name)
+    try:
+        zone = None if timezone is None else check_zone(timezone)  # also where times carry theirs
+        return Labels(table, _instants(column, name, zone), name)
+    except DefinitionError as error:
+        raise RequestInvalid(error.what, remedy=error.remedy) from error
 
 
 def _only_time(table: pa.Table) -> str:
@@ -172,8 +176,8 @@ def _only_time(table: pa.Table) -> str:
         )
     raise RequestInvalid(
         "The labels have no timestamp column.",
-        where=f"columns: {', '.join(table.column_names) or 'none'}",
-        remedy="Add the moment of each label, as timestamps with a time zone.",
+        where=f"columns: {', '.join(f'{each.name} ({each.type})' for each in table.schema)}",
+        remedy="Add the moment of each label, as timestamps with a zone; convert it from text.",
     )
 
 
@@ -189,10 +193,7 @@ def _instants(column: pa.ChunkedArray, name: str, timezone: str | None) -> NDArr
             f"The label column {name!r} carries no time zone.",
             remedy='Say which one its clocks show: timezone="UTC" or timezone="America/New_York".',
         )
-    try:
-        return calendar.to_utc(values, check_zone(timezone))
-    except TidemarkError as error:
-        raise RequestInvalid(error.what, remedy=error.remedy) from error
+    return calendar.to_utc(values, timezone)
 
 
 def _refuse_nulls(column: pa.ChunkedArray, name: str) -> None:

@@ -153,6 +153,11 @@ class Function(msgspec.Struct, frozen=True, gc=False):
     takes: str
 
 
+# Functions that users write as signs, and see so in messages.
+_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_SIGNS |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"}
+_SIGNS |= {"and": "&", "or": "|", "not": "~"}
+
 FUNCTIONS: dict[str, Function] = {
     "eq": Function(2, 2, _equal, "two values of one type"),
     "ne": Function(2, 2, _equal, "two values of one type"),
@@ -248,8 +253,13 @@ def _type_of_call(name: str, types: list[Type]) -> Type:
     fits = function.least <= len(types) <= function.most
     gives = function.gives(*types) if fits else None
     if gives is None:
-        got = ", ".join(map(str, types)) or "nothing"
-        raise DefinitionError(f"{name} takes {function.takes}, not {got}.")
+        got = " and ".join(map(str, types)) or "nothing"
+        raise DefinitionError(
+            f"{_SIGNS.get(name, name)} takes {function.takes}, not {got}.",
+            remedy="Write a constant of the column's type, or convert one side: .cast(...)."
+            if name in _SIGNS
+            else "",
+        )
     return gives
 
 

@@ -112,7 +112,8 @@ class Records(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             found = [each for each in found if str(each.version) == version]
         if not found:
             known = (each.reference for each in self.models)
-            raise NotFound.named("model", reference, known)
+            make = "Register one: tidemark model register, or store.registry.register_model."
+            raise NotFound.named("model", reference, known, make=make)
         return max(found, key=lambda each: each.version)
 
     def dataset(self, name: str) -> DatasetRecord:
@@ -120,7 +121,8 @@ class Records(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         for each in self.datasets:
             if each.name == name:
                 return each
-        raise NotFound.named("dataset", name, (each.name for each in self.datasets))
+        make = "Keep one: tidemark train --save-as NAME, or training_set(..., save_as=NAME)."
+        raise NotFound.named("dataset", name, (each.name for each in self.datasets), make=make)
 
     def with_life(self, life: Lifecycle) -> Records:
         """Records in which the feature has this life; published is said by saying nothing."""

@@ -50,7 +50,7 @@ class History:
         if found is None:
             raise NotFound(
                 f"There is no revision as of {as_of}.",
-                remedy="store.registry.history() lists them.",
+                remedy="A revision is r12, or a moment; tidemark log lists them.",
             )
         return opened(found)
 

@@ -93,7 +93,7 @@ class Keys:
         self._kept.revoke_key(name, at=clock(), by=author or whoami(), reason=reason)
         keys = {each.name: each for each in self.list()}
         if name not in keys:
-            raise NotFound.named("key", name, keys)
+            raise NotFound.named("key", name, keys, make="Make one: tidemark key create NAME.")
         return keys[name]
 
 
@@ -161,7 +161,11 @@ def _check(name: str, scope: KeyScope) -> None:
 def _end(expires: str | datetime, now: int) -> int:
     if isinstance(expires, str) and _DURATION.fullmatch(expires):
         return now + parse_duration(expires)
-    end = parse_moment(expires)
+    try:
+        end = parse_moment(expires)
+    except RequestInvalid as error:
+        remedy = 'Say how long it holds, "90d", or a moment: "2026-11-20T12:00:00Z".'
+        raise RequestInvalid(error.what, remedy=remedy) from None
     if end <= now:
         raise RequestInvalid(
             f"The key would have expired at {format_moment(end)}.",

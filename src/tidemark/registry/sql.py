@@ -255,7 +255,9 @@ class SqlRevisions:
                 f"The registry cannot be used: {error.orig}.",
                 where=where,
                 remedy="Check that the directory exists, that it is writable and that no other "
-                "process holds the database.",
+                "process holds the database."
+                if where.startswith("sqlite")
+                else "Check that the server runs there, and that this user may use the database.",
             ) from error
         except exc.DatabaseError as error:
             if isinstance(error, exc.IntegrityError):

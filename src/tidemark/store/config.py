@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 _SETTINGS = tuple(field.name for field in msgspec.structs.fields(Config) if field.name != "root")
 
+_DURATIONS = ("future", "log_retention", "retain", "serving_log_retention")
+
 
 def read_config(path: str | Path | None, environment: Mapping[str, str] = os.environ) -> Config:
     """The settings of a project.
@@ -94,7 +97,11 @@ def read_config(path: str | Path | None, environment: Mapping[str, str] = os.env
     try:
         settings: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DefinitionError(f"{FILE} is not TOML: {error}.", where=str(file)) from None
+        raise DefinitionError(
+            f"{file.name} is not TOML: {error}.",
+            where=str(file),
+            remedy='A setting is a line such as definitions = "features.py", with text in quotes.',
+        ) from None
     for key in settings:
         if key not in _SETTINGS:
             raise NotFound.named("setting", key, _SETTINGS, where=str(file))
@@ -114,13 +121,26 @@ def _checked(settings: Mapping[str, Any], root: Path, where: str) -> Config:
     try:
         if isinstance(settings.get("defaults"), dict):
             settings = {**settings, "defaults": _defaults(settings["defaults"])}
-        return msgspec.convert({**settings, "root": root}, Config, strict=False)
+        config = msgspec.convert({**settings, "root": root}, Config, strict=False)
     except msgspec.ValidationError as error:
+        name = re.search(r"at `\$\.?([^`]*)`", str(error))
+        setting = f"The setting {name[1]}" if name else "A setting"
         raise DefinitionError(
-            f"A setting has the wrong type: {error}.",
+            f"{setting} has the wrong type: {str(error).partition(' - at')[0]}.",
             where=where,
             remedy="docs/reference/configuration.md lists the settings.",
         ) from None
+    said = {key: getattr(config, key) for key in _DURATIONS}
+    said |= {f"schedule, {job}": cadence for job, cadence in config.schedule.items()}
+    for key, duration in said.items():
+        try:
+            if duration:
+                parse_duration(duration)
+        except DefinitionError as error:
+            raise DefinitionError(
+                error.what, where=f"{key} in {where}", remedy=error.remedy
+            ) from None
+    return config
 
 
 def _defaults(said: dict[str, Any]) -> dict[str, Any]:

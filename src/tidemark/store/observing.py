@@ -192,10 +192,10 @@ def _check_audit(sample: float, probe: int, until: datetime | str | None) -> Non
     """Refuse what no audit can look at."""
     if not 0 < sample <= 1 or probe < 0:
         raise RequestInvalid(
-            f"An audit of the share {sample} of the requests is none."
+            f"sample={sample} is no share of the requests."
             if probe >= 0
-            else f"An audit of {probe} entities is none.",
-            remedy="sample is more than 0 and at most 1; probe is a number of entities.",
+            else f"probe={probe} is no number of entities.",
+            remedy="sample is more than 0 and at most 1, which is all; probe is a whole number.",
         )
     if probe and (sample < 1 or until is not None):
         raise RequestInvalid(

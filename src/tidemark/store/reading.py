@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from tidemark import define
-from tidemark.errors import NotFound
+from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.records import Lifecycle, Model, Records
 from tidemark.online.protocol import OnlineStore
@@ -156,12 +156,20 @@ def _nothing(_definitions: Definitions, _outputs: Sequence[Output]) -> None:
 
 
 def named(features: object, records: Records) -> object:
-    """What is asked for; `model:fraud@3`, alone or in a list, is the model, whose pins are read."""
+    """What is asked for; `model:fraud@3`, alone or in a list, is the model, whose pins are read.
+
+    Raises `RequestInvalid` where that is a table: it was meant for labels or keys.
+    """
     if isinstance(features, list | tuple):
         several = cast("Sequence[object]", features)
         return named(several[0], records) if _is_model(several) else several
     if isinstance(features, str) and features.startswith(_MODEL):
         return records.model(features.removeprefix(_MODEL))
+    if hasattr(features, "__arrow_c_stream__"):
+        raise RequestInvalid(
+            f"A {type(features).__name__} is a table, not a service or features.",
+            remedy="Features come first, labels or keys second: training_set(Fraud, labels).",
+        )
     return features
 
 

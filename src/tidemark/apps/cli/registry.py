@@ -143,7 +143,10 @@ def list_() -> None:
         f"{each.reference:<{width}}  {each.stage}  {each.service}  {each.owner}".rstrip()
         for each in models
     ]
-    show("\n".join(lines) or "There is no model.", {"models": [_facts(each) for each in models]})
+    show(
+        "\n".join(lines) or "There is no model; tidemark model register pins one.",
+        {"models": [_facts(each) for each in models]},
+    )
 
 
 def _facts(item: object) -> dict[str, object]:

@@ -17,6 +17,8 @@ from tidemark.model.window import format_duration
 if TYPE_CHECKING:
     from tidemark.store.schedule import Ran, Standing
 
+_NO_SCHEDULE = 'There is no schedule; tidemark.toml has it: schedule = { materialize = "1h" }'
+
 
 @click.command(cls=Command)
 @click.option("--once", is_flag=True, help="Do what is due now, and end.")
@@ -31,7 +33,7 @@ def run(once: bool, listing: bool) -> None:
         if listing:
             standing = store.schedule.standing()
             facts = [asdict(each) | {"cadence": format_duration(each.cadence)} for each in standing]
-            show("\n".join(map(_row, standing)) or "There is no schedule.", facts)
+            show("\n".join(map(_row, standing)) or _NO_SCHEDULE, facts)
             return
         stop = threading.Event()
 

@@ -11,7 +11,13 @@ from tidemark.apps.cli.shell import Command, open_store, show
 
 @click.command(cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to answer at.")
-@click.option("--port", default=6566, show_default=True, help="The port; 0 is any that is free.")
+@click.option(
+    "--port",
+    default=6566,
+    type=click.IntRange(0, 65_535),
+    show_default=True,
+    help="The port; 0 is any that is free.",
+)
 @click.option("--workers", default=1, show_default=True, help="How many processes answer.")
 @click.option("--max-keys", default=10_000, show_default=True, help="Sets of keys in a request.")
 @click.option("--max-body", default=1_000_000, show_default=True, help="Bytes of a read.")

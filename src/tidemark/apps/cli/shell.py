@@ -44,6 +44,16 @@ class _Told(click.Command):
 class Group(_Told, click.Group):
     """Commands under one name."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words before a command; options that all commands have belong after it."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in {"--project", "--json", "--debug"}:
+                raise
+            said = f"Say it after the command: {ctx.command_path} COMMAND {error.option_name} ..."
+            raise click.UsageError(f"{error.format_message()}. {said}", ctx) from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

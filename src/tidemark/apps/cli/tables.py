@@ -54,4 +54,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 def _check_ending(path: Path) -> None:
     if path.suffix not in {".parquet", ".csv"}:
-        raise RequestInvalid(f"{path.name} is neither .parquet nor .csv.")
+        raise RequestInvalid(
+            f"{path.name} is neither .parquet nor .csv.",
+            remedy="The ending of a file says its form: name.parquet or name.csv.",
+        )

@@ -16,6 +16,7 @@ from tidemark.model.types import Type
 from tidemark.model.window import check_zone, instant, parse_moment
 
 _BOOLS = {"true": True, "false": False}
+_KINDS = {"key": "key", "request": "request field"}
 
 
 def parse_pairs(pairs: Iterable[str], types: Mapping[str, Type], kind: str) -> dict[str, Any]:
@@ -24,11 +25,18 @@ def parse_pairs(pairs: Iterable[str], types: Mapping[str, Type], kind: str) -> d
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise RequestInvalid(f"{pair!r} is not name=value.", remedy=f"--{kind} {pair}=...")
+            raise RequestInvalid(
+                f"{pair!r} is not name=value.", remedy=f"--{kind} {_first(types)}=..."
+            )
         if name not in types:
-            raise NotFound.named(kind, name, types)
+            raise NotFound.named(_KINDS[kind], name, types)
         values[name] = parse_value(text, types[name], name)
     return values
+
+
+def _first(types: Mapping[str, Type]) -> str:
+    """A name to show as an example."""
+    return next(iter(types), "NAME")
 
 
 def parse_value(text: str, type_: Type, name: str) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -186,9 +187,15 @@ def _bound(host: str, port: int) -> Generator[socket.socket]:
     try:
         bound = socket.create_server((host, port), family=family, backlog=2_048)
     except (OSError, OverflowError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise RequestInvalid(
+                f"Port {port} of {host} is in use by another program.",
+                remedy="Name another port; 0 takes any that is free.",
+            ) from None
+        why = (error.strerror if isinstance(error, OSError) else str(error)) or "unknown"
         raise RequestInvalid(
-            f"Port {port} of {host} cannot be served: {why}.", remedy="Name another port."
+            f"Port {port} of {host} cannot be served: {why.rstrip('.')}.",
+            remedy="Name another port, or an address of this machine.",
         ) from None
     bound.set_inheritable(True)
     with bound:
