@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tidemark.apps.cli import main
+from tidemark.apps.cli import SECTIONS, main
 
 FOLDER = Path(__file__).parent / "help"
 COMMANDS = (
@@ -44,3 +44,8 @@ def test_no_help_is_left_of_a_command_that_went() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == {
         each.replace(" ", "-") or "tidemark" for each in COMMANDS
     }
+
+
+def test_every_command_is_in_one_section() -> None:
+    """What is in none would not be listed."""
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(main.commands)

@@ -26,6 +26,7 @@ _REFUSED = (
     "change."
 )
 _TWICE = "Refused unless allowed with a reason: one meaning would have two names."
+_NAMED = 3  # as many features of a view are named; more are counted
 _LOST = "Refused: the code of on-demand features that are still read is gone."
 
 
@@ -127,7 +128,9 @@ def _impact(plan: Plan, impact: Impact) -> tuple[str, bool]:
 
 
 def _backfill(each: Backfill) -> str:
-    return f"materialize {each.view} before {', '.join(each.features)} can serve; {each.extent()}"
+    some = len(each.features) <= _NAMED
+    names = ", ".join(each.features) if some else f"{len(each.features)} of its features"
+    return f"materialize {each.view} before {names} can serve; {each.extent()}"
 
 
 def _growing(each: Backfill) -> Iterator[str]:

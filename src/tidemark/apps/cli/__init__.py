@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that help is instant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,44 @@ if TYPE_CHECKING:
     from tidemark.model.lineage import Direction, Format
 
 
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Begin": ("init", "doctor"),
+    "Define": ("plan", "apply", "describe", "search", "duplicates", "lineage"),
+    "Train": ("train", "dataset"),
+    "Serve": ("materialize", "online", "serve", "key"),
+    "Live events": ("push", "stream", "dead-letters", "catch-up", "compact", "retain"),
+    "Watch": ("freshness", "served", "explain", "audit", "run"),
+    "Change over time": (
+        "log", "diff", "revert", "model", "confirm", "deprecate", "retire", "publish",
+    ),
+}  # fmt: skip
+"""All commands, in the order in which a project comes to need them."""
+
+
+class Sections(Group):
+    """The commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list for each section, all as wide."""
+        width = max(map(len, self.list_commands(ctx)))
+        limit = formatter.width - 6 - width
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), self.commands[name].get_short_help_str(limit))
+                     for name in names]
+                )  # fmt: skip
+
+
 @click.group(
-    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88}
+    cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88}
 )
 @click.version_option(tidemark.__version__, prog_name="tidemark")
 def main() -> None:
-    """Features defined once, computed in training and in serving with the same code."""
+    """Features defined once, computed in training and in serving with the same code.
+
+    Commands work on the project of the nearest tidemark.toml; --project names another.
+    """
 
 
 @main.command(cls=Command)
@@ -44,7 +77,7 @@ def main() -> None:
     default="fraud",
     show_default=True,
     metavar="NAME",
-    help="What about: fraud, or recommender, which takes live events.",
+    help="fraud: train and serve.  recommender: live events too, and a line for a prompt.",
 )
 def init(path: str, template: str) -> None:
     """Make an example project.
@@ -67,7 +100,7 @@ def init(path: str, template: str) -> None:
 @click.option("--request", multiple=True, metavar="NAME=VALUE", help="A request value.")
 @click.option("--at", metavar="MOMENT", help="The moment asked for; now if left out.")
 def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: str | None) -> None:
-    """Read one vector.
+    """Read the feature vector of one entity.
 
     SERVICE is a service, or one feature (view:feature).  Values are read by their declared
     types; an empty value of anything but text is null.
@@ -96,7 +129,7 @@ def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: st
 @click.argument("ref", required=False)
 @click.option("--as-of", metavar="REVISION", help="As of r12, or of a moment.")
 def describe(ref: str | None, as_of: str | None) -> None:
-    """Describe what is in force.
+    """Tell what a definition means, or what is in force.
 
     REF is the name of an entity, a source, a view, a feature (view:feature, view:feature@2), a
     request, an on-demand feature, a service or a model (model:fraud@3); everything if left out.

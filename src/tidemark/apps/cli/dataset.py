@@ -37,9 +37,10 @@ def train(
     timezone: str | None,
     hindsight: bool,
 ) -> None:
-    """Join labels with features as they stood.
+    """Make a training set: join labels with features.
 
-    SERVICE is a service, or one feature (view:feature).  The rows go to a file, or are kept
+    Each row has the features as they stood at the moment of its label.  SERVICE is a
+    service, or one feature (view:feature).  The rows go to a file, or are kept
     under a name, or both.  A split is kept with the name; two moments or fractions, parted by a
     comma, are of validation and test.
     """
@@ -77,7 +78,7 @@ def train(
 
 @click.group(cls=Group)
 def dataset() -> None:
-    """Saved training sets: list, show, verify."""
+    """Saved training sets: list them, show one, make one again."""
 
 
 @dataset.command("list", cls=Command)

@@ -9,7 +9,7 @@ from tidemark.apps.cli.shell import Command, Group, open_store, show
 
 @click.group(cls=Group)
 def key() -> None:
-    """Keys of those who may ask the HTTP service."""
+    """Make, list and revoke keys of the HTTP service."""
 
 
 @key.command(cls=Command)

@@ -37,9 +37,9 @@ def served(
     keys: tuple[str, ...],
     out: str | None,
 ) -> None:
-    """Tell how much was served, or write the rows of the serving log.
+    """Count what was served, or write it to a file.
 
-    --out takes one service whose outputs had one form.
+    Of the serving log.  --out takes one service whose outputs had one form.
     """
     from tidemark.apps.cli.tables import check_target, write_table
     from tidemark.apps.cli.values import parse_pairs

@@ -84,9 +84,10 @@ def apply(
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--reason", default="", help="Why, for the registry's history.")
 def revert(as_of: str, yes: bool, reason: str) -> None:
-    """Say again what was said as of a revision.
+    """Go back to the definitions of an earlier revision.
 
-    REVISION is r12, or a moment.  That makes a new revision; features published since are kept.
+    REVISION is r12, or a moment.  Going back makes a new revision; features that were
+    published since are kept.
     """
     with open_store() as store:
         made = store.registry.revert(as_of)
@@ -98,7 +99,7 @@ def revert(as_of: str, yes: bool, reason: str) -> None:
 @click.option("--model", required=True, metavar="NAME@VERSION", help="The model.")
 @click.option("--by", required=True, metavar="WHO", help="Its owner, or an administrator.")
 def confirm(saved: str, model: str, by: str) -> None:
-    """Consent to a plan for a model.
+    """Consent to a plan that can change what a model is given.
 
     PLAN is a file of `tidemark plan --out`.  The consent is for exactly this plan.
     """

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="A bad line: take none of its batch, or take the good ones and keep the bad.",
 )
-@click.option("--key", default="", help="Of a file: what is pushed again under it counts once.")
+@click.option(
+    "--key", default="", help="Idempotency key: a file pushed again under it counts once."
+)
 @click.option("--batch", default=10_000, show_default=True, help="Lines that are taken together.")
 def push(source: str, file: IO[bytes], on_error: OnError, key: str, batch: int) -> None:
-    """Take events of a source.
+    """Push events of a source from a file or a pipe.
 
     FILE has one JSON object on each line; - is the standard input.  Each batch is durable and
     counted by the next read before the following one is taken.

@@ -56,9 +56,9 @@ def diff(before: str, after: str | None) -> None:
 @click.option("--sunset", default="", metavar="DATE", help="When it may end, as 2027-01-31.")
 @click.option("--reason", default="", help="Why.")
 def deprecate(ref: str, replacement: str, sunset: str, reason: str) -> None:
-    """Say that a feature is to be left.
+    """Warn whoever reads a feature that it will end.
 
-    It serves on; whoever reads it is warned once.
+    It serves on; each process that reads it is warned once.
     """
     with open_store() as store:
         store.registry.deprecate(ref, replacement=replacement, sunset=sunset, reason=reason)
@@ -77,7 +77,7 @@ def deprecate(ref: str, replacement: str, sunset: str, reason: str) -> None:
     help="How long nobody may have read it; none does not ask.",
 )
 def retire(ref: str, replacement: str, reason: str, unread_for: str) -> None:
-    """End a feature.
+    """End a feature that nothing uses any more.
 
     It serves no more; exits with 12 while a service, an on-demand feature or a model uses it, or
     if it was read lately.
@@ -121,7 +121,7 @@ def model() -> None:
 def register(
     name: str, version: int, service: str, dataset: str | None, owner: str, stage: ModelStage
 ) -> None:
-    """Pin a model to the exact versions of the features that a service reads now.
+    """Pin a model to the feature versions that a service reads now.
 
     The same version again may say another owner, dataset or stage, but never other features.
     """

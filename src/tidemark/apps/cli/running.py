@@ -97,7 +97,7 @@ def compact(source: str | None) -> None:
 
 @click.command(cls=Command)
 def retain() -> None:
-    """Delete the events that log_retention lets go.
+    """Delete events that are older than log_retention.
 
     From the event log; nothing without that setting.
     """

@@ -19,9 +19,15 @@ from tidemark.apps.cli.shell import Command, open_store, show
     help="The port; 0 is any that is free.",
 )
 @click.option("--workers", default=1, show_default=True, help="How many processes answer.")
-@click.option("--max-keys", default=10_000, show_default=True, help="Sets of keys in a request.")
-@click.option("--max-body", default=1_000_000, show_default=True, help="Bytes of a read.")
-@click.option("--max-push", default=4_000_000, show_default=True, help="Bytes of a push.")
+@click.option(
+    "--max-keys", default=10_000, show_default=True, help="Most sets of keys in a request."
+)
+@click.option(
+    "--max-body", default=1_000_000, show_default=True, help="Largest body of a read, in bytes."
+)
+@click.option(
+    "--max-push", default=4_000_000, show_default=True, help="Largest body of a push, in bytes."
+)
 @click.option(
     "--max-waiting",
     default=128,
@@ -45,7 +51,7 @@ def serve(
     private_key: str | None,
     behind_proxy: bool,
 ) -> None:
-    """Answer over HTTP.
+    """Serve feature vectors over HTTP, and take events.
 
     Until it is told to stop; then requests in flight are finished.  Other machines are answered
     only if there are keys: tidemark key create.

@@ -48,7 +48,7 @@ def stream(
     once: bool,
     batch: int,
 ) -> None:
-    """Take events from streams as they come.
+    """Follow streams: take their events as they come.
 
     Those of each SOURCE, or of all that have a stream.  Each message counts once, however
     often this is stopped, killed or run beside itself.

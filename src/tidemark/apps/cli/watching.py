@@ -11,9 +11,10 @@ BROKEN = 13
 
 @click.command(cls=Command)
 def freshness() -> None:
-    """Tell how old what is served is.
+    """Show how old each view is, and what it promised.
 
-    View by view, against what was promised.  Ends with 13 if a promise is broken.
+    Of live events as well, how long they took until reads counted them.  Exits with 13 if a
+    promise (freshness=) is broken.
     """
     with open_store() as store:
         found = store.freshness()
