@@ -92,7 +92,7 @@ def test_an_audit_of_the_schedule_fails_where_something_differs(audited: Shop) -
     arguments = ["run", "--once", "--json", "--project", str(audited.folder)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    (ran,) = json.loads(result.output)
+    ran = json.loads(result.output)
     assert ran["failed"]
     assert ran["outcome"] == (
         "3 of 24 values that were served differ from what would be trained on (lost event 3)."
@@ -303,11 +303,13 @@ def test_without_a_schedule_the_setting_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_command_does_what_is_due(tmp_path: Path) -> None:
-    """As text, as JSON, and with an exit code."""
+    """As text, as a line of JSON for each job, and with an exit code."""
     arguments = ["run", "--project", str(project(tmp_path, 'freshness = "1h", compact = "1h"'))]
     result = CliRunner().invoke(main, [*arguments, "--once", "--json"])
     assert result.exit_code == 1
-    assert [(each["job"], each["failed"]) for each in json.loads(result.output)] == [
+    assert [
+        (each["job"], each["failed"]) for each in map(json.loads, result.output.splitlines())
+    ] == [
         ("freshness", True),
         ("compact", False),
     ]
@@ -316,13 +318,19 @@ def test_the_command_does_what_is_due(tmp_path: Path) -> None:
     assert ", 1 failure in a row" in listed.output
 
 
-def test_the_command_stops_when_it_is_told_to(tmp_path: Path) -> None:
-    """After the job that is under way."""
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [([], "compact: 0 events moved"), (["--json"], '{"job":"compact","started":"')],
+)
+def test_the_command_stops_when_it_is_told_to(
+    tmp_path: Path, options: list[str], told: str
+) -> None:
+    """After the job that is under way; each job is told as soon as it is done."""
     project(tmp_path, 'compact = "1h"')
-    command = [sys.executable, "-m", "tidemark", "run", "--project", str(tmp_path)]
+    command = [sys.executable, "-m", "tidemark", "run", "--project", str(tmp_path), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert "compact: 0 events moved" in process.stdout.readline()
+    assert told in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     process.stdout.close()

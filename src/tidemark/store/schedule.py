@@ -96,10 +96,11 @@ class Schedule:
         told: Told | None = None,
         stop: threading.Event | None = None,
     ) -> list[Ran]:
-        """Do what is due, until `stop` is set; with `once` only what is due now.
+        """Do what is due, until `stop` is set; with `once` only what is due now, which is given.
 
-        `told` hears of each job that was done.  An error of a job ends nothing: it is told, kept
-        beside the job, and the job is tried again, more and more slowly up to its cadence.
+        `told` hears of each job when it was done, of one at a time.  An error of a job ends
+        nothing: it is told, kept beside the job, and the job is tried again, more and more slowly
+        up to its cadence.
         """
         if not self.cadences:
             raise RequestInvalid(
@@ -108,11 +109,14 @@ class Schedule:
             )
         stopping = stop or threading.Event()
         ran: list[Ran] = []
+        telling = threading.Lock()
 
         def note(each: Ran) -> None:
-            ran.append(each)
+            if once:
+                ran.append(each)
             if told is not None:
-                told(each)
+                with telling:
+                    told(each)
 
         if once:
             for name in self.cadences:

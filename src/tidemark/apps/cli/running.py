@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from tidemark.apps.cli.shell import ERROR, Command, open_store, show, wants_json
 from tidemark.model.plural import counted
@@ -26,8 +27,9 @@ _NO_SCHEDULE = 'There is no schedule; tidemark.toml has it: schedule = { materia
 def run(once: bool, listing: bool) -> None:
     """Do the jobs of the schedule.
 
-    Each in its cadence, and by one process at a time, however many run this.  With --once
-    it ends with 1 if a job failed.
+    Each in its cadence, and by one process at a time, however many run this.  Each job is told
+    when it is done, with --json as an object on a line of its own.  With --once it ends with 1
+    if a job failed.
     """
     with open_store() as store:
         if listing:
@@ -44,14 +46,12 @@ def run(once: bool, listing: bool) -> None:
         before = {each: signal.signal(each, told_to_stop) for each in signals}
         try:
             # Jobs run in threads, where click knows nothing of the command's options.
-            told = None if wants_json() else _tell
+            told = _tell_programs if wants_json() else _tell
             ran = store.schedule.run(once=once, told=told, stop=stop)
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
-    if wants_json():
-        show("", [_facts(each) for each in ran])
-    if once and any(each.error is not None for each in ran):
+    if any(each.error is not None for each in ran):
         raise SystemExit(ERROR)
 
 
@@ -126,9 +126,10 @@ def _tell(ran: Ran) -> None:
     click.echo(f"{ran.started:%H:%M:%SZ} {ran.job}: {failed}{ran.outcome} ({ran.seconds:.1f} s)")
 
 
-def _facts(ran: Ran) -> dict[str, Any]:
-    facts = {"job": ran.job, "started": ran.started, "seconds": ran.seconds}
-    return facts | {"outcome": ran.outcome, "failed": ran.error is not None}
+def _tell_programs(ran: Ran) -> None:
+    facts: dict[str, Any] = {"job": ran.job, "started": ran.started, "seconds": ran.seconds}
+    facts |= {"outcome": ran.outcome, "failed": ran.error is not None}
+    click.echo(msgspec.json.encode(facts))
 
 
 def _row(each: Standing) -> str:
