@@ -54,6 +54,10 @@ def store():
         yield opened
 
 
+def stage_of(store: tm.Store, feature: str) -> str:
+    return store.registry.snapshot().records.life(feature).stage
+
+
 class TestDrafts:
     """What is tried out promises nothing."""
 
@@ -220,6 +224,7 @@ class TestRetired:
         """Another feature, or another version of it."""
         store.registry.recently_read = lambda since: {"spend:visits@2": NOON, "other@1": NOON}
         store.registry.retire("spend:visits")
+        assert stage_of(store, "spend:visits@1") == "retired"
 
     def test_how_long_nobody_may_have_read_it_can_be_said(self, store: tm.Store):
         """Who knows that the readers have moved need not wait a week."""
@@ -231,7 +236,9 @@ class TestRetired:
         store.registry.recently_read = recently_read
         with pytest.raises(PlanConflict, match="still used"):
             store.registry.retire("spend:visits", unread_for="3d")
+        assert stage_of(store, "spend:visits@1") == "published"
         store.registry.retire("spend:visits", unread_for="1d")
+        assert stage_of(store, "spend:visits@1") == "retired"
 
     def test_reads_need_not_matter(self, store: tm.Store):
         """The log is not even asked."""
@@ -241,6 +248,7 @@ class TestRetired:
 
         store.registry.recently_read = recently_read
         store.registry.retire("spend:visits", unread_for=None)
+        assert stage_of(store, "spend:visits@1") == "retired"
 
     def test_not_while_the_serving_log_holds_a_read(self, tmp_path: Path):
         """Retired once it is asked no more who read it."""
@@ -254,6 +262,7 @@ class TestRetired:
             assert caught.value.where.startswith("read last at 20")
             store.registry.retire("spend:visits")
             store.registry.retire("spend:total", unread_for=None)
+            assert stage_of(store, "spend:total@1") == "retired"
 
     def test_its_definition_stays_readable(self, retired: tm.Store):
         """As of a revision that had it."""
