@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from msgspec import structs
 
 from tidemark.apps.http.access import Keyless, is_loopback
 from tidemark.errors import MissingExtra, RequestInvalid
@@ -34,6 +35,9 @@ GRACE_SECONDS = 30
 STARTING_SECONDS = 60
 """How long a worker may be silent, as while the kernel is compiled for a new machine."""
 
+_OTHER_FILES = 512
+"""Open files of a worker that are no connections of callers: stores, logs, libraries."""
+
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -41,13 +45,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one request may ask of the service, and how many may wait.
 
     `body` is bytes of a read and `events` of a push, `keys` sets of keys and `features` names in a
-    request.  `waiting` is how many reads of one worker may be unanswered, `pushes` how many pushes;
-    further ones are told to come again.  `head` is the bytes of a request before its body,
-    `seconds` how long each of the two may take to arrive, `idle` how long a connection is kept
-    after an answer (a proxy that keeps it longer would ask where nobody answers any more), `answer`
-    how long a store on the network, or a large batch, may take, and `push` how long a push.  `rate`
-    is how many requests a second a key may make of one worker, where it says nothing of its own; 0
-    is as many as it likes.
+    request.  `waiting` is how many reads of one worker may be unanswered, `pushes` how many pushes,
+    `arriving` how many bodies may be on their way; further ones are told to come again.
+    `connections` is how many there may be to one worker: a further one ends the one that has been
+    without a request for longest.  `head` is the bytes of a request before its body, `seconds` how
+    long each of the two may take to arrive and how long a caller may take nothing of an answer,
+    `idle` how long a connection is kept after an answer (a proxy that keeps it longer would ask
+    where nobody answers any more), `answer` how long a store on the network, or a large batch, may
+    take, and `push` how long a push.  `rate` is how many requests a second a key may make of one
+    worker, where it says nothing of its own; 0 is as many as it likes.
     """
 
     body: int = 1_000_000
@@ -56,6 +62,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     features: int = 1_000
     waiting: int = 128
     pushes: int = 64
+    arriving: int = 512
+    connections: int = 4_096
     head: int = 32_768
     seconds: float = 10.0
     idle: float = 75.0
@@ -111,6 +119,7 @@ def serve(
             f"{workers} workers cannot serve this store.",
             remedy="Workers are 1 or more; a store in memory has one.",
         )
+    limits = _with_room_for_connections(limits)
     with _bound(host, port) as bound:
         shown = f"[{host}]" if ":" in host else host
         address = f"http{'s' if tls else ''}://{shown}:{bound.getsockname()[1]}"
@@ -175,6 +184,25 @@ def _keyless(store: Store, host: str, tls: TLS | None, *, behind_proxy: bool) ->
             "speaks TLS and nobody else reaches this address.",
         )
     return "nobody"
+
+
+def _with_room_for_connections(limits: Limits) -> Limits:
+    """The limits, with no more connections than the process may have open files beside others.
+
+    As many as it may ask for: most systems begin with 1,024, for the sake of programs of long ago.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = max(soft - _OTHER_FILES, soft // 2)
+        limits = structs.replace(limits, connections=min(limits.connections, most))
+    return limits
 
 
 def _in_memory(config: Config) -> bool:

@@ -1,7 +1,7 @@
-"""Connections of callers: heads of requests are bounded in size and time, and errors are problems.
+"""Connections of callers: bounded in number, as heads are in size and time; errors are problems.
 
-uvicorn bounds neither, so that one caller who never ends a head would keep a connection, and any
-amount of memory, for good.
+uvicorn bounds none of it, so that one caller who never ends a head, or never reads an answer, would
+keep a connection, and any amount of memory, for good.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, problem
-from tidemark.errors import RequestInvalid
+from tidemark.errors import RequestInvalid, StoreUnavailable
 
 if TYPE_CHECKING:
     from tidemark.apps.http.service import Service
@@ -131,20 +131,39 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a head from now on."""
         super().connection_made(transport)
-        self._limits = cast("Service", cast("Any", self.config).loaded_app).limits
+        service = cast("Service", cast("Any", self.config).loaded_app)
+        self._limits, self._resting = service.limits, service.resting
         self._head = 0  # bytes of what came while a head was being read, or a little more
         self._chunk = 0
         self._reading = True
         self._late: asyncio.TimerHandle | None = None
         self._left = 0
         self._leaving: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._stalled: asyncio.TimerHandle | None = None
+        self._resting[self] = None
         self._expect()
+        if len(self.connections) > self._limits.connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """End the connection that has been without a request for longest, or else this one."""
+        longest = cast("Connection", next(iter(self._resting)))
+        del self._resting[longest]
+        if longest is not self:
+            longest.transport.close()
+            return
+        busy = StoreUnavailable("Too many callers are connected.", remedy="Try again in a moment.")
+        self._refuse(Refused(503, busy))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect no more."""
         self._reading = False
         self._expect()
         self._leave()
+        self._resting.pop(self, None)
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -170,6 +189,7 @@ class Connection(HttpToolsProtocol):
             if self._head > self._limits.head:
                 raise _HeadTooLarge
         self._reading = False
+        self._resting.pop(self, None)
         super().on_headers_complete()
         self.scope["extensions"] = {WHOLE: cast("Any", Exchange(self, self.cycle))}
 
@@ -192,6 +212,40 @@ class Connection(HttpToolsProtocol):
         if self._leaving is not None:
             self._leave()
             self._head, self._reading = 0, True
+
+    def on_response_complete(self) -> None:
+        """Rest until the next request, unless that is there already."""
+        self._rest()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Hang up on who takes nothing of an answer for too long; it would stay in memory."""
+        super().pause_writing()
+        self._resting.pop(self, None)
+        self._unread = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self._limits.seconds, self._is_stalled)
+
+    def resume_writing(self) -> None:
+        """Nearly all of the answer has left."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        if self.cycle.response_complete:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Be one of those that may have to make room, unless there is something to do."""
+        if not self.pipeline and self._stalled is None and not self.transport.is_closing():
+            self._resting[self] = None
+
+    def _is_stalled(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unread:
+            self.transport.abort()
+            return
+        self._unread = left
+        self._stalled = self.loop.call_later(self._limits.seconds, self._is_stalled)
 
     def _leave(self) -> None:
         """Throw nothing away any more."""
@@ -227,19 +281,25 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: Refused) -> None:
         request_id = os.urandom(12).hex()
-        status, body, _ = problem(error, request_id)
+        status, body, headers = problem(error, request_id)
         lines = [
             f"HTTP/1.1 {status} {_PHRASES[status]}",
             f"content-type: {MEDIA_TYPE}",
             f"content-length: {len(body)}",
             f"x-request-id: {request_id}",
             "connection: close",
+            *(f"{name.decode()}: {value.decode()}" for name, value in headers),
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()
 
 
-_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+_PHRASES = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 class _HeadTooLarge(Exception):  # the parser stops at it

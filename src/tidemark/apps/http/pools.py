@@ -37,17 +37,22 @@ class Pool:
         self._left: list[Future[Any]] = []
 
     @contextmanager
-    def place(self) -> Generator[None]:
+    def place(self) -> Generator[Place]:
         """A place for a request, from its head to its answer; raises `Refused` (503)."""
+        place = Place(self)
+        place.take()
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def count(self, more: int) -> None:
+        """Have more places taken, or fewer; raises `Refused` (503) if there are not as many."""
         if self._left:
             self._left = [each for each in self._left if not each.done()]
-        if self._taken + len(self._left) >= self._most:
+        if more > 0 and self._taken + len(self._left) + more > self._most:
             raise Refused(503, self._full())
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
+        self._taken += more
 
     async def run(self, work: Callable[[], T]) -> T:
         """What the work gives, in another thread; raises what `late` makes if it takes too long."""
@@ -83,6 +88,32 @@ class Pool:
             f"Too many {self._kind} are waiting; nothing was done for this one.",
             remedy="Try again in a moment.",
         )
+
+
+class Place:
+    """The place of one request in a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._taken = False
+
+    def take(self) -> None:
+        """Have the place; raises `Refused` (503) if all are taken."""
+        self._pool.count(1)
+        self._taken = True
+
+    def leave(self) -> None:
+        """Let others have it; it is fine if they do already."""
+        if self._taken:
+            self._taken = False
+            self._pool.count(-1)
+
+    @contextmanager
+    def left(self) -> Generator[None]:
+        """Let others have it while a caller sends; afterwards it is taken again, or `Refused`."""
+        self.leave()
+        yield
+        self.take()
 
 
 def silent(seconds: float) -> StoreUnavailable:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidemark.apps.http import standing
 from tidemark.apps.http.access import OPEN, Access, Caller, Keyless, action_of
+from tidemark.apps.http.arriving import Arriving, Gone, too_large
 from tidemark.apps.http.connection import WHOLE, Exchange
 from tidemark.apps.http.contract import FEATURES, SERVICES
 from tidemark.apps.http.events import EVENTS, Events, late, source_of
 from tidemark.apps.http.following import Following
 from tidemark.apps.http.management import management
 from tidemark.apps.http.metrics import Metrics
-from tidemark.apps.http.pools import Pool
+from tidemark.apps.http.pools import Place, Pool
 from tidemark.apps.http.problems import MEDIA_TYPE, Header, Refused, failing, problem
 from tidemark.apps.http.standing import Standing
 from tidemark.apps.http.tracing import Tracing
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 Scope = Any
 Headers = Mapping[bytes, bytes]
-Message = Mapping[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
 
@@ -76,10 +76,6 @@ class _Answered(NamedTuple):
     headers: list[Header]
 
 
-class _Gone(Exception):  # there is nobody to be told of it
-    """The caller hung up."""
-
-
 class Service:
     """Answers requests of one store; `stopped` is called when the last one is answered.
 
@@ -105,6 +101,8 @@ class Service:
         self._behind = management(store, self.metrics, self._managing)
         self._vectors = Vectors(store, limits)
         self._events = Events(store)
+        self._arriving = Arriving(limits)
+        self.resting: dict[object, None] = {}  # connections without a request, by how long
         self._online = online = store.readers.online
         self._remote = isinstance(online, Remote)
         self._waiting: Waiting | None = None
@@ -132,14 +130,14 @@ class Service:
             self.metrics.request(route, status, perf_counter() - began)
             return
         try:
-            with (self._reading if source is None else self._pushing).place():
+            with (self._reading if source is None else self._pushing).place() as place:
                 # Let every request that has arrived be counted before any of them is worked on.
                 await asyncio.sleep(0)
                 if source is not None:
-                    answered = await self._push(scope, headers, receive, source, request_id)
+                    answered = await self._push(scope, headers, receive, source, place, request_id)
                 else:
-                    answered = await self._read(scope, headers, receive, service, request_id)
-        except _Gone:
+                    answered = await self._read(scope, headers, receive, service, place, request_id)
+        except Gone:
             return
         except Exception as error:  # noqa: BLE001  # a request must not end the service
             self.metrics.error(error)
@@ -153,6 +151,7 @@ class Service:
         headers: Headers,
         receive: Receive,
         service: str | None,
+        place: Place,
         request_id: str,
     ) -> _Answered:
         caller = self.access.admit(headers)
@@ -160,7 +159,7 @@ class Service:
         if scope["method"] != "POST":
             what = RequestInvalid("Vectors are read with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(scope, headers, receive, self.limits.body)
+        body = await self._body(scope, headers, receive, self.limits.body, place)
         arrow = _is_arrow(headers.get(b"accept", b""))
         ask = partial(self._vectors.read, caller, service, body, request_id, arrow=arrow)
         large = len(body) > _LARGE[0] or body.count(b",") > _LARGE[1]
@@ -192,44 +191,37 @@ class Service:
         return await self._reading.run(lambda: answered(ask(), get_many))
 
     async def _push(
-        self, scope: Scope, headers: Headers, receive: Receive, source: str, request_id: str
+        self,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        source: str,
+        place: Place,
+        request_id: str,
     ) -> _Answered:
         caller = self.access.admit(headers)
         caller.require("push")
         if scope["method"] != "POST":
             what = RequestInvalid("Events are pushed with POST.", remedy="See /openapi.json.")
             raise Refused(405, what, ((b"allow", b"POST"),))
-        body = await self._body(scope, headers, receive, self.limits.events)
+        body = await self._body(scope, headers, receive, self.limits.events, place)
         query = scope["query_string"]
         take = partial(self._events.push, caller, source, body, headers, query, request_id)
         return _Answered(200, await self._pushing.run(take), b"application/json", [])
 
-    async def _body(self, scope: Scope, headers: Headers, receive: Receive, most: int) -> bytes:
-        """The body of a request; raises `Refused` for one too large or too slow."""
+    async def _body(
+        self, scope: Scope, headers: Headers, receive: Receive, most: int, place: Place
+    ) -> bytes:
+        """The body of a request, which has its place again when it is there; or `Refused`."""
         length = headers.get(b"content-length", b"")
         if length.isdigit() and (len(length) > 18 or int(length) > most):
-            raise _too_large(most, headers)
+            raise too_large(most, headers)
         if (whole := _exchange(scope)) is not None and (body := whole.body) is not None:
             if len(body) > most:
-                raise _too_large(most, headers)
+                raise too_large(most, headers)
             return body
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                while True:
-                    message: Message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
-                        raise _too_large(most, headers)
-                    if not message.get("more_body"):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            late = RequestInvalid(f"The body did not arrive within {self.limits.seconds} s.")
-            raise Refused(408, late, ((b"connection", b"close"),)) from None
+        with place.left():
+            return await self._arriving.whole(receive, headers, most)
 
     async def _manage(
         self, scope: Scope, headers: Headers, receive: Receive, send: Send, request_id: str
@@ -325,15 +317,6 @@ def _is_arrow(accept: bytes) -> bool:
         said = _LIKED.search(parameters)
         liked[media.strip()] = float(said[1]) if said else 1.0
     return liked.get(ARROW, 0.0) > 0 and liked[ARROW] >= liked.get(b"application/json", 0.0)
-
-
-def _too_large(most: int, headers: Headers) -> Refused:
-    error = RequestInvalid(
-        f"The body is larger than {most:,} bytes.", remedy="Send several requests."
-    )
-    # Who waits to be asked for the body may not send it now, and what comes next would be taken
-    # for it.
-    return Refused(413, error, ((b"connection", b"close"),) if b"expect" in headers else ())
 
 
 def _refused(error: Exception, request_id: str) -> _Answered:
