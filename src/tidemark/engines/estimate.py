@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,18 +50,15 @@ class Sizes:
         if isinstance(source.history, Query | Csv):  # they are read whole by whoever opens them
             return Size()
         try:
-            relation = open_source(self._engine, source)
-            try:
+            with closing(open_source(self._engine, source)) as relation:
                 events = relation.count()
                 if events > KEYS_COUNTED:
                     return Size(None, events)
                 names = ", ".join(identifier(name) for name in keys)
-                selects = (f"SELECT {names} FROM ({part})" for part in relation.parts)
-                rows = " UNION ALL ".join(selects)
                 there = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in keys)
-                query = f"SELECT approx_count_distinct(({names})) FROM ({rows}) WHERE {there}"
+                query = (
+                    f"SELECT approx_count_distinct(({names})) FROM {relation.rows} WHERE {there}"
+                )
                 return Size(int(self._engine.rows(query, relation.tables)[0][0]), events)
-            finally:
-                relation.close()
         except TidemarkError:  # a plan is made where history is not there yet, too
             return Size()

@@ -59,6 +59,18 @@ class Relation:
         """SQL for the moment at which an event became known, in microseconds."""
         return SEEN if self.logged else seen_sql(self.source)
 
+    @property
+    def rows(self) -> str:
+        """All rows, as SQL that can stand after FROM."""
+        return f"({' UNION ALL '.join(f'SELECT * FROM ({part})' for part in self.parts)})"
+
+    @property
+    def rows_seen(self) -> str:
+        """The same with `SEEN` and `LOGGED`, also where the event log is not read."""
+        if self.logged:
+            return self.rows
+        return f"(SELECT *, {self.seen} AS {SEEN}, FALSE AS {LOGGED} FROM {self.rows})"
+
     def read(
         self, columns: Mapping[str, str], where: str = "", rows: int = BATCH_ROWS
     ) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -204,11 +205,7 @@ def _file_hash(path: Path) -> str:
 
 def _rows(engine: DuckDB, source: Source) -> tuple[int, str]:
     """The declared columns of a table or query, put in order: a database may give any."""
-    relation = open_history(engine, source)
-    try:
-        select = " UNION ALL ".join(relation.parts)
-        query = f"SELECT * FROM ({select}) ORDER BY ALL"
-        schema = engine.table(f"SELECT * FROM ({select}) LIMIT 0", relation.tables).schema
+    with closing(open_history(engine, source)) as relation:
+        query = f"SELECT * FROM {relation.rows} ORDER BY ALL"
+        schema = engine.table(f"SELECT * FROM {relation.rows} LIMIT 0", relation.tables).schema
         return content.batches_hash(schema, engine.batches(query, relation.tables))
-    finally:
-        relation.close()

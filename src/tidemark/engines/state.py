@@ -118,13 +118,12 @@ def _narrowed(relation: Relation, view: FeatureView, only: pa.Table) -> Relation
     """The rows of some entities, and all versions of their events, which may belong to others."""
     engine, source = relation.engine, relation.source
     asked = only.rename_columns(list(view.keys))
-    rows = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in relation.parts)
-    query = f"SELECT * FROM ({rows}) WHERE {_among(view)}"
+    query = f"SELECT * FROM {relation.rows} WHERE {_among(view)}"
     if source.unique:
         names = ", ".join(identifier(name) for name in source.unique)
         nulls = " OR ".join(f"{identifier(name)} IS NULL" for name in source.unique)
         query = (
-            f"SELECT * FROM ({rows}) WHERE ({names}) IN (SELECT ({names}) FROM ({query})) "
+            f"SELECT * FROM {relation.rows} WHERE ({names}) IN (SELECT ({names}) FROM ({query})) "
             f"AND NOT ({nulls}) UNION ALL {query} AND ({nulls})"
         )
     name = engine.fresh_name("narrowed")
@@ -213,9 +212,9 @@ def _distinct_keys(relation: Relation, entity: Entity, view: FeatureView, where:
     names = ", ".join(identifier(name) for name in view.keys)
     conditions = [f"{identifier(name)} IS NOT NULL" for name in view.keys]
     conditions += [where] if where else []
-    parts = " UNION ALL ".join(f"SELECT {names} FROM ({part})" for part in relation.parts)
+    condition = " AND ".join(conditions)
     table = relation.table(
-        f"SELECT DISTINCT {names} FROM ({parts}) WHERE {' AND '.join(conditions)} ORDER BY {names}"
+        f"SELECT DISTINCT {names} FROM {relation.rows} WHERE {condition} ORDER BY {names}"
     )
     types = [arrow_type(key.type) for key in entity.keys]
     schema = pa.schema(list(zip((key.name for key in entity.keys), types, strict=True)))

@@ -111,14 +111,8 @@ def _twice(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _gathered(relation: Relation) -> str:
     """The versions of repeated events, with when each was seen and whether the log has it."""
-    source = relation.source
-    rows = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in relation.parts)
-    repeated = f"{_identity(source)} IN (SELECT identity FROM repeated)"
-    if not relation.logged:
-        return (
-            f"SELECT *, {relation.seen} AS {SEEN}, FALSE AS {LOGGED} FROM ({rows}) WHERE {repeated}"
-        )
-    return f"SELECT * FROM ({rows}) WHERE {repeated}"
+    repeated = f"{_identity(relation.source)} IN (SELECT identity FROM repeated)"
+    return f"SELECT * FROM {relation.rows_seen} WHERE {repeated}"
 
 
 def _ordered(relation: Relation, versions: str, *, hindsight: bool, known_by: int | None) -> str:

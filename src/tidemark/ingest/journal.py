@@ -7,13 +7,14 @@ apart without reading it (a query, a frame, a table of no file) is read anew.
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidemark.engines.histories import open_history, seen_sql
+from tidemark.engines.histories import open_history
 from tidemark.engines.inventory import SourceState, glance
 from tidemark.model.graph import Frame, Query, Source, Table
 from tidemark.online import codec
@@ -124,9 +125,5 @@ def became_known(engine: DuckDB, source: Source, after: int, until: int) -> bool
     """Whether a history tells of anything that became known in (after, until], in microseconds."""
     if source.time is None or source.history is None or after >= until:
         return False
-    relation = open_history(engine, source)
-    try:
-        seen = seen_sql(source)
-        return relation.count(f"{seen} > {after} AND {seen} <= {until}") > 0
-    finally:
-        relation.close()
+    with closing(open_history(engine, source)) as relation:
+        return relation.count(f"{relation.seen} > {after} AND {relation.seen} <= {until}") > 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -121,17 +122,11 @@ def holders(
     unique = ", ".join(identifier(name) for name in source.unique)
     present = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in view.keys)
     asked = events.select(list(source.unique))
-    relation = open_source(engine, source)
-    try:
-        rows = " UNION ALL ".join(
-            f"SELECT {keys}, {unique} FROM ({part})" for part in relation.parts
-        )
+    with closing(open_source(engine, source)) as relation:
         query = (
-            f"SELECT DISTINCT {keys} FROM ({rows}) WHERE {present} "
+            f"SELECT DISTINCT {keys} FROM {relation.rows} WHERE {present} "
             f"AND ({unique}) IN (SELECT ({unique}) FROM asked)"
         )
         found = engine.table(query, {**relation.tables, "asked": asked})
-    finally:
-        relation.close()
     schema = pa.schema([(key.name, arrow_type(key.type)) for key in entity.keys])
     return found.rename_columns(schema.names).cast(schema)

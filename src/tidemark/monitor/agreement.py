@@ -7,7 +7,8 @@ by pair.  The sample is the same at every call: the entities whose keys have the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from tidemark.compile import identifier
 from tidemark.engines.arrow import arrow_type
+from tidemark.engines.histories import Relation
 from tidemark.engines.sources import open_source
 from tidemark.engines.training import training_set
 from tidemark.model.diff import feature_name
@@ -30,6 +32,7 @@ from tidemark.model.graph import (
     Reference,
     Source,
 )
+from tidemark.monitor.sample import sampled
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
@@ -125,7 +128,9 @@ def _labels(
     keys: dict[tuple[Any, ...], str] = {}
     moments: set[int] = set()
     for source, names in {(view.source, view.keys) for view in views}:
-        keys |= _sampled(engine, definitions.source(source), names, entities, moments)
+        with closing(open_source(engine, definitions.source(source))) as relation:
+            keys |= sampled(relation, names, entities)
+            moments |= _moments(relation)
     chosen = sorted(keys, key=lambda key: (keys[key], str(key)))[:entities]
     whens = _spread(sorted(moments))
     time = "at" if all(field.name != "at" for field in entity.keys) else "moment"
@@ -138,28 +143,14 @@ def _labels(
     return pa.table({**columns, time: times}), time
 
 
-def _sampled(
-    engine: DuckDB, source: Source, columns: Sequence[str], entities: int, moments: set[int]
-) -> Mapping[tuple[Any, ...], str]:
-    """Keys with their digests, those with the smallest; adds moments of the source's history."""
-    relation = open_source(engine, source)
-    try:
-        rows = " UNION ALL ".join(f"({part})" for part in relation.parts)
-        names = [identifier(name) for name in columns]
-        digest = f"md5(concat_ws(chr(31), {', '.join(names)}))"
-        known = " AND ".join(f"{name} IS NOT NULL" for name in names)
-        sample = (
-            f"SELECT DISTINCT {', '.join(names)}, {digest} AS digest FROM ({rows}) WHERE {known}"
-            f" ORDER BY digest LIMIT {entities}"
-        )
-        found = {row[:-1]: row[-1] for row in engine.rows(sample, relation.tables)}
-        if source.time is not None:
-            when = f"epoch_us({identifier(source.time)})"
-            spread = f"SELECT quantile_disc({when}, [0.5, 0.75, 1.0]) FROM ({rows})"
-            moments.update(engine.rows(spread, relation.tables)[0][0] or ())
-    finally:
-        relation.close()
-    return found
+def _moments(relation: Relation) -> set[int]:
+    """Moments of the later half of a history (microseconds); facts without a time have none."""
+    time = relation.source.time
+    if time is None:
+        return set()
+    when = f"epoch_us({identifier(time)})"
+    spread = f"SELECT quantile_disc({when}, [0.5, 0.75, 1.0]) FROM {relation.rows}"
+    return set(relation.engine.rows(spread, relation.tables)[0][0] or ())
 
 
 def _spread(moments: Sequence[int]) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -79,10 +80,9 @@ def audit(
     `blocks` are rows of the log, those of one list of outputs one after another; the report does
     not depend on where they are cut.  `functions` gives those of on-demand features.  `sample` is
     the share of requests, the same ones at every call; of a `probe`, rows are those that were just
-    read of so many entities; `left_out` are features that could not even
-    be read; `damaged` is filled with files while `blocks` are read.  A value that differs is not
-    counted if its events are not all there any more, as retention deleted some.  Raises what
-    reading history raises.
+    read of so many entities; `left_out` are features that could not even be read; `damaged` is
+    filled with files while `blocks` are read.  A value that differs is not counted if its events
+    are not all there any more, as retention deleted some.  Raises what reading history raises.
     """
     began = time.perf_counter()
     tally = Tally()
@@ -267,12 +267,13 @@ class _Run:
             entity = self._definitions.entity(view.entity)
             for field, name in zip(entity.keys, view.keys, strict=True):
                 if field.name == key.name:
-                    relation = open_source(self._engine, self._definitions.source(view.source))
-                    parts = " UNION ALL ".join(f"({part})" for part in relation.parts)
-                    column = identifier(name)
-                    query = f"SELECT DISTINCT {column} FROM ({parts}) WHERE {column} IS NOT NULL"
-                    found.append(relation.table(query).column(0).cast(arrow_type(field.type)))
-                    relation.close()
+                    source, column = self._definitions.source(view.source), identifier(name)
+                    with closing(open_source(self._engine, source)) as relation:
+                        query = (
+                            f"SELECT DISTINCT {column} FROM {relation.rows} "
+                            f"WHERE {column} IS NOT NULL"
+                        )
+                        found.append(relation.table(query).column(0).cast(arrow_type(field.type)))
         chunks = [chunk for each in found for chunk in each.chunks]
         distinct: pa.Array = pa.chunked_array(chunks, arrow_type(parse_type(key.type))).unique()
         return distinct

@@ -8,6 +8,7 @@ through the same code as training does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -187,26 +188,14 @@ class Entities:
 
 def _joined(engine: DuckDB, source: Source, view: FeatureView, asked: pa.Table) -> pa.Table:
     """The rows of a source whose keys are asked for, in the order of their times."""
-    relation = open_source(engine, source)
-    try:
-        columns = ", ".join(f"r.{identifier(each.name)}" for each in source.columns)
-        told = (
-            f"r.{SEEN}, r.{LOGGED}"
-            if relation.logged
-            else f"r.tidemark_known_at AS {SEEN}, FALSE AS {LOGGED}"
-        )
-        seen = "" if relation.logged else f", {relation.seen} AS tidemark_known_at"
-        parts = " UNION ALL ".join(f"(SELECT *{seen} FROM ({part}))" for part in relation.parts)
-        on = " AND ".join(
-            f"r.{identifier(name)} = asked.key_{i}" for i, name in enumerate(view.keys)
-        )
+    columns = ", ".join(f"r.{identifier(each.name)}" for each in source.columns)
+    on = " AND ".join(f"r.{identifier(name)} = asked.key_{i}" for i, name in enumerate(view.keys))
+    with closing(open_source(engine, source)) as relation:
         query = (
-            f"SELECT {columns}, {told}, asked.{_ENTITY} FROM ({parts}) AS r "
-            f"JOIN asked ON {on} ORDER BY r.{identifier(str(source.time))}"
+            f"SELECT {columns}, r.{SEEN}, r.{LOGGED}, asked.{_ENTITY} FROM {relation.rows_seen} "
+            f"AS r JOIN asked ON {on} ORDER BY r.{identifier(str(source.time))}"
         )
         return _reconciled(relation.table(query, {"asked": asked}), source)
-    finally:
-        relation.close()
 
 
 def _reconciled(table: pa.Table, source: Source) -> pa.Table:

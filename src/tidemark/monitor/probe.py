@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tidemark.compile import identifier
 from tidemark.engines.sources import open_source
 from tidemark.errors import StaleSource
 from tidemark.model.diff import feature_name
-from tidemark.model.graph import Definitions, FeatureView
+from tidemark.model.graph import Definitions
 from tidemark.model.window import clock
+from tidemark.monitor.sample import sampled
 from tidemark.serve.log.form import Description, Entry, Form, Pace
 
 if TYPE_CHECKING:
@@ -46,13 +47,9 @@ def probe(
             continue
         asked = reader(names)
         entity = definitions.entity(view.entity)
-        keys = dict(
-            zip(
-                (key.name for key in entity.keys),
-                _sampled(engine, definitions, view, count),
-                strict=True,
-            )
-        )
+        with closing(open_source(engine, definitions.source(view.source))) as relation:
+            chosen = list(sampled(relation, view.keys, count))
+        keys = {key.name: [each[i] for each in chosen] for i, key in enumerate(entity.keys)}
         try:
             answer = asked.answer_many(keys)
         except StaleSource as error:
@@ -64,23 +61,3 @@ def probe(
             (form.description, pa.Table.from_batches([form.batch([entry], Pace(hurry=True))]))
         )
     return blocks, left_out
-
-
-def _sampled(
-    engine: DuckDB, definitions: Definitions, view: FeatureView, count: int
-) -> list[list[Any]]:
-    """The keys of some entities of a view, a column for each key."""
-    relation = open_source(engine, definitions.source(view.source))
-    try:
-        names = [identifier(name) for name in view.keys]
-        parts = " UNION ALL ".join(f"({part})" for part in relation.parts)
-        known = " AND ".join(f"{name} IS NOT NULL" for name in names)
-        digest = f"md5(concat_ws(chr(31), {', '.join(names)}))"
-        query = (
-            f"SELECT DISTINCT {', '.join(names)}, {digest} AS digest FROM ({parts}) WHERE {known}"
-            f" ORDER BY digest LIMIT {int(count)}"
-        )
-        table = relation.table(query)
-    finally:
-        relation.close()
-    return [table.column(place).to_pylist() for place in range(len(names))]
