@@ -24,7 +24,7 @@ from msgspec import structs
 from tests.oracle import taken
 
 import tidemark as tm
-from tidemark.define.lowering import Lowered
+from tidemark.define.lowered import Lowered
 from tidemark.model.aggregates import ADDITIVE, RULES, Aggregate, adds_up, result_type
 from tidemark.model.expr import Call, Column, Expr, Literal, columns_of, type_of
 from tidemark.model.graph import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pyarrow as pa
 import pytest
 
 import tidemark as tm
@@ -138,3 +139,28 @@ def test_moments_are_in_utc() -> None:
     found = features_at(Newest, [reading(1, NOON)], {"station": "LGA"}, at=NOON)
     assert found == {"last_at": NOON, "moments": [NOON]}
     assert (found["last_at"].tzinfo, found["moments"][0].tzinfo) == (UTC, UTC)
+
+
+def test_rows_may_be_a_frame() -> None:
+    """As everywhere; columns that it lacks are null."""
+    frame = pa.table({"reading_id": [1], "station": ["LGA"], "at": [NOON], "seen": [NOON]})
+    found = features_at(Weather, frame, {"station": "LGA"}, at=NOON)
+    assert found == {"readings": 1, "warmest": None}
+
+
+def test_one_feature_is_asked_for_alone() -> None:
+    """And none of the others of its view."""
+    rows = [reading(1, NOON, 3.5)]
+    assert features_at(Weather.warmest, rows, {"station": "LGA"}, at=NOON) == {"warmest": 3.5}
+
+
+def test_a_service_is_no_view() -> None:
+    """Its request and its functions are not rows of a source."""
+
+    class Today(tm.FeatureService):
+        """What is served."""
+
+        warmest = Weather.warmest
+
+    with pytest.raises(RequestInvalid, match="is not one feature view"):
+        features_at(Today, [], {"station": "LGA"}, at=NOON)

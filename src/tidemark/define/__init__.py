@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from tidemark.define.lowering import Loaded, Lowered, lower
+from tidemark.define.lowered import Loaded, Lowered
+from tidemark.define.lowering import lower
 from tidemark.define.modules import functions_of, load_module, load_modules
 from tidemark.define.on_demand import evaluate
 from tidemark.define.references import outputs

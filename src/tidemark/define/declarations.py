@@ -130,7 +130,7 @@ def declaring(cls: type[Declaration], about: About) -> Generator[About]:
     if not about.abstract:
         from tidemark.define.lowering import lower
 
-        lower(cls)
+        lower(cls, applied=None)
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def declaring_function() -> Generator[Callable[[object], None]]:
         raise DefinitionError(problems)
     from tidemark.define.lowering import lower
 
-    lower(made)
+    lower(made, applied=None)
 
 
 def members(cls: type, kind: type[object]) -> Iterator[tuple[str, Any]]:

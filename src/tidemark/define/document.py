@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from tidemark.define.columns import HeldFrame, kafka, ndjson, redis_stream
 from tidemark.define.features import check_number
 from tidemark.define.fragments import parse_sql
-from tidemark.define.linking import NEWEST, link
-from tidemark.define.lowering import Loaded
+from tidemark.define.linking import link, read_reference
+from tidemark.define.lowered import Loaded
 from tidemark.define.marks import Marked, Path_, is_list, is_mapping, read_yaml
 from tidemark.define.parts import default_literal
 from tidemark.define.problems import ordered
@@ -361,15 +361,10 @@ class _Reader:
 
     def reference(self, text: Any) -> graph.Reference:
         """`view:feature`, an on-demand feature, or `request.field`."""
-        said = str(text)
-        if ":" not in said and "." in said:
-            owner, _, name = said.partition(".")
-            return graph.Reference("request", name, owner)
-        reference = graph.parse_reference(said)
-        if "@" in said:
+        reference = read_reference(str(text))
+        if "@" in str(text):
             self.loaded.pinned.add(reference)
-            return reference
-        return graph.Reference(reference.kind, reference.name, reference.owner, NEWEST)
+        return reference
 
     def section_on_demand(self, name: str, path: Path_, body: Any) -> None:
         known = self.doc.mapping(path, body, _ABOUT | {"function", "inputs", "type", "version"})

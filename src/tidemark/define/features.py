@@ -108,6 +108,10 @@ class Feature(Generic[T_co]):
         return not (RULES[self.function].zero or defaulted)
 
     def __getitem__(self, window: Over) -> Feature[T_co]:
+        """The feature with one of its windows, as in `over=` or as in its name: "7d", "all"."""
+        for each in self.windows:
+            if window == each.label:
+                return self.only(each)
         try:
             wanted = windows(window, None, None)[0].window
         except DefinitionError as error:

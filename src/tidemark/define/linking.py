@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -10,21 +10,61 @@ import msgspec
 from tidemark.model import graph
 
 _Named = TypeVar("_Named", graph.Entity, graph.Source)
+_Kind = TypeVar("_Kind", graph.Entity, graph.Source, graph.Request)
 
 # The version of a reference that says none, until `link` has seen all definitions.
 NEWEST = 0
 
+NOTHING = graph.Definitions()
 
-def link(definitions: graph.Definitions) -> graph.Definitions:
-    """Definitions in which views that say an entity's key, or a source's table, name both."""
-    entities = {entity.name: entity for entity in definitions.entities}
-    sources = {source.name: source for source in definitions.sources}
+
+def read_reference(text: str) -> graph.Reference:
+    """Read `view:feature`, an on-demand feature, or `request.field`; `@2` says a version.
+
+    Raises `NotFound` where what follows the `@` is no version.
+    """
+    if ":" not in text and "." in text:
+        owner, _, name = text.partition(".")
+        return graph.Reference("request", name, owner)
+    reference = graph.parse_reference(text)
+    return reference if "@" in text else msgspec.structs.replace(reference, version=NEWEST)
+
+
+def completed(definitions: graph.Definitions, applied: graph.Definitions) -> graph.Definitions:
+    """Definitions with the applied entities, sources and requests that they only name."""
+    views = definitions.views
+    inputs = (each.reference for item in definitions.on_demand for each in item.inputs)
+    owners = {each.owner for each in inputs if each.kind == "request"}
+    return msgspec.structs.replace(
+        definitions,
+        entities=_with(definitions.entities, applied.entities, {view.entity for view in views}),
+        sources=_with(definitions.sources, applied.sources, {view.source for view in views}),
+        requests=_with(definitions.requests, applied.requests, owners),
+    )
+
+
+def _with(
+    said: tuple[_Kind, ...], applied: Iterable[_Kind], named: Collection[str]
+) -> tuple[_Kind, ...]:
+    there = {item.name for item in said}
+    found = list(said)
+    found += [item for item in applied if item.name in named and item.name not in there]
+    return tuple(sorted(found, key=lambda item: item.name))
+
+
+def link(definitions: graph.Definitions, applied: graph.Definitions = NOTHING) -> graph.Definitions:
+    """Definitions in which views that say an entity's key, or a source's table, name both.
+
+    References by name mean the newest version that is defined, or else the newest that is applied.
+    """
+    entities = {each.name: each for each in (*applied.entities, *definitions.entities)}
+    sources = {each.name: each for each in (*applied.sources, *definitions.sources)}
     by_key = _unique(
-        (entity.keys[0].name, entity) for entity in definitions.entities if len(entity.keys) == 1
+        (entity.keys[0].name, entity) for entity in entities.values() if len(entity.keys) == 1
     )
     by_table = _unique(
         (source.history.name, source)
-        for source in definitions.sources
+        for source in sources.values()
         if isinstance(source.history, graph.Table)
     )
 
@@ -42,10 +82,10 @@ def link(definitions: graph.Definitions) -> graph.Definitions:
         return view
 
     views = tuple(linked(view) for view in definitions.views)
-    return _newest(msgspec.structs.replace(definitions, views=views))
+    return _newest(msgspec.structs.replace(definitions, views=views), applied)
 
 
-def _newest(definitions: graph.Definitions) -> graph.Definitions:
+def _newest(definitions: graph.Definitions, applied: graph.Definitions) -> graph.Definitions:
     """Definitions in which references that said no version say the one that is defined."""
     versions: dict[tuple[str, str], int] = {
         (view.name, feature.name): feature.version
@@ -59,6 +99,8 @@ def _newest(definitions: graph.Definitions) -> graph.Definitions:
         if reference.version != NEWEST:
             return reference
         version = versions.get((reference.owner, reference.name), NEWEST)
+        if version == NEWEST:
+            version = max(applied.versions(reference.owner, reference.name), default=NEWEST)
         return msgspec.structs.replace(reference, version=version)
 
     replace = msgspec.structs.replace

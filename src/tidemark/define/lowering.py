@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -23,7 +23,8 @@ from tidemark.define.declarations import (
 )
 from tidemark.define.expressions import Col, Expression, is_column
 from tidemark.define.features import Feature, is_feature
-from tidemark.define.linking import NEWEST, link
+from tidemark.define.linking import NOTHING, completed, link, read_reference
+from tidemark.define.lowered import Loaded, Lowered
 from tidemark.define.on_demand import OnDemandFunction, is_function
 from tidemark.define.parts import (
     checked_names,
@@ -44,36 +45,19 @@ from tidemark.model.defaults import BUILT_IN, Defaults
 from tidemark.model.findings import Spelling, Subject
 
 
-@dataclass(frozen=True)
-class Lowered:
-    """Definitions, with what of them lives in this process only."""
-
-    definitions: graph.Definitions
-    functions: Mapping[str, Callable[..., Any]] = field(
-        default_factory=dict[str, Callable[..., Any]]
-    )
-    frames: Mapping[str, object] = field(default_factory=dict[str, object])
-
-
-class Loaded(list[graph.Definition]):
-    """The model objects of a document, with the lines that declared them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spelled: dict[Subject, Spelling] = {}
-        self.frames: dict[str, object] = {}
-        self.pinned: set[graph.Reference] = set()
-        # What a view or source does not say, for the project's defaults.
-        self.unsaid: dict[tuple[str, str], set[str]] = {}
-
-
-def lower(*objects: object, defaults: Defaults = BUILT_IN, root: str | Path = ".") -> Lowered:
+def lower(
+    *objects: object,
+    defaults: Defaults = BUILT_IN,
+    root: str | Path = ".",
+    applied: graph.Definitions | None = NOTHING,
+) -> Lowered:
     """Lower modules, classes, functions, model objects and lists of them, with all they need.
 
     `defaults` are written where views and sources do not say; functions that are only named are
-    imported from the project's root.  Raises `DefinitionError` with every problem.
+    imported from the project's root.  What is named by text may be `applied` already; None leaves
+    it to whoever knows.  Raises `DefinitionError` with every problem.
     """
-    lowering = _Lowering(defaults, Path(root).resolve())
+    lowering = _Lowering(defaults, Path(root).resolve(), applied)
     with collecting() as problems:
         for each in objects:
             lowering.add(each)
@@ -83,23 +67,25 @@ def lower(*objects: object, defaults: Defaults = BUILT_IN, root: str | Path = ".
 class _Lowering:
     """Objects by kind and name; a class is lowered once, what it refers to with it."""
 
-    def __init__(self, defaults: Defaults, root: Path) -> None:
+    def __init__(self, defaults: Defaults, root: Path, applied: graph.Definitions | None) -> None:
         self.defaults = defaults
         self.root = root
+        self.applied = applied
         self.done: set[int] = set()
         self.objects: list[graph.Definition] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.frames: dict[str, object] = {}
         self.spelled: dict[Subject, Spelling] = {}
-        # References that say a version, which need not be the one that is written here.
+        # References that need not be to something that is written here.
         self.pinned: set[graph.Reference] = set()
         # Classes of which nothing is left besides what has been reported.
         self.left_out: set[type] = set()
 
     def finish(self, problems: Sequence[Problem]) -> Lowered:
         """Check everything together."""
-        definitions = link(graph.Definitions.of(self.objects))
-        wrong = check(definitions, self.spelled, pinned=self.pinned)
+        applied = self.applied or NOTHING
+        definitions = completed(link(graph.Definitions.of(self.objects), applied), applied)
+        wrong = check(definitions, self.spelled, pinned=self.pinned, applied=applied)
         missing = list(self.importable(definitions))
         definitions, refused = self.coded(definitions)
         found = [*problems, *wrong, *missing, *refused]
@@ -174,7 +160,7 @@ class _Lowering:
                 self.add(each)
         else:
             raise DefinitionError(
-                f"{item!r} is not a definition.",
+                f"{reprlib.repr(cast('object', item))} is not a definition.",
                 remedy="Definitions are classes, on-demand functions, modules of them, "
                 "tm.load(...), and objects of the model.",
             )
@@ -386,10 +372,9 @@ class _Lowering:
         if is_unknown(given):
             return None
         if isinstance(given, str):
-            reference = graph.parse_reference(given)
-            if "@" not in given:
-                return msgspec.structs.replace(reference, version=NEWEST)
-            self.pinned.add(reference)
+            reference = read_reference(given)
+            if "@" in given or self.applied is None:
+                self.pinned.add(reference)
             return reference
         if is_function(given):
             self.add(given)

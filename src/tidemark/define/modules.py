@@ -20,7 +20,8 @@ from typing import Any
 
 from tidemark.define.code import code_of
 from tidemark.define.declarations import Entity, Request, Source
-from tidemark.define.lowering import Lowered, lower
+from tidemark.define.lowered import Lowered
+from tidemark.define.lowering import lower
 from tidemark.define.on_demand import OnDemandFunction
 from tidemark.define.problems import Place, Unknown, collecting, keep, ordered, report, suggestion
 from tidemark.define.views import FeatureService, FeatureView

@@ -11,6 +11,7 @@ import msgspec
 from tidemark.define.declarations import Declaration
 from tidemark.define.expressions import Col
 from tidemark.define.features import Feature, is_feature
+from tidemark.define.linking import link
 from tidemark.define.lowering import lower
 from tidemark.define.on_demand import OnDemandFunction, is_function
 from tidemark.define.views import FeatureService, FeatureView, expanded
@@ -83,11 +84,12 @@ def _service(features: object, definitions: Definitions) -> list[Output] | None:
     if isinstance(features, Model):
         return list(features.outputs)
     if isinstance(features, graph.FeatureService):
-        asked = features
+        asked = link(Definitions.of([features]), definitions).service(features.name)
     elif isinstance(features, type) and issubclass(features, FeatureService):
-        asked = _lowered(features).service(features.__about__.name)
+        own = link(_lowered(features), definitions)
+        asked = own.service(features.__about__.name)
         for output in asked.outputs:
-            _same(output.reference, _lowered(features), definitions)
+            _same(output.reference, own, definitions)
     else:
         return None
     applied = definitions.service(asked.name)
@@ -149,7 +151,7 @@ def _references(each: object, known: _Known) -> list[Reference]:
         return [reference]
     if is_function(each):
         reference = Reference("on_demand", each.name, version=each.version)
-        _same(reference, _lowered(each), definitions)
+        _same(reference, link(_lowered(each), definitions), definitions)
         return [reference]
     if isinstance(each, type) and issubclass(each, FeatureService):
         raise _among(each.__about__.name)
@@ -208,7 +210,7 @@ def _lowered(item: type[Declaration] | OnDemandFunction[..., Any]) -> Definition
     kept = vars(item).get("__lowered__")
     if isinstance(kept, Definitions):
         return kept
-    definitions = lower(item).definitions
+    definitions = lower(item, applied=None).definitions
     setattr(item, "__lowered__", definitions)  # noqa: B010  # a class or a function alike
     return definitions
 

@@ -29,18 +29,22 @@ from tidemark.model.graph import (
 from tidemark.model.types import FLOAT64, TIMESTAMP
 from tidemark.model.window import Bound
 
+_NOTHING = Definitions()
+
 
 def check(
     definitions: Definitions,
     spelled: Mapping[Subject, Spelling] | None = None,
     *,
     pinned: Collection[Reference] = (),
+    applied: Definitions = _NOTHING,
 ) -> list[Problem]:
     """Every problem of the definitions, in their order; none if they mean something.
 
-    `pinned` are references to versions that the registry may hold although they are not said.
+    `pinned` are references to versions that the registry may hold although they are not said, as
+    the references to what is `applied` are.
     """
-    return _checked(_Checker(definitions, Findings(spelled or {}), pinned), names=True)
+    return _checked(_Checker(definitions, Findings(spelled or {}), pinned, applied), names=True)
 
 
 def check_merged(definitions: Definitions) -> list[Problem]:
@@ -86,8 +90,10 @@ class _Checker:
         definitions: Definitions,
         findings: Findings,
         pinned: Collection[Reference] | None,
+        applied: Definitions = _NOTHING,
     ) -> None:
         self.definitions = definitions
+        self.applied = applied
         self.pinned = pinned
         self.findings = findings
         self.label = findings.label
@@ -286,8 +292,13 @@ class _Checker:
             )
 
     def reference(self, subject: Subject, label: str, reference: Reference) -> None:
+        if reference.version in self.applied.versions(reference.owner, reference.name):
+            return
+        said = {view.name for view in self.definitions.views}
+        elsewhere = {view.name for view in self.applied.views} - said
         try:
-            self.definitions.type_of(reference)
+            known = self.applied if reference.owner in elsewhere else self.definitions
+            known.type_of(reference)
         except NotFound as error:
             versions = self.definitions.versions(reference.owner, reference.name)
             older = bool(versions) and 1 <= reference.version < versions[0]

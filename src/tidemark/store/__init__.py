@@ -76,7 +76,7 @@ class Store:
         `values`, what is added is also compared by value with what there is, on a sample of
         entities, which reads history.  Raises `DefinitionError` with every problem found.
         """
-        lowered = self._project.lower(definitions)
+        lowered = self._project.lower(definitions, self.registry.snapshot().definitions)
         return self.registry.plan(
             lowered.definitions, restated=[name_of(each) for each in restated], values=values
         )

@@ -12,7 +12,7 @@ from weakref import finalize
 import msgspec
 
 from tidemark import define
-from tidemark.define import Lowered
+from tidemark.define import Loaded, Lowered
 from tidemark.define.features import Feature
 from tidemark.define.modules import imported_function
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
@@ -107,12 +107,15 @@ class Project:
         while self._folders:
             rmtree(self._folders.popitem()[1], ignore_errors=True)
 
-    def lower(self, definitions: object) -> Lowered:
-        """Definitions as the model; None: those that `tidemark.toml` names."""
+    def lower(self, definitions: object, applied: Definitions) -> Lowered:
+        """Definitions as the model; None: those that `tidemark.toml` names, which are whole.
+
+        Others may name what is applied.
+        """
         self.check_open()
         if definitions is None:
             return self._keep(self._load())
-        return self._lowered(definitions)
+        return self._lowered(definitions, applied=applied)
 
     def functions(
         self, definitions: Definitions, outputs: Iterable[Output], *, edited: bool = False
@@ -157,7 +160,7 @@ class Project:
 
         Raises `PlanConflict` where such an object means something else than what is applied.
         """
-        own = self._own(features)
+        own = self._own(features, applied)
         if not own:
             return applied
         mine = {(type(item), item.name) for item in own}
@@ -178,16 +181,20 @@ class Project:
                 )
         return definitions
 
-    def _own(self, features: object) -> list[Definition]:
+    def _own(self, features: object, applied: Definitions) -> list[Definition]:
         """What the objects among `features` define; nothing if all of them are names."""
+        if isinstance(features, Loaded):
+            return list(self._lowered(features, applied=applied).definitions)
         several = listed(features)
         written = [item for item in several if not isinstance(item, str | msgspec.Struct)]
-        own = list(self._lowered(*written).definitions) if written else []
+        own = list(self._lowered(*written, applied=applied).definitions) if written else []
         return own + [item for item in several if isinstance(item, Definition)]
 
-    def _lowered(self, *written: object) -> Lowered:
+    def _lowered(self, *written: object, applied: Definitions) -> Lowered:
         return self._keep(
-            define.lower(*written, defaults=self.config.defaults, root=self.config.root)
+            define.lower(
+                *written, defaults=self.config.defaults, root=self.config.root, applied=applied
+            )
         )
 
     def _keep(self, lowered: Lowered) -> Lowered:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from msgspec.structs import replace
 
 from tidemark import define
+from tidemark.define.features import is_feature
 from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
 from tidemark.errors import NotFound, RequestInvalid
@@ -22,7 +23,7 @@ _TIME = "moment asked for"
 
 def features_at(
     view: object,
-    rows: Iterable[Mapping[str, object]],
+    rows: object,
     keys: Mapping[str, object],
     *,
     at: str | datetime,
@@ -30,29 +31,35 @@ def features_at(
 ) -> dict[str, Any]:
     """The features of one entity at a moment, from literal rows of the view's source.
 
-    Rows are dictionaries; columns that they leave out are null.  Moments are datetimes or ISO text,
-    `at` with a zone.  Needs no project, no files and no store.
+    `view` is a feature view, or features of one.  Rows are dictionaries, or any Arrow-capable
+    frame; columns that they leave out are null.  Moments are datetimes or ISO text, `at` with a
+    zone.  Needs no project, no files and no store.
     """
     from tidemark.engines.training import python_values, training_set
 
     definitions = define.lower(view).definitions
-    if len(definitions.views) != 1:
+    if len(definitions.views) != 1 or definitions.services or definitions.on_demand:
         raise RequestInvalid(f"{view!r} is not one feature view.", remedy="Pass the view's class.")
     asked = definitions.views[0]
     source = definitions.source(asked.source)
-    frame = _table(source, list(rows))
+    wanted = _named(view) or {feature.name for feature in asked.features}
+    frame = _table(source, _read(rows))
     with DuckDB(threads=1, frames={source.name: frame}) as engine:
         training = training_set(
             engine,
             _reading_a_frame(definitions, source),
             {},
-            tuple(_outputs(asked)),
+            tuple(_outputs(asked, wanted)),
             _labels(definitions, asked, keys, at),
             time=_TIME,
             hindsight=hindsight,
         )
     table = training.to_arrow()
-    return {each.name: python_values(table[each.name], each.type)[0] for each in asked.features}
+    return {
+        each.name: python_values(table[each.name], each.type)[0]
+        for each in asked.features
+        if each.name in wanted
+    }
 
 
 def _reading_a_frame(definitions: Definitions, source: Source) -> Definitions:
@@ -60,10 +67,24 @@ def _reading_a_frame(definitions: Definitions, source: Source) -> Definitions:
     return Definitions.of([*others, replace(source, history=Frame(source.name))])
 
 
-def _outputs(view: FeatureView) -> Iterable[Output]:
+def _named(asked: object) -> set[str]:
+    """The features that are asked for alone; none where the whole view is."""
+    several = cast("list[object]", asked) if isinstance(asked, list | tuple) else [asked]
+    return {name for each in several if is_feature(each) for name in each.named_windows()}
+
+
+def _read(rows: object) -> list[Mapping[str, object]]:
+    """Rows as dictionaries, also those of a frame."""
+    if hasattr(rows, "__arrow_c_stream__"):
+        rows = pa.table(rows).to_pylist()
+    return list(cast("Iterable[Mapping[str, object]]", rows))
+
+
+def _outputs(view: FeatureView, wanted: Collection[str]) -> Iterable[Output]:
     for feature in view.features:
-        reference = Reference("feature", feature.name, view.name, feature.version)
-        yield Output(feature.name, reference)
+        if feature.name in wanted:
+            reference = Reference("feature", feature.name, view.name, feature.version)
+            yield Output(feature.name, reference)
 
 
 def _labels(
