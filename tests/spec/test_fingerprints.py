@@ -216,8 +216,6 @@ EXPECTED = {
     "feature.version": ["contract"],
     "feature.attribute": ["metadata"],
     "feature.aggregate.window.length": ["meaning"],
-    "feature.aggregate.q": [],  # of `last_n` there is no quantile
-    "feature.aggregate.ddof": [],
     "feature.aggregate.where.args[1].value": ["meaning"],
 }
 
@@ -258,7 +256,7 @@ def test_max_age_is_part_of_what_is_stored_only() -> None:
 
 
 def test_a_float_is_a_float_however_it_came_into_the_model() -> None:
-    """A quantile of 1 in an old revision is the quantile of 1.0."""
+    """A quantile of 1 is the quantile of 1.0."""
     prints = [
         meaning(
             VIEW, replace(LAST, aggregate=Aggregate("quantile", Column("amount"), q=q)), PURCHASE
@@ -266,25 +264,6 @@ def test_a_float_is_a_float_however_it_came_into_the_model() -> None:
         for q in (1, 1.0)
     ]
     assert prints[0] == prints[1]
-
-
-@pytest.mark.parametrize(
-    "idle",
-    [
-        {"n": 7},
-        {"q": 0.25},
-        {"ddof": 0},
-        {"window": Window(zone="America/New_York")},
-        {"window": Window(length=DAY)},
-    ],
-)
-def test_what_a_function_does_not_read_is_no_meaning(idle: dict[str, Any]) -> None:
-    """Such fields are refused now; a revision of before may hold them."""
-    plain = Aggregate("sum", Column("amount"))
-    one, other = (
-        replace(LAST, aggregate=each) for each in (plain, msgspec.structs.replace(plain, **idle))
-    )
-    assert meaning(VIEW, one, PURCHASE) == meaning(VIEW, other, PURCHASE)
 
 
 def test_the_bound_is_nothing_to_facts_that_hold_always() -> None:

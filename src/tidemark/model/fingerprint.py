@@ -263,21 +263,13 @@ def _resting(
 
 
 def _computed(aggregate: Aggregate) -> Aggregate:
-    """The aggregate without what its function and its window do not read, numbers as one type."""
-    rule, window = aggregate.rule, aggregate.window
+    """The aggregate without what may be said of it and is not read, numbers as one type."""
+    window = aggregate.window
     return replace(
         aggregate,
-        window=replace(
-            window,
-            length=window.length if window.kind == "sliding" else 0,
-            unit=window.unit if window.kind == "to_date" else None,
-            zone=window.zone if window.kind == "to_date" else "",
-            rows=0 if aggregate.function == "latest" else window.rows,
-        ),
-        n=aggregate.n if "n" in rule.parameters else 0,
-        q=float(aggregate.q) if "q" in rule.parameters else 0.5,
-        ddof=aggregate.ddof if "ddof" in rule.parameters else 1,
-        default=None if rule.zero else aggregate.default,
+        window=replace(window, rows=0) if aggregate.function == "latest" else window,
+        q=float(aggregate.q),
+        default=None if aggregate.rule.zero else aggregate.default,
     )
 
 
