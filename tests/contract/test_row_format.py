@@ -82,7 +82,7 @@ def test_a_row_is_these_bytes():
     """The layout is a contract with what is already stored: it changes with its version only."""
     first, second = amounts()
     assert np.frombuffer(first, np.int64).tolist() == [
-        int.from_bytes(b"TMRW\x02\x00\x04\x00", "little"),
+        int.from_bytes(b"TMRW\x01\x00\x04\x00", "little"),
         2,  # events
         3,  # columns of words
         3,  # columns of bytes
@@ -198,8 +198,8 @@ def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
 def test_a_row_of_a_later_format_is_refused():
     """A later layout is not guessed at."""
     row = bytearray(amounts()[0])
-    row[4] = 3
-    with pytest.raises(StoreUnavailable, match="rows of format 3; this release reads format 2"):
+    row[4] = 2
+    with pytest.raises(StoreUnavailable, match="rows of format 2; this release reads format 1"):
         codec.unpack(AMOUNTS, bytes(row))
 
 

@@ -324,8 +324,8 @@ def test_rows_of_another_format_are_refused_until_they_are_written_anew():
     run(online, bought("u1", NOON), bought("u2", NOON))
     place = record_key("shop", "habits")
     record = msgspec.msgpack.decode(online._rows[place])
-    online._rows[place] = msgspec.msgpack.encode(record | {"format": 1, "states": "otherwise"})
-    with pytest.raises(StoreUnavailable, match="rows of format 1; this release reads format 2"):
+    online._rows[place] = msgspec.msgpack.encode(record | {"format": 2, "states": "otherwise"})
+    with pytest.raises(StoreUnavailable, match="rows of format 2; this release reads format 1"):
         count(online, "u1")
     run(online, bought("u1", NOON))
     assert count(online, "u1") == 1

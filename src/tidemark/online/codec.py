@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
-FORMAT = 2
+FORMAT = 1
 """The version of the layout; a row of another version is refused."""
 
 PREAMBLE = b"TMRW" + FORMAT.to_bytes(2, "little")
