@@ -162,6 +162,7 @@ class TestRedis(StreamSourceContract):
         source.close()
         source = opening(Start.of("earliest"))
         assert take(source, 1) == [b"7"]
+        assert source.lost == {"events": 2}
         carrier.send([b"8", b"9"])
         carrier.client.xtrim("events", maxlen=1, approximate=False)
         with pytest.raises(StaleSource, match="are gone: 1"):

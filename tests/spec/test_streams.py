@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.kafka_broker import Broker, FaultyBroker
 
 import tidemark as tm
 from tidemark.engines.log import EventLog
-from tidemark.errors import RequestInvalid, StoreUnavailable
+from tidemark.errors import RequestInvalid, StaleSource, StoreUnavailable
 
 FEATURES = """
 from datetime import datetime
@@ -92,7 +92,7 @@ def counted(store: Any) -> tuple[list[int], list[int]]:
     )
 
 
-def expected(numbers: range) -> tuple[list[int], list[int]]:
+def expected(numbers: Sequence[int]) -> tuple[list[int], list[int]]:
     return (
         [sum(n % 7 == i for n in numbers) for i in range(7)],
         [sum(n % 3 == i for n in numbers) for i in range(3)],
@@ -370,6 +370,36 @@ def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
     assert json.loads(out)[0]["lag"]
     with tm.connect(folder) as store:
         assert counted(store) == expected(range(sent))
+
+
+def test_messages_that_are_gone_are_told_and_counted(tmp_path: Path) -> None:
+    """They are an error; whoever says `--from earliest` passes them over, and not in silence."""
+    broker = Broker()
+    folder = kafka_project(tmp_path, broker, broker.topic("trimmed"))
+    broker.send("trimmed", [event(n) for n in range(5)], partitions=[0])
+    with tm.connect(folder) as store:
+        store.streams.run(once=True)
+        # The mock cluster keeps 5 MiB of a partition.
+        large = [event(n, channel="x" * 900_000) for n in range(5, 12)]
+        broker.send("trimmed", large, partitions=[0])
+        with pytest.raises(StaleSource, match="not read yet are gone: partition 0 at offset 5"):
+            store.streams.run(once=True)
+
+        told: list[str] = []
+        (consumed,) = store.streams.run(
+            start="earliest", once=True, told=lambda _, error: error and told.append(error.what)
+        )
+        assert (consumed.messages, consumed.lost) == (5, 2)
+        (lost,) = told
+        assert lost.endswith("gone before they were read, and are passed over (0: 2).")
+        assert counted(store) == expected([*range(5), *range(7, 12)])
+        (consumed,) = store.streams.run(start="earliest", once=True)
+        assert consumed.lost == 0
+        (stream,) = store.freshness().streams
+        assert (stream.lost, str(stream)) == (
+            2, "  stream of purchase: 0 messages waiting, 2 lost",
+        )  # fmt: skip
+    broker.close()
 
 
 def test_a_topic_of_which_nothing_is_left_is_read_to_its_end_at_once(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.engines.log import Letter
-from tidemark.errors import LockLost, StoreConflict, TidemarkError
+from tidemark.errors import LockLost, StaleSource, StoreConflict, TidemarkError
 from tidemark.ingest.streams.decoding import Decode, Undecodable
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
@@ -45,7 +45,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 @dataclass
 class Consumed:
-    """What was taken from a stream so far; `lag` counts the messages still waiting there."""
+    """What was taken from a stream so far; `lag` counts the messages still waiting there.
+
+    `lost` messages were gone before they were read, and have been passed over.
+    """
 
     source: str
     messages: int = 0
@@ -53,6 +56,7 @@ class Consumed:
     duplicates: int = 0
     buried: int = 0
     batches: int = 0
+    lost: int = 0
     paused: bool = False
     lag: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -63,8 +67,8 @@ class Consumer:
     `source` gives the source as it is applied now, `bounds` the times that its events may have;
     `decode` is None where messages are JSON.  Reads are told by `under_way` of events that they do
     not count yet.  `apply` brings the online state to the end of the log; `waiting` hears now and
-    then how many messages each partition has left.  `told` is called after each batch and each
-    error that passes: what is `retryable` is tried again, for ever, more and more slowly.  What is
+    then how many messages each partition has left, and how many more were lost, and says whether it
+    noted that.  `told` is called after each batch and each error that passes: what is `retryable` is tried again, for ever, more and more slowly.  What is
     not, and the loss of a lock under which this is read, ends `run`, which may be called again.
     """
 
@@ -78,7 +82,7 @@ class Consumer:
         bounds: Callable[[Source], Bounds],
         under_way: UnderWay,
         apply: Callable[[], object],
-        waiting: Callable[[Mapping[str, int]], object],
+        waiting: Callable[[Mapping[str, int], int], bool],
         told: Callable[[Consumed, TidemarkError | None], object],
     ) -> None:
         self.consumed = Consumed(source().name)
@@ -91,6 +95,7 @@ class Consumer:
         self._apply = apply
         self._waiting = waiting
         self._waiting_at = float("-inf")
+        self._lost_noted = 0
         self._told = told
         self._stop = threading.Event()
         self._taken: dict[str, str] = {}
@@ -148,6 +153,7 @@ class Consumer:
             self._tell_waiting(IDLE_SECONDS)
             return 0
         messages = self._stream.poll(batch, POLL_SECONDS)
+        self._tell_lost()
         if messages:
             self._take(messages)
         else:
@@ -167,8 +173,28 @@ class Consumer:
             self._waiting_at = time.monotonic()
             lag = self._stream.lag() if lag is None else lag
             self.consumed.lag = dict(lag)
-            if lag:
-                self._waiting(lag)
+            self._note(lag)
+
+    def _note(self, lag: Mapping[str, int]) -> None:
+        lost = self.consumed.lost
+        if lag and self._waiting(lag, lost - self._lost_noted):
+            self._lost_noted = lost
+
+    def _tell_lost(self) -> None:
+        """Say that messages are gone and passed over, once each."""
+        lost = sum(self._stream.lost.values())
+        if lost == self.consumed.lost:
+            return
+        self.consumed.lost = lost
+        self._waiting_at = float("-inf")
+        of = ", ".join(f"{name}: {count:,}" for name, count in self._stream.lost.items())
+        self.tell(
+            StaleSource(
+                f"Messages of the {self._stream.name} were gone before they were read, and are "
+                f"passed over ({of}).",
+                remedy="Load them into the history and materialize.",
+            )
+        )
 
     def _take(self, messages: Sequence[Message]) -> None:
         source = self._source()
@@ -259,8 +285,8 @@ class Consumer:
     def _finished(self, begun: float) -> bool:
         lag = self._stream.lag()
         self.consumed.lag = dict(lag)
-        if lag and not any(lag.values()):
-            self._waiting(lag)
+        if not any(lag.values()):
+            self._note(lag)
         if not lag:  # nothing is assigned to this reader, or not yet
             return time.monotonic() - begun > UNASSIGNED_SECONDS
         return not any(lag.values())

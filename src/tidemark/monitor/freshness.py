@@ -82,19 +82,22 @@ class StreamFreshness:
 
     `waiting` has the messages of each partition that were not taken yet when its reader told so,
     which was at `told` (None: nobody has read it).  While it is `paused`, nothing is taken.
+    `lost` messages were gone before they were read, and passed over.
     """
 
     source: str
     paused: bool
     waiting: Mapping[str, int]
     told: datetime | None
+    lost: int = 0
 
     def __str__(self) -> str:
         if self.told is None:
             told = "nobody has read it"
         else:
             told = f"{counted(sum(self.waiting.values()), 'message')} waiting"
-        return f"  stream of {self.source}: {told}{', paused' if self.paused else ''}"
+        lost = f", {self.lost:,} lost" if self.lost else ""
+        return f"  stream of {self.source}: {told}{lost}{', paused' if self.paused else ''}"
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ def _stream(source: str, reading: Reading, log: EventLog) -> StreamFreshness:
         log.paused(source),
         {name: each.waiting for name, each in reading.partitions.items()},
         instant(min(told)) if told else None,
+        reading.lost,
     )
 
 

@@ -95,11 +95,13 @@ class Partition(msgspec.Struct, frozen=True):
 class Reading(msgspec.Struct, frozen=True):
     """How the reading of a source's stream stands, as its readers have told by partition.
 
-    `stream` is what is read: of another one, nothing of this holds.
+    `stream` is what is read: of another one, nothing of this holds.  `lost` messages were gone
+    before they were read, and passed over because somebody said so.
     """
 
     stream: str = ""
     partitions: dict[str, Partition] = {}
+    lost: int = 0
 
     @property
     def read(self) -> int | None:
@@ -107,16 +109,17 @@ class Reading(msgspec.Struct, frozen=True):
         moments = [each.read for each in self.partitions.values()]
         return min(moments) if moments and all(moments) else None
 
-    def and_told(self, stream: str, now: int, waiting: Mapping[str, int]) -> Reading:
-        """With what a reader tells now of the partitions that it reads."""
+    def and_told(self, stream: str, now: int, waiting: Mapping[str, int], lost: int = 0) -> Reading:
+        """With what a reader tells now of the partitions that it reads, and what it found lost."""
         known = self.partitions if self.stream == stream else {}
+        before = self.lost if self.stream == stream else 0
         told = {
             name: Partition(count, now, known[name].read if name in known else 0)
             if count
             else Partition(0, now, now)
             for name, count in waiting.items()
         }
-        return Reading(stream, known | told)
+        return Reading(stream, known | told, before + lost)
 
 
 def reading_key(project: str, source: str) -> bytes:

@@ -183,19 +183,23 @@ class Streams:
             bounds=self._pushing.bounds,
             under_way=self._readers.under_way,
             apply=lambda: self._pushing.catch_up(name),
-            waiting=lambda waiting: self._waiting(name, stream.name, waiting),
+            waiting=lambda waiting, lost: self._waiting(name, stream.name, waiting, lost),
             told=told or _nobody,
         )
 
-    def _waiting(self, source: str, stream: str, waiting: Mapping[str, int]) -> None:
-        """Note how many messages are left in the partitions that this process reads."""
+    def _waiting(self, source: str, stream: str, waiting: Mapping[str, int], lost: int) -> bool:
+        """Note how many messages are left in the partitions that this process reads.
+
+        And how many more were lost.  False where another reader was faster: the next time tells it.
+        """
         place = reading_key(self._project.config.namespace, source)
         now = clock()
         (stored,) = self._online.get_many([place])
-        told = msgspec.msgpack.encode(read_reading(stored).and_told(stream, now, waiting))
-        # Where another reader was faster, the next time tells it.
+        told = msgspec.msgpack.encode(read_reading(stored).and_told(stream, now, waiting, lost))
         with suppress(StoreConflict):
             self._online.put_many([(place, told)], expect={place: stored}, durable=False)
+            return True
+        return False
 
     @contextmanager
     def _holding(self, consumer: Consumer, stop: threading.Event) -> Generator[bool]:

@@ -100,7 +100,8 @@ class _Telling:
 
     def tell(self, consumed: Consumed, error: TidemarkError | None) -> None:
         now = time.monotonic()
-        if now < self._next.get(consumed.source, 0.0):
+        passes = error is None or error.retryable
+        if passes and now < self._next.get(consumed.source, 0.0):
             return
         self._next[consumed.source] = now + TELLING_SECONDS
         if error is not None:
@@ -115,6 +116,8 @@ def _line(consumed: Consumed) -> str:
         parts.append(f"{consumed.duplicates:,} that were there")
     if consumed.buried:
         parts.append(counted(consumed.buried, "dead letter"))
+    if consumed.lost:
+        parts.append(f"{consumed.lost:,} lost")
     parts.append(f"{sum(consumed.lag.values()):,} waiting")
     if consumed.paused:
         parts.append("paused")

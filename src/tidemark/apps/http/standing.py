@@ -75,11 +75,15 @@ class Standing(Collector):
                 verdict.add_metric([each.view, name], float(name == each.verdict))
         left = _gauge("stream_waiting_messages", "Messages not taken yet.", "source", "partition")
         paused = _gauge("stream_paused", "1 where nothing is to be taken.", "source")
+        lost = CounterMetricFamily(
+            "tidemark_stream_lost_messages", "Gone before they were read.", labels=["source"]
+        )
         for stream in () if freshness is None else freshness.streams:
+            lost.add_metric([stream.source], stream.lost)
             paused.add_metric([stream.source], float(stream.paused))
             for partition, count in stream.waiting.items():
                 left.add_metric([stream.source, partition], count)
-        yield from (age, promise, waiting, verdict, left, paused)
+        yield from (age, promise, waiting, verdict, left, lost, paused)
 
     def _sources(self, logs: Sequence[SourceLog]) -> Iterator[Metric]:
         position = _gauge("log_position", "The newest position of the event log.", "source")

@@ -53,6 +53,7 @@ class KafkaTopic:
         self._taken: Callable[[], Positions] = dict
         self._start = Start()
         self._begun: dict[int, int] = {}
+        self._gone: dict[tuple[str, int], int] = {}  # by partition and the offset that was next
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Join the group; partitions are assigned by the first polls."""
@@ -88,7 +89,9 @@ class KafkaTopic:
             if self._start.leaps:
                 with self._asking():
                     low, _ = consumer.get_watermark_offsets(each, timeout=ANSWER_SECONDS)
-                each.offset = max(each.offset, low)
+                if low > each.offset:
+                    self._gone[str(each.partition), each.offset] = low - each.offset
+                    each.offset = low
         if self._start.at == "time" and new:
             for each in new:
                 each.offset = self._start.moment // 1_000
@@ -138,6 +141,14 @@ class KafkaTopic:
                 where=self.name,
                 remedy="Look at `kafka` in tidemark.toml.",
             )
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Offsets between the last one that was taken and the first one that there is."""
+        lost: dict[str, int] = {}
+        for (partition, _), count in self._gone.items():
+            lost[partition] = lost.get(partition, 0) + count
+        return lost
 
     def rewind(self) -> None:
         """Assign the same partitions again."""

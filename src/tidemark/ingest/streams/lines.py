@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 from tidemark.errors import NotFound, RequestInvalid, StaleSource
@@ -26,6 +27,7 @@ class Lines:
     """
 
     shared = False
+    lost: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, stream: Ndjson, root: Path) -> None:
         self._is_input = stream.path == STANDARD_INPUT

@@ -121,6 +121,11 @@ class StreamSource(Protocol):
         ...
 
     @property
+    def lost(self) -> Mapping[str, int]:
+        """How many messages of a partition were gone, and passed over since `open`."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will ever come any more; a file that may grow never ends."""
         ...

@@ -45,6 +45,7 @@ class RedisEntries:
         self._at = "0-0"
         self._count: int | None = None  # of entries ever added, up to the last one polled
         self._leaps = False
+        self._gone: dict[str, int] = {}  # by the id after which reading was to go on
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
         """Begin after the entry that was taken last."""
@@ -62,7 +63,7 @@ class RedisEntries:
     def rewind(self) -> None:
         """Go back to the entry that was taken last."""
         self._at = self._taken().get(self._key, self._start)
-        self._count = None if self._leaps else self._counted()
+        self._count = self._counted()
 
     def poll(self, most: int, seconds: float) -> Sequence[Message]:
         """The next entries; one without the field carries nothing."""
@@ -96,18 +97,25 @@ class RedisEntries:
             left = len(waiting[0])
             self._count = added - left if left < _COUNTED else None
         gone = added - info["length"] if added is not None else 0
-        if self._count is not None and gone > self._count and not self._leaps:
-            raise StaleSource(
-                f"Entries of the {self.name} after {self._at} were not read and are gone: "
-                f"{gone - self._count:,}.",
-                remedy="It was trimmed too soon.  Load them into the history and materialize; then "
-                "go on with --from earliest.",
-            )
+        if self._count is not None and gone > self._count:
+            if not self._leaps:
+                raise StaleSource(
+                    f"Entries of the {self.name} after {self._at} were not read and are gone: "
+                    f"{gone - self._count:,}.",
+                    remedy="It was trimmed too soon.  Load them into the history and materialize; "
+                    "then go on with --from earliest.",
+                )
+            self._gone[self._at] = gone - self._count
         entries: Sequence[Any] = answer[0][1] if answer else []
         if self._count is not None:
             self._count = max(self._count, gone) + len(entries)
         self._leaps = False
         return entries
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Entries that were trimmed before they were read, where Redis can tell."""
+        return {self._key: sum(self._gone.values())} if self._gone else {}
 
     def _counted(self) -> int | None:
         """How many entries there were up to the one taken last, if the group says so."""
