@@ -285,6 +285,25 @@ def test_an_undeclared_window_lists_those_there_are() -> None:
     assert 'UserSpend.spend["90d"]' in caught.value.where
 
 
+def test_a_window_is_picked_by_its_part_of_the_name_too() -> None:
+    """A calendar window and all time have no duration to say."""
+
+    class View(tm.FeatureView, entity=User, source=Purchase):
+        n = tm.count(over=("7d", tm.to_date("month"), None))
+
+    class Picked(tm.FeatureService):
+        month = View.n["month_to_date"]
+        ever = View.n["all"]
+        same = View.n[tm.to_date("month")]
+
+    outputs = define.lower(Picked).definitions.service("picked").outputs
+    assert [str(each.reference) for each in outputs] == [
+        "view:n_month_to_date@1",
+        "view:n_all@1",
+        "view:n_month_to_date@1",
+    ]
+
+
 def test_every_kind_of_window_has_a_name() -> None:
     """All time is `all`, a calendar window `month_to_date`, a timedelta its shortest text."""
 
