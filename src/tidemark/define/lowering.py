@@ -160,7 +160,7 @@ class _Lowering:
                 self.add(each)
         else:
             raise DefinitionError(
-                f"{reprlib.repr(cast('object', item))} is not a definition.",
+                f"{reprlib.repr(item)} is not a definition.",  # pyright: ignore[reportUnknownArgumentType]
                 remedy="Definitions are classes, on-demand functions, modules of them, "
                 "tm.load(...), and objects of the model.",
             )
@@ -317,12 +317,13 @@ class _Lowering:
         ):
             return []
         types = {name: column.type for name, column in source.__columns__.items() if column.type}
+        type_ = gives(feature.function, feature.value, types)
         try:
             where = None if feature.where is None else condition(feature.where)
+            default = default_literal(feature.default, type_)
         except DefinitionError as error:
             report(f"{feature}: {error.what}", feature.place, error.remedy)
             return []
-        type_ = gives(feature.function, feature.value, types)
         return [
             graph.Feature(
                 name=name,
@@ -331,7 +332,7 @@ class _Lowering:
                     value=feature.value.node if feature.value is not None else None,
                     where=where,
                     window=window,
-                    default=default_literal(feature.default, type_),
+                    default=default,
                     **feature.parameters,  # type: ignore[arg-type]
                 ),
                 type=type_,

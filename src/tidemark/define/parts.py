@@ -83,12 +83,17 @@ def gives(function: str, value: Expression[Any] | None, types: Mapping[str, Type
 
 
 def default_literal(value: object, type_: Type) -> Literal | None:
-    """A default as a constant of the feature's type, else of its own, which the check refuses."""
+    """A default as a constant of the feature's type, else of its own, which the check refuses.
+
+    Raises `DefinitionError` for what is no constant.
+    """
     if value is None:
         return None
     try:
         return literal_of(value, type_)
     except DefinitionError:
+        if isinstance(value, list | tuple):
+            raise DefinitionError(f"the default {value!r} is not {type_}.") from None
         return literal(value)
 
 

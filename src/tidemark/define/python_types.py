@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from tidemark.errors import DefinitionError, RequestInvalid
-from tidemark.model.expr import Literal
+from tidemark.model.expr import Literal, Plain
 from tidemark.model.types import (
     BOOL,
     BYTES,
@@ -203,6 +203,8 @@ def _decimal_literal(value: Decimal) -> Literal:
 
 def literal_of(value: object, type_: Type) -> Literal:
     """A constant of exactly that type, where the value is one; raises `DefinitionError`."""
+    if type_.name in {"list", "vector"} and isinstance(value, list | tuple):
+        return _list_literal(cast("Sequence[object]", value), type_)
     found = literal(value)
     if found.type == type_:
         return found
@@ -214,6 +216,14 @@ def literal_of(value: object, type_: Type) -> Literal:
         if rounded == exact:
             return Literal(f"{rounded:f}", type_)
     raise DefinitionError(f"{value!r} is not {type_}.")
+
+
+def _list_literal(values: Sequence[object], type_: Type) -> Literal:
+    if type_.size not in {0, len(values)}:
+        raise DefinitionError(f"{values!r} is not {type_}.")
+    item = type_.item or FLOAT64
+    parts = [None if each is None else literal_of(each, item).value for each in values]
+    return Literal(cast("tuple[Plain, ...]", tuple(parts)), type_)
 
 
 def is_value(value: object, type_: Type) -> bool:

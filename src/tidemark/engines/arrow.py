@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemark.model.expr import Literal
-from tidemark.model.types import STRING, Type
+from tidemark.model.types import FLOAT64, STRING, Type
 from tidemark.model.window import parse_moment
 
 _SIMPLE: dict[str, pa.DataType] = {
@@ -102,6 +102,9 @@ def scalar_of(literal: Literal) -> pa.Scalar:
     """A constant as Arrow holds it."""
     value, type_ = literal.value, arrow_type(literal.type)
     match literal.type.name:
+        case "list" | "vector" if isinstance(value, tuple):
+            item = literal.type.item or FLOAT64
+            return pa.scalar([scalar_of(Literal(each, item)).as_py() for each in value], type_)
         case "float64" if isinstance(value, str):
             return pa.scalar(float(value), type_)
         case "decimal" if value is not None:

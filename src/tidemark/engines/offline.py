@@ -264,7 +264,7 @@ class _Group:
         """Numbers, or lists of values, as a column in the order of the rows asked for."""
         if isinstance(result, Lists):
             items = _items(feature.type.item or feature.type, result.at, value)
-            return _lists(result.starts, items)
+            return _lists(result.starts, items, feature)
         assert isinstance(result, Numbers)  # noqa: S101 - events are picked elsewhere
         values, found = result.values, result.valid
         if value.dictionary is not None and feature.type.name not in {"int64", "float64"}:
@@ -291,7 +291,7 @@ class _Group:
             places = chosen[id(result)].places
             if isinstance(result, Lists):
                 items = values.take(pa.array(places)).combine_chunks()
-                self.columns[feature.name] = _lists(result.starts, items)
+                self.columns[feature.name] = _lists(result.starts, items, feature)
             else:
                 found = places >= 0
                 column = values.take(pa.array(places, mask=~found))
@@ -351,11 +351,11 @@ def _item(feature: Feature) -> Type:
     return feature.type.item or feature.type if several else feature.type
 
 
-def _lists(starts: NDArray[np.int64], items: pa.Array) -> pa.ChunkedArray:
-    """Lists as a column; an empty one is null."""
-    empty = np.append(starts[1:] == starts[:-1], False)
-    offsets = pa.array(starts.astype(np.int32), mask=empty)
-    return pa.chunked_array([pa.ListArray.from_arrays(offsets, items)])
+def _lists(starts: NDArray[np.int64], items: pa.Array, feature: Feature) -> pa.ChunkedArray:
+    """Lists as a column; an empty one is null, or the default."""
+    empty = starts[1:] == starts[:-1]
+    offsets = pa.array(starts.astype(np.int32), mask=np.append(empty, False))
+    return _with_default(pa.ListArray.from_arrays(offsets, items), ~empty, feature)
 
 
 def _items(type_: Type, at: NDArray[np.int64], value: Loaded) -> pa.Array:

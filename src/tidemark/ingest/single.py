@@ -274,7 +274,7 @@ def _evaluated(expr: Expr, source: Source) -> Function | None:
             if same and literals and len(literals) == len(others):
                 if source.types[name] != FLOAT64:
                     return _compared(function, name, [each.value for each in literals])
-                numbers = [float(each.value or 0.0) for each in literals]
+                numbers = [float(cast("float", each.value or 0.0)) for each in literals]
                 return _compared(function, name, numbers)
         case Call(function, args) if function in _COMBINE:
             given = [_evaluated(arg, source) for arg in args]

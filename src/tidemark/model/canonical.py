@@ -89,5 +89,5 @@ def _zone(expr: Expr) -> Expr:
 def _as_float(expr: Expr) -> Expr:
     """A whole number as the float that it is compared and computed with as."""
     if isinstance(expr, Literal) and expr.type == INT64:
-        return Literal(None if expr.value is None else float(expr.value), FLOAT64)
+        return Literal(float(expr.value) if isinstance(expr.value, int) else None, FLOAT64)
     return expr

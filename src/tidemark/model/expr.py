@@ -29,15 +29,18 @@ class Column(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="colum
     name: str
 
 
+Plain = bool | int | float | str | None
+
+
 class Literal(msgspec.Struct, frozen=True, gc=False, tag_field="node", tag="literal"):
     """A constant.
 
     `value` is what JSON can hold: decimals, dates (ISO), timestamps (ISO with zone) and bytes
     (base16) are text; a null has the value None.  Floats that JSON cannot hold are the text
-    "NaN", "Infinity", "-Infinity".
+    "NaN", "Infinity", "-Infinity".  A list is a tuple of such values.
     """
 
-    value: bool | int | float | str | None
+    value: Plain | tuple[Plain, ...]
     type: Type
 
 

@@ -7,7 +7,7 @@ is computed.
 from __future__ import annotations
 
 from tidemark.model.aggregates import Aggregate
-from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Sql
+from tidemark.model.expr import Call, Cast, Column, Expr, Literal, Plain, Sql
 from tidemark.model.graph import (
     Csv,
     Delta,
@@ -25,7 +25,7 @@ from tidemark.model.graph import (
     Stream,
     Table,
 )
-from tidemark.model.types import Type
+from tidemark.model.types import FLOAT64, Type
 from tidemark.model.window import DAY, HOUR, MINUTE, SECOND, Bound, Window, format_duration
 
 _INFIX = {
@@ -148,7 +148,9 @@ def expression(expr: Expr) -> str:
             return _call(function, [expression(arg) for arg in args], args)
 
 
-def _literal(value: bool | float | str | None, type_: Type) -> str:
+def _literal(value: Plain | tuple[Plain, ...], type_: Type) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_literal(each, type_.item or FLOAT64) for each in value)}]"
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -297,6 +298,9 @@ class Answer:
                 if states[i] == OVERFLOW:
                     raise self._overflow(*divmod(i, rows))
                 values[i] = None if states[i] == NULL else program.features[i // rows].nothing
+        for place in program.lists_of_nothing:  # each caller may change its own
+            for i in range(place * rows, (place + 1) * rows):
+                values[i] = copy(values[i])
         return values
 
     def _converted(self, place: int, words: list[int], states: bytes) -> list[Any]:

@@ -144,6 +144,9 @@ class Program:
         self.place = {each.reference: place for place, each in enumerate(self.features)}
         self.doubles = sum(each.double for each in self.features)
         self.numbers = sum(each.number for each in self.features)
+        self.lists_of_nothing = [
+            place for place, each in enumerate(self.features) if isinstance(each.nothing, list)
+        ]
         self.codes = [bytes(_statuses(each.nothing)) for each in self.features]
         self.status_of = np.frombuffer(b"".join(self.codes), np.uint8)
         self.status_from = np.arange(0, 5 * len(self.codes), 5).reshape(-1, 1)
