@@ -40,6 +40,25 @@ def files(log: EventLog) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in home.glob("*/*.parquet"))
 
 
+def test_where_a_file_cannot_be_written_the_batches_stay(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, what there is of the file goes, and the next compaction does it."""
+    log.append(ORDERS, orders(("o1", 1.0, 0)), seen=0)
+
+    def full(_table: pa.Table, file: Path, **_how: object) -> None:
+        file.write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segments.pq, "write_table", full)
+        with pytest.raises(StoreUnavailable, match="No space left on device"):
+            log.compact(ORDERS, keep_rows=0)
+    assert list((log.folder / "orders" / "events").glob("*/*")) == []
+    assert log.compact(ORDERS, keep_rows=0).rows == 1
+    assert files(log) == ["day=1970-01-01/000000000000001-000000000000001.parquet"]
+
+
 def test_small_files_of_a_day_become_one(log: EventLog) -> None:
     """After the eighth compaction of a day there is one file of it, with all its events."""
     compacted_often(log, 7)

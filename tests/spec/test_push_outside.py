@@ -240,6 +240,24 @@ class TestCommandLine:
         assert "line 7: order 1 must be string\n  line 7: at null" in result.stderr
         assert "Before this batch 2 lines went in." in result.stderr
 
+    def test_a_disk_that_is_full_on_the_way(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is told how many lines went in before."""
+        push, left = tm.Store.push, [2]
+
+        def until_full(store: tm.Store, *what: Any, **how: Any) -> Any:
+            if not left[0]:
+                raise tm.errors.StoreUnavailable("The disk is full.", remedy="Free space.")
+            left[0] -= 1
+            return push(store, *what, **how)
+
+        monkeypatch.setattr(tm.Store, "push", until_full)
+        lines = "\n".join(json.dumps(bought(f"o{n}", "ada")) for n in range(9))
+        result = run("push", "purchase", "-", "--batch", "3", sent=lines)
+        assert result.exit_code == 1
+        assert "Free space. Before this batch 6 lines went in." in result.stderr
+
     def test_bad_lines_for_programs(self, run: Run) -> None:
         """Every one, with what is wrong with it, also where people are shown the first."""
         lines = "\n".join(['{"order": 1, "at": "2026-03-01T00:00:00Z"}'] * 30)

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from tidemark.apps.cli.shell import Command, Group, open_store, show
-from tidemark.errors import EventsRefused
+from tidemark.errors import EventsRefused, TidemarkError
 from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def push(source: str, file: IO[bytes], on_error: OnError, key: str, batch: int) 
                 done = store.push(source, b"".join(lines), on_error=on_error, key=named)
             except EventsRefused as error:
                 raise _placed(error, places, facts["lines"]) from None
+            except TidemarkError as error:
+                error.remedy += _before(facts["lines"])
+                raise
             facts["lines"] += len(lines)
             for name in ("accepted", "duplicates", "quarantined"):
                 facts[name] += getattr(done, name)
@@ -124,14 +127,18 @@ def _placed(error: EventsRefused, places: list[int], before: int) -> EventsRefus
     from tidemark.ingest.push import listed
 
     bad = [replace(each, row=places[each.row]) for each in error.bad]
-    told = f" Before this batch {counted(before, 'line')} went in." if before else ""
     return EventsRefused(
         error.what,
         where=listed(bad, "line"),
-        remedy="Correct them, or let the good ones in with --on-error quarantine." + told,
+        remedy="Correct them, or let the good ones in with --on-error quarantine."
+        + _before(before),
         bad=bad,
         bad_rows=error.bad_rows,
     )
+
+
+def _before(lines: int) -> str:
+    return f" Before this batch {counted(lines, 'line')} went in." if lines else ""
 
 
 COMMANDS = (push, dead_letters)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -38,6 +38,7 @@ from tidemark.engines.log.batches import (
 from tidemark.engines.log.database import Database, checksum, sync_folder
 from tidemark.engines.log.identities import KEEP
 from tidemark.engines.log.records import Compacted, State
+from tidemark.errors import StoreUnavailable
 from tidemark.model.graph import Field
 
 EVENTS = "events"
@@ -243,13 +244,22 @@ def _replaced(database: Database, table: pa.Table, time: str) -> int:
 def _staged(database: Database, name: str, part: pa.Table, time: str) -> tuple[Any, ...]:
     """Write a file that no reader looks for yet; gives what is to be entered of it."""
     path = database.folder / EVENTS / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(path.name + _NEW)
-    pq.write_table(
-        part, staged, compression="zstd", row_group_size=_GROUP_ROWS, write_page_checksum=True
-    )
-    size, sum_ = _sealed(staged)
-    sync_folder(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            part, staged, compression="zstd", row_group_size=_GROUP_ROWS, write_page_checksum=True
+        )
+        size, sum_ = _sealed(staged)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # the room that it takes is needed
+            staged.unlink(missing_ok=True)
+        raise StoreUnavailable(
+            f"A file of the event log of {database.source} cannot be written: {error}.",
+            where=str(path),
+            remedy="All events are where they were. Free space or allow writing, then try again.",
+        ) from error
     moments = part.column(time).cast(pa.int64()).to_numpy()
     places = part.column(POSITION).to_numpy()
     span = int(moments[0]), int(moments[-1])
