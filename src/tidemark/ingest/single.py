@@ -29,7 +29,7 @@ from tidemark.model.graph import FeatureView, Source
 from tidemark.model.types import FLOAT64
 from tidemark.online import tree
 from tidemark.online.dictionaries import TEXTS
-from tidemark.online.growing import Fetch
+from tidemark.online.directories import Fetch
 from tidemark.online.single import Event, gathered, inserted, is_simple
 from tidemark.online.tree import Merged
 

@@ -7,7 +7,7 @@ id is a hash of its bytes, so a changed child is another one, beside the one tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,17 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 _HEAD = int.from_bytes(PREAMBLE, "little") | DIRECTORY << 48
-_COLUMNS = 5
 
 Item = tuple[bytes, bytes]
+
+Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
+"""Reads the values of keys in their order; None for one that is not there."""
+
+FIRST, LAST, SETTLED, EVENTS, IDS = range(5)
+"""The columns of a directory, of a word for each child."""
+
+COLUMNS = 5
+"""What comes after them: where the summaries of each child begin."""
 
 CHUNKS, DIRECTORIES, TILES = 1, 2, 3
 """Levels of a directory: what its children are.  Tiles have no bytes of their own."""
@@ -76,6 +84,17 @@ def joined(parts: Sequence[Children]) -> Children:
         *columns,
     )
     return Children(known, np.concatenate([part.ids for part in parts]))
+
+
+def edited(children: Children, edits: Iterable[tuple[int, int, Children | None]]) -> list[Children]:
+    """Children of which some ranges, in order, are replaced: first, stop, and what comes there."""
+    parts: list[Children] = []
+    at = 0
+    for first, stop, fresh in edits:
+        parts += [children.part(at, first)] if at < first else []
+        parts += [fresh] if fresh is not None else []
+        at = stop
+    return parts + ([children.part(at, len(children))] if at < len(children) else [])
 
 
 def id_of(value: bytes) -> int:
@@ -127,7 +146,7 @@ def pack(level: int, children: Children) -> bytes:
     """The bytes of a directory of `CHUNKS`, `DIRECTORIES` or `TILES`."""
     known, count = children.known, len(children)
     cells = (len(known.starts) - 1) // count
-    heap = HEADER + (_COLUMNS + cells) * count
+    heap = HEADER + (COLUMNS + cells) * count
     head = [_HEAD, count, cells, level, heap, len(known.words), 0, 0]
     at = (known.starts[:-1] + heap).reshape(count, cells).T
     columns = [known.first, known.last, known.settled, known.events, children.ids]
@@ -148,10 +167,68 @@ def read(row: bytes) -> Children:
 
     words = np.frombuffer(row, np.int64)
     count, cells, heap, size = (int(words[place]) for place in (1, 2, 4, 5))
-    columns = words[HEADER : HEADER + _COLUMNS * count].reshape(_COLUMNS, count)
-    at = words[HEADER + _COLUMNS * count : heap].reshape(cells, count)
+    columns = words[HEADER : HEADER + COLUMNS * count].reshape(COLUMNS, count)
+    at = words[HEADER + COLUMNS * count : heap].reshape(cells, count)
     starts = np.append(at.T.ravel() - heap, size)
     return Children(Summaries(starts, words[heap : heap + size], *columns[:4]), columns[4])
+
+
+def ids_of(row: bytes) -> Words:
+    """The ids of the children of a directory."""
+    words = np.frombuffer(row, np.int64)
+    count = int(words[1])
+    return words[HEADER + IDS * count : HEADER + (IDS + 1) * count]
+
+
+class Shelf:
+    """What has been read of the online store."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._rows: dict[bytes, bytes] = {}
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The values of keys that must be there; those not read before, in one go."""
+        rows = self._rows
+        wanted = [key for key in dict.fromkeys(keys) if key not in rows]
+        if wanted:
+            for key, row in zip(wanted, self._fetch(wanted), strict=True):
+                if row is None:
+                    raise torn()
+                rows[key] = row
+        return [rows[key] for key in keys]
+
+
+class Groups:
+    """The directories below the root of an entity, each read when it is first asked for.
+
+    A root that is not `deep` has none, and stands for the only one.  `top` are its children.
+    """
+
+    def __init__(self, key: bytes, root: bytes, shelf: Shelf) -> None:
+        self.top = read(root)
+        self.deep = level_of(root) == DIRECTORIES
+        self._key, self._shelf = key, shelf
+        self._known: dict[int, Children] = {} if self.deep else {0: self.top}
+
+    def __len__(self) -> int:
+        return len(self.top) if self.deep else 1
+
+    def __contains__(self, group: int) -> bool:
+        """Whether a directory has been read."""
+        return group in self._known
+
+    def __getitem__(self, group: int) -> Children:
+        if group not in self._known:
+            self.load([group])
+        return self._known[group]
+
+    def load(self, groups: Iterable[int]) -> None:
+        """Read those that have not been read yet, in one go."""
+        wanted = sorted({*groups} - self._known.keys())
+        keys = [child_key(self._key, int(self.top.ids[group])) for group in wanted]
+        for group, row in zip(wanted, self._shelf.get(keys), strict=True):
+            self._known[group] = read(row)
 
 
 def cut(children: Children, fanout: int) -> Words:

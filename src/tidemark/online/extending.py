@@ -17,8 +17,22 @@ from tidemark.online import directories
 from tidemark.online.codec import HEADER, PREAMBLE, Unpacked, refuse
 from tidemark.online.cutting import Cutter
 from tidemark.online.dictionaries import spread
-from tidemark.online.directories import DIRECTORIES, Children, Item, child_key, id_of, joined
-from tidemark.online.growing import Fetch, Shelf
+from tidemark.online.directories import (
+    COLUMNS,
+    DIRECTORIES,
+    EVENTS,
+    FIRST,
+    IDS,
+    LAST,
+    Children,
+    Fetch,
+    Item,
+    Shelf,
+    child_key,
+    edited,
+    id_of,
+    joined,
+)
 from tidemark.online.merging import pick, recut
 from tidemark.online.retention import Retention
 from tidemark.online.sketching import Gaining, gain
@@ -37,9 +51,6 @@ _TOGETHER = 1_024
 
 _NONE = -1
 """The place of what is the root itself."""
-
-_FIRST, _LAST, _SETTLED, _EVENTS, _ID, _CELLS = range(6)
-"""The columns of a directory, of M words each."""
 
 
 class Extended(NamedTuple):
@@ -189,10 +200,10 @@ class _Directories:
         owners, places = runs.owners, runs.places
         begins = np.empty((len(owners), cells + 1), np.int64)
         for cell in range(cells):
-            begins[:, cell] = self[_CELLS + cell, owners, places]
+            begins[:, cell] = self[COLUMNS + cell, owners, places]
         following = places + 1 < self.count[owners]
         begins[:, cells] = self.ends[owners] - self.at[owners]
-        begins[following, cells] = self[_CELLS, owners[following], places[following] + 1]
+        begins[following, cells] = self[COLUMNS, owners[following], places[following] + 1]
         begins += self.at[owners][:, None]
         return begins[:, :-1].ravel(), np.diff(begins, axis=1).ravel()
 
@@ -222,7 +233,7 @@ class _Extension:
         self._upper = _Runs.of(trees, np.where(deep, top.places(time, starts), _NONE))
         self._inner = self._upper.places != _NONE
         below = self._upper.some(self._inner)
-        self._inner_keys = self._children(below.owners, top[_ID, below.owners, below.places])
+        self._inner_keys = self._children(below.owners, top[IDS, below.owners, below.places])
         read = iter(shelf.get(self._inner_keys))
         owners = zip(self._upper.owners.tolist(), self._inner.tolist(), strict=True)
         rows: list[bytes] = [next(read) if inner else roots[tree] for tree, inner in owners]
@@ -230,7 +241,7 @@ class _Extension:
         of_events = np.repeat(np.arange(len(rows)), np.diff(self._upper.starts))
         self._runs = runs = _Runs.of(of_events, low.places(time, self._upper.starts))
         self._trees = self._upper.owners[runs.owners]
-        self._ids = low[_ID, runs.owners, runs.places]
+        self._ids = low[IDS, runs.owners, runs.places]
         self._chunk_keys = self._children(self._trees, self._ids)
         self._chunks = shelf.get(self._chunk_keys)
 
@@ -256,7 +267,7 @@ class _Extension:
         """Which chunks stay whole; one of a single time may be there twice, and is left alone."""
         runs, low = self._runs, self._low
         first, last, events = (
-            low[column, runs.owners, runs.places] for column in (_FIRST, _LAST, _EVENTS)
+            low[column, runs.owners, runs.places] for column in (FIRST, LAST, EVENTS)
         )
         whole = events + np.diff(runs.starts) <= 2 * self._cutter.sizes.chunk
         return whole & (first < last) & (first < self._new.timeline.time[runs.starts[:-1]])
@@ -269,7 +280,7 @@ class _Extension:
             (top.level != DIRECTORIES) & (top.count > sizes.fanout)
         ).tolist():
             places = np.arange(int(top.count[tree]))
-            events = top[_EVENTS, np.full(len(places), tree), places].sum()
+            events = top[EVENTS, np.full(len(places), tree), places].sum()
             if events + added[tree] > sizes.deep:
                 found.append(tree)
         return found
@@ -279,7 +290,7 @@ class _Extension:
         trees = np.arange(len(self._keys))
         none = np.zeros(len(trees), np.int64)
         deep = self._top.level == DIRECTORIES
-        first, last = self._top[_FIRST, trees, none], self._top[_LAST, trees, none]
+        first, last = self._top[FIRST, trees, none], self._top[LAST, trees, none]
         return np.where(deep, first, last) < retention.low
 
     def _moving(self, ids: Words) -> Flags:
@@ -370,10 +381,9 @@ class _Extension:
 
 def _relined(row: bytes, places: Words, lines: Children) -> bytes:
     """A directory with other lines, where their summaries have other sizes."""
-    before, parts, at = directories.read(row), list[Children](), 0
-    for number, place in enumerate(places.tolist()):
-        parts += [before.part(at, place)] if at < place else []
-        parts.append(lines.part(number, number + 1))
-        at = place + 1
-    parts += [before.part(at, len(before))] if at < len(before) else []
-    return directories.pack(directories.level_of(row), joined(parts))
+    edits = [
+        (place, place + 1, lines.part(number, number + 1))
+        for number, place in enumerate(places.tolist())
+    ]
+    children = joined(edited(directories.read(row), edits))
+    return directories.pack(directories.level_of(row), children)

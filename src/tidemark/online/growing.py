@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tidemark.online import codec, directories
 from tidemark.online.cutting import Cutter
-from tidemark.online.directories import DIRECTORIES, Children, Item, child_key, joined, under
+from tidemark.online.directories import (
+    DIRECTORIES,
+    Children,
+    Groups,
+    Item,
+    Shelf,
+    child_key,
+    edited,
+    joined,
+    under,
+)
 from tidemark.online.merging import recut
 from tidemark.online.retention import Retention
 
@@ -18,8 +28,6 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
-
-Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
 _GROUP = 32
 """The bits of a place above which the number of its directory stands."""
@@ -33,41 +41,17 @@ class Cut(NamedTuple):
     rows: list[bytes]
 
 
-class Shelf:
-    """What has been read of the online store."""
-
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-        self._rows: dict[bytes, bytes] = {}
-
-    def get(self, keys: Sequence[bytes]) -> list[bytes]:
-        """The values of keys that must be there; those not read before, in one go."""
-        rows = self._rows
-        wanted = [key for key in dict.fromkeys(keys) if key not in rows]
-        if wanted:
-            for key, row in zip(wanted, self._fetch(wanted), strict=True):
-                if row is None:
-                    raise directories.torn()
-                rows[key] = row
-        return [rows[key] for key in keys]
-
-
 class Tree:
     """A tree while events are put into it; only what they touch is read.
 
-    `groups` are the directories of chunks, where they have been read; a root of level 1 is the only
-    one.  A place is the number of a directory and that of a chunk in it, in one word.  `puts` and
+    A place is the number of a directory and that of a chunk in it, in one word.  `puts` and
     `deletes` are what the change comes to.
     """
 
     def __init__(self, cutter: Cutter, key: bytes, root: bytes, shelf: Shelf) -> None:
         self._cutter, self._key, self._shelf = cutter, key, shelf
-        self._top = directories.read(root)
-        self._deep = directories.level_of(root) == DIRECTORIES
-        count = len(self._top) if self._deep else 1
-        self._groups: list[Children | None] = [None] * count
-        if not self._deep:
-            self._groups = [self._top]
+        self._groups = Groups(key, root, shelf)
+        self._top = self._groups.top
         self._gone: dict[int, tuple[int, int]] = {}
         self._alive: set[int] = set()
         self.puts: list[Item] = []
@@ -75,7 +59,7 @@ class Tree:
 
     def above(self, time: Words) -> list[bytes]:
         """The keys of the directories into which events of these times fall."""
-        if not self._deep:
+        if not self._groups.deep:
             return []
         return [self._child(self._top, group) for group in set(self._groups_of(time).tolist())]
 
@@ -85,7 +69,7 @@ class Tree:
 
     def chunk_key(self, place: int) -> bytes:
         """Where a chunk is."""
-        return self._child(self._group(place >> _GROUP), _chunk(place))
+        return self._child(self._groups[place >> _GROUP], _chunk(place))
 
     def located(self, time: Words, known: Words) -> Words:
         """The chunk that each new event falls into: the last one that begins no later."""
@@ -131,13 +115,13 @@ class Tree:
 
     def _about(self, time: Words) -> tuple[Words, Flags]:
         """The last chunk that begins at or before each time, and whether it begins just then."""
-        if not self._deep:
+        if not self._groups.deep:
             return _last_before(self._top.known.first, time)
         groups = self._groups_of(time)
         places, tied = np.zeros(len(time), np.int64), np.zeros(len(time), np.bool_)
         for group in np.unique(groups).tolist():
             mine = groups == group
-            at, same = _last_before(self._group(group).known.first, time[mine])
+            at, same = _last_before(self._groups[group].known.first, time[mine])
             places[mine], tied[mine] = at + (group << _GROUP), same
         return places, tied
 
@@ -150,7 +134,7 @@ class Tree:
         return time, int(words[codec.HEADER + int(words[1])]) if late else time
 
     def _events_of(self, place: int) -> int:
-        return int(self._group(place >> _GROUP).known.events[_chunk(place)])
+        return int(self._groups[place >> _GROUP].known.events[_chunk(place)])
 
     def _child(self, children: Children, place: int) -> bytes:
         return child_key(self._key, int(children.ids[place]))
@@ -162,9 +146,9 @@ class Tree:
         """
         first, last = self._gone[child]
         known = self._top.known
-        for group, each in enumerate(self._groups):
-            if each is None and first == last and known.first[group] <= first <= known.last[group]:
-                self._alive.update(self._group(group).ids.tolist())
+        for group in range(len(self._groups)) if first == last else ():
+            if group not in self._groups and known.first[group] <= first <= known.last[group]:
+                self._alive.update(self._groups[group].ids.tolist())
         return child not in self._alive
 
     def _splice(self, cuts: Sequence[Cut], retention: Retention | None) -> None:
@@ -174,10 +158,10 @@ class Tree:
             fresh: Children | None = cut.children
             for group in dict.fromkeys(place >> _GROUP for place in cut.run):
                 mine = [_chunk(place) for place in cut.run if place >> _GROUP == group]
-                self._forget(self._group(group), mine)
+                self._forget(self._groups[group], mine)
                 edits.setdefault(group, []).append((mine[0], mine[-1] + 1, fresh))
                 fresh = None
-        changed = {group: _edited(self._group(group), each) for group, each in edits.items()}
+        changed = {group: edited(self._groups[group], each) for group, each in edits.items()}
         if retention is not None:
             self._expire(changed, retention)
         events = sum(
@@ -186,17 +170,17 @@ class Tree:
             else int(self._top.known.events[group])
             for group in range(len(self._groups))
         )
-        if self._deep and events > self._cutter.sizes.deep:
+        if self._groups.deep and events > self._cutter.sizes.deep:
             self._write_inner(changed)
             return
-        if self._deep:
+        if self._groups.deep:
             self._forget(self._top, range(len(self._top)))
-            self._read(range(len(self._groups)))
+            self._groups.load(range(len(self._groups)))
         children = joined(
             [
                 part
                 for group in range(len(self._groups))
-                for part in changed.get(group, [self._group(group)])
+                for part in changed.get(group, [self._groups[group]])
             ]
         )
         if events > self._cutter.sizes.split:
@@ -210,21 +194,22 @@ class Tree:
         edits: list[tuple[int, int, Children | None]] = []
         for first, stop in self._group_runs(changed):
             self._forget(self._top, range(first, stop))
-            self._read(range(first, stop))
+            self._groups.load(range(first, stop))
             parts = [
                 part
                 for group in range(first, stop)
-                for part in changed.get(group, [self._group(group)])
+                for part in changed.get(group, [self._groups[group]])
             ]
             fresh = None
             if parts:
                 rows, fresh = self._cutter.inner(joined(parts))
                 self.puts += under(self._key, fresh, rows)
             edits.append((first, stop, fresh))
-        top = joined(_edited(self._top, edits))
+        top = joined(edited(self._top, edits))
         self._alive.update(top.ids.tolist())
-        for group, children in enumerate(self._groups):
-            for each in changed.get(group, [children] if children else []):
+        for group in range(len(self._groups)):
+            as_it_was = [self._groups[group]] if group in self._groups else []
+            for each in changed.get(group, as_it_was):
                 self._alive.update(each.ids.tolist())
         self.puts.append((self._key, directories.pack(DIRECTORIES, top)))
 
@@ -239,7 +224,7 @@ class Tree:
             first, stop = group, group + 1
             while first and first in changed and not _begins(changed[first], sizes.fanout):
                 first -= 1
-            while stop < len(self._groups) and len(self._group(stop - 1)) >= 2 * sizes.fanout:
+            while stop < len(self._groups) and len(self._groups[stop - 1]) >= 2 * sizes.fanout:
                 stop += 1
             while runs and runs[-1][1] >= first:
                 before = runs.pop()
@@ -262,16 +247,15 @@ class Tree:
         """Leave out the chunks at the beginning whose events matter no more."""
         top = self._top.known
         for group in range(len(self._groups)):
-            if self._deep and int(top.first[group]) >= retention.low:
+            if self._groups.deep and int(top.first[group]) >= retention.low:
                 return
-            self._read([group])
-            parts = changed.get(group, [self._group(group)])
+            parts = changed.get(group, [self._groups[group]])
             if not parts:
                 continue
             mine = joined(parts)
             old = mine.known.last < retention.low
             lasting = _lasting(mine, retention)
-            later = self._deep and _lasting(self._top, retention)[group + 1 :].any()
+            later = self._groups.deep and _lasting(self._top, retention)[group + 1 :].any()
             count = int(np.argmin(np.append(old, False)))
             while count and not (later or lasting[count:].any()):
                 count -= 1
@@ -289,28 +273,15 @@ class Tree:
             bounds = int(known.first[place]), int(known.last[place])
             self._gone[int(children.ids[place])] = bounds
 
-    def _group(self, group: int) -> Children:
-        self._read([group])
-        found = self._groups[group]
-        assert found is not None  # noqa: S101 - it has just been read
-        return found
-
-    def _read(self, groups: Iterable[int]) -> None:
-        """Read directories of chunks that have not been read yet."""
-        wanted = sorted({group for group in groups if self._groups[group] is None})
-        keys = [self._child(self._top, group) for group in wanted]
-        for group, row in zip(wanted, self._shelf.get(keys), strict=True):
-            self._groups[group] = directories.read(row)
-
     def _before(self, place: int) -> int | None:
         if _chunk(place):
             return place - 1
         group = (place >> _GROUP) - 1
-        return (group << _GROUP) + len(self._group(group)) - 1 if group >= 0 else None
+        return (group << _GROUP) + len(self._groups[group]) - 1 if group >= 0 else None
 
     def _after(self, place: int) -> int | None:
         group = place >> _GROUP
-        if _chunk(place) + 1 < len(self._group(group)):
+        if _chunk(place) + 1 < len(self._groups[group]):
             return place + 1
         return group + 1 << _GROUP if group + 1 < len(self._groups) else None
 
@@ -324,19 +295,6 @@ def _last_before(firsts: Words, time: Words) -> tuple[Words, Flags]:
     """The last child that begins no later, the first one where none does; and if it begins then."""
     places: Words = np.maximum(np.searchsorted(firsts, time, "right") - 1, 0)
     return places, firsts[places] == time
-
-
-def _edited(
-    children: Children, edits: Sequence[tuple[int, int, Children | None]]
-) -> list[Children]:
-    """Children of which some ranges, in order, are replaced."""
-    parts: list[Children] = []
-    at = 0
-    for first, stop, fresh in edits:
-        parts += [children.part(at, first)] if at < first else []
-        parts += [fresh] if fresh is not None else []
-        at = stop
-    return parts + ([children.part(at, len(children))] if at < len(children) else [])
 
 
 def _begins(parts: Sequence[Children], fanout: int) -> bool:

@@ -8,7 +8,7 @@ reader who finds none opens what is below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from tidemark.kernel.cells import Cells
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories
 from tidemark.online.codec import HEADER, PREAMBLE, SKETCH
-from tidemark.online.directories import Children, child_key, id_of, is_directory
+from tidemark.online.directories import Children, Fetch, Item, child_key, id_of, is_directory
 from tidemark.online.merging import recut
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from tidemark.kernel.sketches import Part
 
     Words = NDArray[np.int64]
-
-Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
-Item = tuple[bytes, bytes]
 
 HEAD = np.array([int.from_bytes(PREAMBLE, "little") | SKETCH << 48, *(0,) * (HEADER - 1)])
 LEAST = 3  # the level of the smallest groups of chunks, as `kernel.forest.GROUPED`

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import HEADER, Unpacked
-from tidemark.online.directories import CHUNKS, Item
-from tidemark.online.sketches import HEAD, LEAST, Fetch, sketch_key
+from tidemark.online.codec import Unpacked
+from tidemark.online.directories import CHUNKS, Fetch, Item, ids_of, level_of
+from tidemark.online.sketches import HEAD, LEAST, sketch_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from tidemark.kernel.sketches import Part
 
     Words = NDArray[np.int64]
-
-_IDS = 4
-"""The column of ids in a directory."""
 
 
 class Gaining(NamedTuple):
@@ -69,8 +66,8 @@ def _groups_of(gaining: Gaining) -> list[_Group]:
         first, stop = np.searchsorted(gaining.owners, [owner, owner + 1]).tolist()
         places = gaining.places[first:stop]
         row, key = gaining.before[owner], gaining.keys[owner]
-        old, new = _ids_of(row), _ids_of(gaining.after[owner])
-        least = LEAST if int.from_bytes(row[24:32], "little") == CHUNKS else 0
+        old, new = ids_of(row), ids_of(gaining.after[owner])
+        least = LEAST if level_of(row) == CHUNKS else 0
         for level in range(least, len(old).bit_length()):
             whole = places < len(old) >> level << level
             numbers, begins = np.unique((places >> level)[whole], return_index=True)
@@ -133,9 +130,3 @@ def _both(old: Part, new: Part) -> Part:
     counted = old.buckets.copy()
     counted[places] += new.buckets & ((1 << COUNT_BITS) - 1)
     return Part(registers, counted)
-
-
-def _ids_of(row: bytes) -> Words:
-    words = np.frombuffer(row, np.int64)
-    count = int(words[1])
-    return words[HEADER + _IDS * count : HEADER + (_IDS + 1) * count]

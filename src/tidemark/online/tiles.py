@@ -8,7 +8,7 @@ with the traffic.  A directory of tiles has no children under keys of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,13 @@ from tidemark.online.directories import (
     DIRECTORIES,
     TILES,
     Children,
+    Fetch,
+    Groups,
     Item,
+    Shelf,
     above,
     child_key,
+    edited,
     joined,
     under,
 )
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.int64]
-
-Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 
 
 def tiles_of(layout: Layout, events: Unpacked) -> tuple[Children, Words]:
@@ -65,8 +67,7 @@ def written(layout: Layout, fanout: int, keys: Sequence[bytes], events: Unpacked
 class Tiles:
     """The tiles of one entity while events are put into them; only what they touch is read.
 
-    `groups` are the directories of tiles, where they have been read; a root that has tiles itself
-    is the only one.  `puts` and `deletes` are what the change comes to.
+    `puts` and `deletes` are what the change comes to.
     """
 
     def __init__(
@@ -78,13 +79,9 @@ class Tiles:
         fetch: Fetch,
         told_apart: bool,
     ) -> None:
-        self._layout, self._fanout, self._key, self._fetch = layout, fanout, key, fetch
+        self._layout, self._fanout, self._key = layout, fanout, key
         self._told_apart = told_apart
-        self._top = directories.read(root)
-        self._deep = directories.level_of(root) != TILES
-        self._groups: list[Children | None] = [None] * len(self._top)
-        if not self._deep:
-            self._groups = [self._top]
+        self._groups = Groups(key, root, Shelf(fetch))
         self.puts: list[Item] = []
         self.deletes: list[bytes] = []
 
@@ -103,40 +100,37 @@ class Tiles:
             return False
         fresh, _ = tiles_of(self._layout, new)
         changed = self._merged(fresh)
-        if not self._deep:
+        if not self._groups.deep:
             (tiles,) = changed.values()
             self.puts = _whole(self._layout, self._fanout, self._key, tiles)
             return True
-        parts: list[Children] = []
+        top = self._groups.top
+        edits: list[tuple[int, int, Children | None]] = []
         before: set[bytes] = set()
-        at = 0
         for first, stop in self._runs(changed):
-            parts += [self._top.part(at, first)] if at < first else []
-            known = joined([changed.get(each) or self._group(each) for each in range(first, stop)])
+            known = joined([changed.get(each) or self._groups[each] for each in range(first, stop)])
             rows, inner = above(self._layout, self._fanout, TILES, known)
             self.puts += under(self._key, inner, rows)
-            before |= {child_key(self._key, each) for each in self._top.ids[first:stop].tolist()}
-            parts.append(inner)
-            at = stop
-        parts += [self._top.part(at, len(self._top))] if at < len(self._top) else []
+            before |= {child_key(self._key, each) for each in top.ids[first:stop].tolist()}
+            edits.append((first, stop, inner))
         kept = {key for key, _ in self.puts}
         self.puts = [item for item in self.puts if item[0] not in before]
         self.deletes = sorted(before - kept)
-        self.puts.append((self._key, directories.pack(DIRECTORIES, joined(parts))))
+        self.puts.append((self._key, directories.pack(DIRECTORIES, joined(edited(top, edits)))))
         return True
 
     def _merged(self, fresh: Children) -> dict[int, Children]:
         """The directories that new tiles fall into, with them."""
         numbers = self._number_of(fresh)
         place = np.zeros(len(fresh), np.int64)
-        if self._deep:
-            found = np.searchsorted(self._number_of(self._top), numbers, "right")
+        if self._groups.deep:
+            found = np.searchsorted(self._number_of(self._groups.top), numbers, "right")
             place = np.maximum(found - 1, 0)
-        self._read(sorted(set(place.tolist())))
+        self._groups.load(place.tolist())
         merged: dict[int, Children] = {}
         for group in sorted(set(place.tolist())):
             first, stop = np.searchsorted(place, [group, group + 1]).tolist()
-            merged[group] = self._added(self._group(group), fresh.part(first, stop))
+            merged[group] = self._added(self._groups[group], fresh.part(first, stop))
         return merged
 
     def _added(self, old: Children, new: Children) -> Children:
@@ -144,14 +138,8 @@ class Tiles:
         from tidemark.kernel.partials import combine
 
         before, after = self._number_of(old), self._number_of(new)
-        parts: list[Children] = []
-        at = 0
-        for place, stop in enumerate(np.searchsorted(before, after, "right").tolist()):
-            parts += [old.part(at, stop)] if at < stop else []
-            parts.append(new.part(place, place + 1))
-            at = stop
-        parts += [old.part(at, len(old))] if at < len(old) else []
-        both = joined(parts)
+        places = np.searchsorted(before, after, "right").tolist()
+        both = joined(edited(old, [(at, at, new.part(i, i + 1)) for i, at in enumerate(places)]))
         numbers = self._number_of(both)
         runs = np.append(np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])), len(numbers))
         known = combine(Cells.of(self._layout), both.known, runs)._replace(
@@ -167,29 +155,13 @@ class Tiles:
             if runs and group < runs[-1][1]:
                 continue
             stop = group + 1
-            while stop < len(self._groups) and len(self._group(stop - 1)) >= 2 * self._fanout:
+            while stop < len(self._groups) and len(self._groups[stop - 1]) >= 2 * self._fanout:
                 stop += 1
             runs.append((group, stop))
         return runs
 
     def _number_of(self, children: Children) -> Words:
         return _numbers(self._layout.step, children.known.first)
-
-    def _group(self, group: int) -> Children:
-        self._read([group])
-        found = self._groups[group]
-        assert found is not None  # noqa: S101 - it has just been read
-        return found
-
-    def _read(self, groups: Sequence[int]) -> None:
-        """Read directories of tiles that have not been read yet."""
-        wanted = [group for group in groups if self._groups[group] is None]
-        keys = [child_key(self._key, int(self._top.ids[group])) for group in wanted]
-        found = self._fetch(keys) if keys else []
-        for group, row in zip(wanted, found, strict=True):
-            if row is None:
-                raise directories.torn()
-            self._groups[group] = directories.read(row)
 
 
 def _whole(layout: Layout, fanout: int, key: bytes, tiles: Children) -> list[Item]:

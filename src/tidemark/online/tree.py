@@ -16,9 +16,17 @@ from tidemark.kernel.layout import Layout
 from tidemark.online import codec, directories, sketches
 from tidemark.online.codec import Events, Unpacked
 from tidemark.online.cutting import Cutter
-from tidemark.online.directories import CHUNKS, TILES, Item, child_key, is_directory
+from tidemark.online.directories import (
+    CHUNKS,
+    TILES,
+    Fetch,
+    Item,
+    Shelf,
+    child_key,
+    is_directory,
+)
 from tidemark.online.extending import extend
-from tidemark.online.growing import Cut, Fetch, Shelf, Tree
+from tidemark.online.growing import Cut, Tree
 from tidemark.online.merging import combine, pick, recut
 from tidemark.online.retention import Retention
 from tidemark.online.splicing import can_splice, count_of, splice

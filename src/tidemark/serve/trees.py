@@ -22,7 +22,6 @@ _MORE = 1 << 13  # words for what is read later: a path of directories, and a fe
 _OPENED = 1 << 10  # children of nodes for which there is room at first
 _ABSENT = -3  # no sketch, as `kernel.forest.ABSENT`
 _EVENTS, _LEVEL = 1, 3  # words of the number of children, and of what they are
-_ID = 4  # the column of their ids
 
 
 class Replaced(Exception):  # nothing is wrong: a writer was faster, and its root is there
@@ -147,7 +146,7 @@ class Forest:
         return starts
 
     def _child_key(self, node: _Node, child: int) -> bytes:
-        at = node.start + codec.HEADER + _ID * node.children
+        at = node.start + codec.HEADER + directories.IDS * node.children
         key = self._roots[node.path[0]][2]
         if child < node.children:
             return directories.child_key(key, int(self.words[at + child]))
