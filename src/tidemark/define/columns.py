@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from os import PathLike, fspath
-from typing import Any, cast
+from typing import Any
 
 from tidemark.define.expressions import Col
-from tidemark.define.problems import here
 from tidemark.define.python_types import as_type
 from tidemark.errors import DefinitionError
 from tidemark.model.graph import Csv, Delta, Kafka, Ndjson, Parquet, Query, RedisStream, Table
@@ -52,40 +51,27 @@ class HeldFrame:
 
 def parquet(path: str | PathLike[str]) -> Parquet:
     """Parquet files by a path or glob, relative to the project."""
-    return Parquet(_path(path))
+    return Parquet(fspath(path))
 
 
 def csv(path: str | PathLike[str]) -> Csv:
     """CSV files with a header by a path or glob, relative to the project."""
-    return Csv(_path(path))
+    return Csv(fspath(path))
 
 
-def table(name: str, connection: str | PathLike[str] | None = None) -> Table:
+def table(name: str, connection: str = "") -> Table:
     """A table, of the DuckDB file `connection` if one is named."""
-    return Table(name, _path(connection or ""))
+    return Table(name, connection)
 
 
-def query(sql: str, connection: str | PathLike[str] | None = None) -> Query:
+def query(sql: str, connection: str = "") -> Query:
     """A query in DuckDB's SQL, on the DuckDB file `connection` if one is named."""
-    return Query(sql, _path(connection or ""))
+    return Query(sql, connection)
 
 
 def delta(path: str | PathLike[str]) -> Delta:
     """A Delta Lake table by its path or address."""
-    return Delta(_path(path))
-
-
-def _path(value: object) -> str:
-    """A path as text; raises `DefinitionError` for what the registry could not keep."""
-    if isinstance(value, str | PathLike):
-        return fspath(cast("str | PathLike[str]", value))
-    what = "Several paths are" if isinstance(value, list | tuple) else f"{value!r} is"
-    raise DefinitionError(
-        f"{what} not a path.",
-        where=str(here()),
-        remedy='One path or glob says where data lie, "data/*.parquet"; a DuckDB database is its '
-        'file, connection="warehouse.duckdb".',
-    )
+    return Delta(fspath(path))
 
 
 def frame(frame: object) -> HeldFrame:

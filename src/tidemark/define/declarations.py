@@ -66,11 +66,12 @@ else:
         def __getattr__(cls, name: str) -> Any:
             if name.startswith("_"):
                 raise AttributeError(name)
-            what, remedy = f"{cls.__name__} has no {cls.__member__} {name!r}.", cls._instead(name)
+            known = [each for each in dir(cls) if not each.startswith("_")]
+            what = f"{cls.__name__} has no {cls.__member__} {name!r}."
             if collected_so_far() is not None:
-                report(what, here(), remedy)
+                report(what, here(), suggestion(name, known))
                 return unknown(Col[Any])
-            raise UnknownAttribute(what, where=str(here()), remedy=remedy)
+            raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
 
         def __repr__(cls) -> str:
             if "__about__" not in vars(cls):
@@ -100,11 +101,6 @@ class Declaration(metaclass=_Declaring):
     def _listed(cls) -> Iterable[str]:
         """The names that its text lists."""
         return ()
-
-    @classmethod
-    def _instead(cls, name: str) -> str:
-        """What somebody meant who asked for an attribute that is not there."""
-        return suggestion(name, [each for each in dir(cls) if not each.startswith("_")])
 
     def __new__(cls) -> typing.Self:
         """Refuse."""

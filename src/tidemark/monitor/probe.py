@@ -56,7 +56,7 @@ def probe(
             left_out |= dict.fromkeys(names, error.what)
             continue
         form = Form(TARGET, answer.program, mask)
-        entry = Entry(TARGET, asked.revision, TARGET, clock(), 0.0, answer.parts)
+        entry = Entry(TARGET, asked.revision, TARGET, clock(), 0.0, answer.logged)
         blocks.append(
             (form.description, pa.Table.from_batches([form.batch([entry], Pace(hurry=True))]))
         )

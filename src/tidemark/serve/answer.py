@@ -22,17 +22,20 @@ from tidemark.model.window import format_moment, instant
 from tidemark.online.keys import State
 from tidemark.online.values import decimal_of
 from tidemark.serve.evaluation import Found
-from tidemark.serve.program import EXPIRED, NULL, OVERFLOW, VALUE, Program
+from tidemark.serve.program import ALWAYS, EXPIRED, NO_EVENT, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored
-from tidemark.serve.vector import Status
-
-_NAMES = [*map(str, Status)]
-_STATUSES = np.array(_NAMES, object)
-_PRESENT, _NULL = list(Status).index(Status.PRESENT), list(Status).index(Status.NULL)
-_MISSING = list(Status).index(Status.MISSING)
+from tidemark.serve.vector import CODES, Status
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Functions = Mapping[str, Callable[..., Any]]
+"""On-demand functions, by reference."""
+
+_NAMES = [*map(str, Status)]
+_STATUSES = np.array(_NAMES, object)
+_PRESENT, _NULL, _MISSING = CODES[Status.PRESENT], CODES[Status.NULL], CODES[Status.MISSING]
+_NONE: Mapping[Reference, Sequence[Any]] = {}
 
 
 def new_request_id() -> str:
@@ -40,14 +43,7 @@ def new_request_id() -> str:
     return os.urandom(12).hex()
 
 
-Functions = Mapping[str, Callable[..., Any]]
-
-NEVER = -(2**63)
-ALWAYS = NEVER + 1
-"""The time of facts that have none."""
-
-
-class Parts(NamedTuple):
+class Logged(NamedTuple):
     """What the serving log keeps of an answer: neither the rows that were read, nor much else.
 
     Many of these wait at a time, and the collector looks at every object that holds others; bytes
@@ -69,15 +65,12 @@ class Parts(NamedTuple):
     states: Sequence[State]
 
 
-_NONE: Mapping[Reference, Sequence[Any]] = {}
-
-
 class Told(NamedTuple):
     """What is said of values besides them.
 
     `statuses` and `ages` (seconds; NaN: none) have a column for each output; of many sets of keys,
     outputs that have the same may share the list that says so.  `counts` [outputs, statuses] is how
-    often each status is told, in the order of `Status`.
+    often each status is told, by its code.
     """
 
     statuses: list[list[str]]
@@ -126,11 +119,11 @@ class Answer:
         return instant(self.at)
 
     @property
-    def parts(self) -> Parts:
-        """What is to be logged."""
+    def logged(self) -> Logged:
+        """What the serving log keeps."""
         stored, found, program = self._stored, self._found, self.program
         numbers = program.numbers
-        return Parts(
+        return Logged(
             program,
             found.words.tobytes(),
             self._states,
@@ -190,13 +183,13 @@ class Answer:
 
     @property
     def outcome(self) -> bytes:
-        """What the outputs of one set of keys say: the place of each status in `Status`."""
+        """What the outputs of one set of keys say: the code of each status."""
         program = self.program
         known: list[int] = self._found.known[:, 0].tolist()
         of_place = [of[state] for of, state in zip(program.codes, self._states, strict=True)]
-        if NEVER in known:
+        if NO_EVENT in known:
             for place, view in enumerate(program.view_of):
-                if known[view] == NEVER:
+                if known[view] == NO_EVENT:
                     of_place[place] = _MISSING
         if not self._others:
             return bytes(program.pick(of_place))
@@ -216,10 +209,7 @@ class Answer:
     def told(self) -> Told:
         """The statuses and the ages of all outputs."""
         found, program, rows = self._found, self.program, self.rows
-        codes = program.status_of[found.state + program.status_from]
-        missing = found.known == NEVER
-        if missing.any():
-            codes[missing[program.view_of]] = _MISSING
+        codes = program.statuses(found.state, found.known)
         times, status_at, age_at = found.time, program.places, program.places
         if rows > 1 and program.features:
             # Those of one window have the same ages, and mostly the same statuses.
@@ -256,7 +246,7 @@ class Answer:
         return pa.table({name: self._arrow(each) for name, each in self.program.reference.items()})
 
     def _of_value(self, name: str, row: int) -> int:
-        """The place of the status of an output that is no feature of a view."""
+        """The code of the status of an output that is no feature of a view."""
         return _NULL if self._others[self.program.reference[name]][row] is None else _PRESENT
 
     def _arrow(self, reference: Reference) -> pa.Array:
@@ -366,7 +356,7 @@ def _distinct(rows: NDArray[Any], places: Sequence[int]) -> tuple[NDArray[Any], 
 
 
 def _status(newest: int, state: int, value: object) -> Status:
-    if newest == NEVER:
+    if newest == NO_EVENT:
         return Status.MISSING
     if state == EXPIRED:
         return Status.EXPIRED

@@ -153,6 +153,16 @@ class Inputs:
         return f"Expected: {wanted}."
 
 
+def is_column(field: Field, value: object) -> bool:
+    """Whether a value is many values of the field; a list of lists, where one value is a list."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
+        return False
+    return field.type.scalar or any(
+        hasattr(each, "__len__") and not isinstance(each, str | bytes)
+        for each in cast("list[object]", value)
+    )
+
+
 def _of_python(value: Any) -> Any:
     """Scalars and arrays of numpy, also in a list, as what Python has."""
     if type(value).__module__ == "numpy":

@@ -26,7 +26,7 @@ from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Field
 from tidemark.model.types import FLOAT64, Type
 from tidemark.model.window import instant, moment_text, parse_moment
-from tidemark.serve.reader import is_column
+from tidemark.serve.inputs import is_column
 
 Convert = Callable[[Any], Any]
 

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemark.define.python_types import stored
 from tidemark.engines.arrow import arrow_type, scalar_of
@@ -30,10 +31,16 @@ from tidemark.online.keys import key_encoder, record_key
 from tidemark.online.values import Convert, converted, restored
 from tidemark.serve.evaluation import Part
 from tidemark.serve.inputs import Inputs
-from tidemark.serve.vector import Status
+from tidemark.serve.vector import CODES, Status
 
 NOTHING, VALUE, NULL, OVERFLOW, EXPIRED = range(5)
 """States of a result of the kernel."""
+
+NO_EVENT = -(2**63)
+"""When the newest event happened, where there is none."""
+
+ALWAYS = NO_EVENT + 1
+"""The time of facts that have none."""
 
 
 class Available(NamedTuple):
@@ -106,9 +113,8 @@ class Program:
     state of its own view, or from the newest one that holds it; those in none are `absent`.
     `features` are in the order in which their values are decoded: `doubles` of them first, then the
     other numbers, `numbers` in all, then what is converted value by value.  `places` are those
-    of the outputs among them, -1 for what is no feature of a view.  `codes[f][s]`, which is also
-    `status_of[status_from[f] + s]`, is the place among all of the status of a feature whose result
-    has the state `s`.
+    of the outputs among them, -1 for what is no feature of a view.  `codes[f][s]` stands for the
+    status of a feature of a known entity whose result has the state `s`.
     """
 
     def __init__(
@@ -148,8 +154,8 @@ class Program:
             place for place, each in enumerate(self.features) if isinstance(each.nothing, list)
         ]
         self.codes = [bytes(_statuses(each.nothing)) for each in self.features]
-        self.status_of = np.frombuffer(b"".join(self.codes), np.uint8)
-        self.status_from = np.arange(0, 5 * len(self.codes), 5).reshape(-1, 1)
+        self._status_of = np.frombuffer(b"".join(self.codes), np.uint8)
+        self._status_from = np.arange(0, 5 * len(self.codes), 5).reshape(-1, 1)
         self.places = [self.place.get(each, -1) for each in asked]
         self.pick = _picking(self.places)
         holding = {computed.reference: view for view, computed in read}
@@ -181,6 +187,17 @@ class Program:
             order = dict.fromkeys(self.view_of[place] for place in places)
             parts.append(Part(self._computed, places, list(order)))
         return parts
+
+    def statuses(self, state: NDArray[np.uint8], known: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The codes of the statuses of the features [F, N], by the states of their results [F, N].
+
+        `known` [V, N] is when the newest visible event of each view happened.
+        """
+        codes: NDArray[np.uint8] = self._status_of[state + self._status_from]
+        missing = known == NO_EVENT
+        if missing.any():
+            codes[missing[self.view_of]] = CODES[Status.MISSING]
+        return codes
 
     def key_bytes(self, keys: Sequence[Sequence[Any]]) -> list[list[bytes]]:
         """For each entity, what names it in the keys of rows; `keys` has a column for each key."""
@@ -249,13 +266,12 @@ class Program:
 
 
 def _statuses(nothing: object) -> list[int]:
-    """For each state of a result of a known entity, the place of its status among all."""
-    order = list(Status)
-    present, null = order.index(Status.PRESENT), order.index(Status.NULL)
-    of_state = [present] * 5
-    of_state[NOTHING] = null if nothing is None else present
-    of_state[NULL] = null
-    of_state[EXPIRED] = order.index(Status.EXPIRED)
+    """For each state of a result of a known entity, the code of its status."""
+    of_state = [CODES[Status.PRESENT]] * 5
+    of_state[NULL] = CODES[Status.NULL]
+    of_state[EXPIRED] = CODES[Status.EXPIRED]
+    if nothing is None:
+        of_state[NOTHING] = CODES[Status.NULL]
     return of_state
 
 

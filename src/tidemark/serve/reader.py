@@ -7,16 +7,17 @@ from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from tidemark.errors import RequestInvalid, StoreUnavailable
-from tidemark.model.graph import Definitions, Field, Output, Reference
+from tidemark.errors import RequestInvalid
+from tidemark.model.graph import Definitions, Output, Reference
 from tidemark.model.window import parse_moment
 from tidemark.online.asking import Asking, answered
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.underway import Look
 from tidemark.serve.answer import Answer, Functions, new_request_id
 from tidemark.serve.evaluation import Found
+from tidemark.serve.inputs import is_column
 from tidemark.serve.program import Program
-from tidemark.serve.rows import OtherStates, RowReader, Stored
+from tidemark.serve.rows import OtherStates, RowReader, Stored, restless
 from tidemark.serve.vector import Vector, Vectors
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ class Reader:
                 self._program = yield from self._resolved()
             else:
                 return program, stored
-        raise StoreUnavailable(
-            "The online state kept changing while it was read.", remedy="Try again."
-        )
+        raise restless(self._online.name)
 
 
 def _moment(at: datetime | str | None) -> int | None:
@@ -187,13 +186,3 @@ def _request_columns(program: Program, given: object, count: int) -> list[list[A
             remedy="Pass as many, or one dict of values that holds for all.",
         )
     return columns
-
-
-def is_column(field: Field, value: object) -> bool:
-    """Whether a value is many values of the field; a list of lists, where one value is a list."""
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
-        return False
-    return field.type.scalar or any(
-        hasattr(each, "__len__") and not isinstance(each, str | bytes)
-        for each in cast("list[object]", value)
-    )

@@ -167,7 +167,7 @@ class RowReader:
                     continue
                 raise _came_later(program.views[unsettled.view], moment) from None
             return Stored(count, keys, moment, words, parts, current.states)
-        raise _restless(self.store)
+        raise restless(self.store)
 
     def _read(self, program: Program, records: Sequence[bytes | None]) -> _Current:
         """What serves a program by these records."""
@@ -284,7 +284,8 @@ def _absent(absent: Sequence[Reference]) -> StaleSource:
     )
 
 
-def _restless(store: str) -> StoreUnavailable:
+def restless(store: str) -> StoreUnavailable:
+    """The error of a read that followed changes of the online state as often as it may."""
     return StoreUnavailable(
         "The online state kept changing while it was read.", where=store, remedy="Try again."
     )

@@ -29,6 +29,10 @@ class Status(StrEnum):
     """Nothing is known of the entity at that moment."""
 
 
+CODES = {status: code for code, status in enumerate(Status)}
+"""The number that stands for a status where there are many: its place in `Status`."""
+
+
 class Vector(Mapping[str, Any]):
     """The values of one set of keys, by name, in the order of the service."""
 

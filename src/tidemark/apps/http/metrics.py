@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from tidemark.errors import EngineError, StaleSource, StoreUnavailable
-from tidemark.serve.answer import ALWAYS
+from tidemark.serve.program import ALWAYS
 from tidemark.serve.vector import Status
 
 if TYPE_CHECKING:

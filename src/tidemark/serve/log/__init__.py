@@ -108,7 +108,7 @@ class ServingLog:
                 self.dropped += rows
                 return
             self._rows += rows
-            self._queue.append(Entry(target, revision, request_id, clock(), seconds, answer.parts))
+            self._queue.append(Entry(target, revision, request_id, clock(), seconds, answer.logged))
             if self._rows >= TAKE_ROWS and not self._wake.is_set():
                 self._wake.set()
             if self._thread is None:
@@ -307,18 +307,18 @@ class ServingLog:
             if self._sample < 1:
                 batch = batch.filter(pa.array(_sampled(entries, self._sample)))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next answers are logged
-            self._lost(sum(each.parts.rows for each in entries), error)
+            self._lost(sum(each.logged.rows for each in entries), error)
             return
         if len(batch):
             self._held.setdefault(form.description, []).append(batch)
 
     def _form(self, entry: Entry) -> Form:
-        key = entry.target, entry.parts.program
+        key = entry.target, entry.logged.program
         form = self._forms.get(key)
         if form is None:
             if len(self._forms) >= _FORMS:
                 self._forms.clear()
-            form = self._forms[key] = Form(entry.target, entry.parts.program, self.mask)
+            form = self._forms[key] = Form(entry.target, entry.logged.program, self.mask)
         return form
 
     def _write(self) -> None:
@@ -371,7 +371,7 @@ def _cut(entries: list[Entry]) -> Iterator[list[Entry]]:
         rows = 0
         while entries and rows < _ROWS:
             some.append(entries.pop())
-            rows += some[-1].parts.rows
+            rows += some[-1].logged.rows
         yield some
 
 
@@ -380,9 +380,10 @@ def _sampled(entries: list[Entry], share: float) -> list[bool]:
     kept: list[bool] = []
     for each in entries:
         named = [
-            b"".join(of) for of in zip(*each.parts.program.key_bytes(each.parts.keys), strict=True)
+            b"".join(of)
+            for of in zip(*each.logged.program.key_bytes(each.logged.keys), strict=True)
         ]
-        named = named or [each.request_id.encode()] * each.parts.rows
+        named = named or [each.request_id.encode()] * each.logged.rows
         for text in named:
             digest = hashlib.blake2b(text, digest_size=8).digest()
             kept.append(int.from_bytes(digest, "big") < share * 2**64)

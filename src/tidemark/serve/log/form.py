@@ -21,10 +21,10 @@ from tidemark.engines.arrow import arrow_type
 from tidemark.errors import EngineError
 from tidemark.model.fingerprint import meaning_of
 from tidemark.model.types import Type, parse_type
-from tidemark.serve.answer import ALWAYS, NEVER, Parts
+from tidemark.serve.answer import Logged
 from tidemark.serve.log.masking import Mask, is_masked, masked_keys
-from tidemark.serve.program import NULL, VALUE, Program
-from tidemark.serve.vector import Status
+from tidemark.serve.program import ALWAYS, NULL, VALUE, Program
+from tidemark.serve.vector import CODES, Status
 
 FORMAT = 1
 """The version of the columns and of what is said of them; another one is refused."""
@@ -43,9 +43,7 @@ AGE = pa.duration("us")
 STATUS = pa.dictionary(pa.uint8(), pa.string())
 
 _STATUSES = pa.array([*map(str, Status)])
-_ORDER = list(Status)
-_MISSING, _NULL = _ORDER.index(Status.MISSING), _ORDER.index(Status.NULL)
-_PRESENT = _ORDER.index(Status.PRESENT)
+_PRESENT, _NULL = CODES[Status.PRESENT], CODES[Status.NULL]
 
 
 class Entry(NamedTuple):
@@ -56,7 +54,7 @@ class Entry(NamedTuple):
     request_id: str
     answered: int
     seconds: float
-    parts: Parts
+    logged: Logged
 
 
 class Column(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -213,8 +211,8 @@ class Form:
 
     def _columns(self, entries: Sequence[Entry], pace: Pace) -> Iterator[pa.Array]:
         """The columns, in the order of the schema."""
-        _, revisions, request_ids, answered, seconds, parts = zip(*entries, strict=True)
-        found = _Found(parts, self._program, pace)
+        _, revisions, request_ids, answered, seconds, answers = zip(*entries, strict=True)
+        found = _Found(answers, self._program, pace)
         yield found.spread(pa.array(request_ids, pa.string()))
         yield pa.array(found.row)
         yield found.spread(pa.array(answered, pa.int64()).view(MOMENT))
@@ -222,14 +220,14 @@ class Form:
         yield found.spread(pa.array(revisions, pa.int64()))
         yield found.spread(pa.array(seconds, pa.float64()))
         for place, key in enumerate(self.keys):
-            yield self._written(key, [v for each in parts for v in each.keys[place]])
+            yield self._written(key, [v for each in answers for v in each.keys[place]])
         yield from self._features(found, pace)
         for request in self.description.request:
             reference = self._requests[request.name]
-            yield self._written(request, [v for each in parts for v in each.others[reference]])
-        served = {id(each.states): each.states for each in parts}  # of a few materializations
+            yield self._written(request, [v for each in answers for v in each.others[reference]])
+        served = {id(each.states): each.states for each in answers}  # of a few materializations
         order = {key: place for place, key in enumerate(served)}
-        which = found.spread(pa.array([order[id(each.states)] for each in parts], pa.int32()))
+        which = found.spread(pa.array([order[id(each.states)] for each in answers], pa.int32()))
         for view in self.description.views:
             place = self._view_of[view]
             states = [each[place] if each else None for each in served.values()]
@@ -243,7 +241,7 @@ class Form:
         program = self._program
         numbers = self._numbers(found)
         pace.rest()
-        statuses = _columns(_codes(found, program), pa.uint8())
+        statuses = _columns(program.statuses(found.state, found.known), pa.uint8())
         pace.rest()
         never = found.time <= ALWAYS
         ages = _columns(np.where(never, 0, found.at - found.time), AGE, ~never)
@@ -252,7 +250,7 @@ class Form:
             reference = self._references[column.name]
             place = program.place.get(reference)
             if place is None:
-                values = [v for each in found.parts for v in each.others[reference]]
+                values = [v for each in found.answers for v in each.others[reference]]
                 yield self._written(column, values)
                 codes = np.array([_NULL if v is None else _PRESENT for v in values], np.uint8)
                 yield _statuses(pa.array(codes))
@@ -293,29 +291,29 @@ class _Found:
     place in its answer of each.
     """
 
-    def __init__(self, parts: Sequence[Parts], program: Program, pace: Pace) -> None:
-        self.parts = parts
-        self._counts = [each.rows for each in parts]
+    def __init__(self, answers: Sequence[Logged], program: Program, pace: Pace) -> None:
+        self.answers = answers
+        self._counts = [each.rows for each in answers]
         self.rows = sum(self._counts)
-        self.at = np.array([each.at for each in parts], np.int64)
+        self.at = np.array([each.at for each in answers], np.int64)
         self.row = np.zeros(self.rows, np.int32)
         self._which: pa.Array | None = None
-        if self._counts.count(1) < len(parts):
+        if self._counts.count(1) < len(answers):
             counts = np.array(self._counts)
-            which = np.repeat(np.arange(len(parts)), counts)
+            which = np.repeat(np.arange(len(answers)), counts)
             first = np.cumsum(counts) - counts
             self.at, self.row = self.at[which], np.arange(self.rows, dtype=np.int32)
             self.row -= first[which].astype(np.int32)
             self._which = pa.array(which)
         features, views = len(program.features), len(program.views)
         pace.rest()
-        self.words = self._together([each.words for each in parts], features, np.int64)
+        self.words = self._together([each.words for each in answers], features, np.int64)
         pace.rest()
-        self.state = self._together([each.state for each in parts], features, np.uint8)
+        self.state = self._together([each.state for each in answers], features, np.uint8)
         pace.rest()
-        self.time = self._together([each.time for each in parts], features, np.int64)
+        self.time = self._together([each.time for each in answers], features, np.int64)
         pace.rest()
-        self.known = self._together([each.known for each in parts], views, np.int64)
+        self.known = self._together([each.known for each in answers], views, np.int64)
         pace.rest()
 
     def spread(self, column: pa.Array) -> pa.Array:
@@ -326,7 +324,7 @@ class _Found:
         """The values of a feature that are no numbers; `place` is among those."""
         return [
             value
-            for each in self.parts
+            for each in self.answers
             for value in each.values[place * each.rows : (place + 1) * each.rows]
         ]
 
@@ -363,15 +361,6 @@ def _columns(
         pa.Array.from_buffers(type_, count, [mask, each])
         for mask, each in zip(valid, columns, strict=True)
     ]
-
-
-def _codes(found: _Found, program: Program) -> NDArray[np.uint8]:
-    """The places of the statuses of features of views among all, [F, N]."""
-    codes: NDArray[np.uint8] = program.status_of[found.state + program.status_from]
-    missing = found.known == NEVER
-    if missing.any():
-        codes[missing[program.view_of]] = _MISSING
-    return codes
 
 
 def _statuses(codes: pa.Array) -> pa.Array:
