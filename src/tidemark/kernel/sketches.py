@@ -56,17 +56,11 @@ from tidemark.kernel.forest import (
     ABSENT,
     CELL,
     GROUPED,
-    LAST_TIME,
     NEEDS,
     NODE_AT,
-    STACK,
     Forest,
     choose_events,
-    is_chunk,
-    open_child,
     open_sketch,
-    seek_child,
-    seek_end,
     settled_within,
 )
 from tidemark.kernel.keys import (
@@ -270,51 +264,21 @@ def clear(sketch: Sketch) -> None:
 
 
 @nested
-def add_sketches(
+def add_groups(
     forest: Forest,
-    root: int,
+    node: int,
+    child: int,
+    stop: int,
     window: Words,
     t: int,
     low: int,
     high: int,
     sketch: Sketch,
-    memory: Words,
-) -> None:
-    """Add the events that count at t and whose times are from `low` to `high`."""
-    stack, memory = memory[:STACK], memory[STACK:]
-    scratch, order = memory[:SCRATCH], memory[SCRATCH:]
-    depth = 0
-    node = root
-    child, stop = seek_child(forest, node, LAST_TIME, low), seek_end(forest, node, high)
-    while True:
-        if child >= stop:
-            if depth == 0:
-                return
-            depth -= 3
-            node, child, stop = int(stack[depth]), int(stack[depth + 1]), int(stack[depth + 2])
-        else:
-            end = child
-            while end < stop and settled_within(forest, node, end, t, low, high):
-                end += 1
-            child = _add_groups(forest, node, child, end, window, sketch)
-            if child == stop:
-                continue
-            opened = open_child(forest, node, child)
-            child += 1
-            if opened >= 0 and not is_chunk(forest, opened):
-                stack[depth], stack[depth + 1], stack[depth + 2] = node, child, stop
-                depth += 3
-                node = opened
-                child, stop = seek_child(forest, node, LAST_TIME, low), seek_end(forest, node, high)
-            elif opened >= 0 and forest.missed[0] == 0:
-                _add_chunk(forest, opened, window, t, low, high, sketch, order, scratch)
-
-
-@nested
-def _add_groups(
-    forest: Forest, node: int, child: int, end: int, window: Words, sketch: Sketch
 ) -> int:
     """Add the sketches of children up to one that has to be opened, which is returned."""
+    end = child
+    while end < stop and settled_within(forest, node, end, t, low, high):
+        end += 1
     lowest = GROUPED if forest.words[forest.nodes[node, NODE_AT] + _LEVEL] == 1 else 0
     while child < end:
         level, group = 0, ABSENT
@@ -352,7 +316,7 @@ def _add_group(forest: Forest, group: int, window: Words, sketch: Sketch) -> Non
 
 
 @nested
-def _add_chunk(
+def add_to_sketch(
     forest: Forest,
     node: int,
     window: Words,
@@ -360,10 +324,10 @@ def _add_chunk(
     low: int,
     high: int,
     sketch: Sketch,
-    order: Words,
-    scratch: Words,
+    memory: Words,
 ) -> None:
     """Add the events of a chunk."""
+    scratch, order = memory[:SCRATCH], memory[SCRATCH:]
     kind, scale = window[KIND], window[SCALE]
     events = read_events(forest.words, forest.flags, forest.nodes[node, NODE_AT], window)
     order, start, stop = choose_events(events, t, low, high, order)

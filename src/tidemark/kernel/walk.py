@@ -4,6 +4,8 @@ A summary stands for its child at a moment t if t is not before the child's `set
 holds all of the child's times.  Any other child is opened: those at the two ends of a window, and
 those of which some events are not known yet, or not yet replaced.  In a chunk, events decide.
 
+Where a window wants sketches, a child that no group of them stands for is opened as well.
+
 Windows that end together are nested, so each adds to the one before it what lies further back.
 """
 
@@ -76,9 +78,11 @@ from tidemark.kernel.partials import merge, widen
 from tidemark.kernel.program import KIND, SCALE
 from tidemark.kernel.rows import HEADER, read_events
 from tidemark.kernel.sketches import (
+    SCRATCH,
     SKETCH_MEMORY,
     Sketch,
-    add_sketches,
+    add_groups,
+    add_to_sketch,
     clear,
     make_sketch,
     write_sketches,
@@ -113,7 +117,7 @@ def add_range(
     forest: Forest, root: int, window: Words, t: int, low: int, high: int, sums: Sums, memory: Words
 ) -> None:
     """Add the events that count at t and whose times are from `low` to `high`."""
-    stack, order = memory[:STACK], memory[STACK:]
+    stack, memory = memory[:STACK], memory[STACK:]
     depth = 0
     node = root
     child, stop = seek_child(forest, node, LAST_TIME, low), seek_end(forest, node, high)
@@ -122,9 +126,12 @@ def add_range(
             if depth == 0:
                 return
             depth -= 3
-            node, child, stop = stack[depth], stack[depth + 1], stack[depth + 2]
+            node, child, stop = int(stack[depth]), int(stack[depth + 1]), int(stack[depth + 2])
         else:
-            child = add_summaries(forest, node, child, stop, window, t, low, high, sums)
+            end = stop
+            if window[WANTED] & SKETCHED:
+                end = add_groups(forest, node, child, stop, window, t, low, high, sums.sketch)
+            child = add_summaries(forest, node, child, end, window, t, low, high, sums)
             if child == stop:
                 continue
             opened = open_child(forest, node, child)
@@ -135,7 +142,12 @@ def add_range(
                 node = opened
                 child, stop = seek_child(forest, node, LAST_TIME, low), seek_end(forest, node, high)
             elif opened >= 0 and forest.missed[0] == 0:
-                add_chunk(forest, opened, window, t, low, high, sums, order)
+                # What was opened for its sketch only has a summary all the same.
+                summed = add_summaries(forest, node, child - 1, child, window, t, low, high, sums)
+                if summed < child:
+                    add_chunk(forest, opened, window, t, low, high, sums, memory[SCRATCH:])
+                if window[WANTED] & SKETCHED:
+                    add_to_sketch(forest, opened, window, t, low, high, sums.sketch, memory)
 
 
 @nested
@@ -359,8 +371,6 @@ def fold_tree(
             sums = start_sums(forest, root, window, sums_memory, buckets)
         if low <= stop:
             add_range(forest, root, window, t, low, stop, sums, memory)
-            if window[WANTED] & SKETCHED:
-                add_sketches(forest, root, window, t, low, stop, sums.sketch, memory)
         last_cell, last_low, last_high = window[CELL], low, high
         if forest.missed[0] == 0:
             table = aggregates[window[START] : window[STOP]]
