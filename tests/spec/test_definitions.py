@@ -4,7 +4,7 @@ import sys
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pytest
@@ -355,6 +355,33 @@ def test_columns_are_short_for_latest_of_each() -> None:
     )
     assert view_of(UserProfile).max_age == 7 * DAY
     assert UserProfile.segment.name == "segment"
+
+
+@pytest.mark.parametrize("columns", [Profile.segment, "segment", ("segment",), [Profile.segment]])
+def test_one_column_needs_no_list(columns: Any) -> None:
+    """And its name is enough, since the view says the source."""
+
+    class Segment(tm.FeatureView, entity=User, source=Profile, columns=columns):
+        """Who a user is to marketing."""
+
+    assert [feature.name for feature in view_of(Segment).features] == ["segment"]
+
+
+def test_a_window_that_is_asked_for_by_the_feature_s_name() -> None:
+    """`spend_7d` is what it is called, not how it is written."""
+    with pytest.raises(DefinitionError) as raised:
+        _ = UserSpend.spend_7d  # type: ignore[attr-defined]
+    assert raised.value.what == "UserSpend has no feature 'spend_7d'."
+    assert raised.value.remedy == 'Write UserSpend.spend["7d"].'
+
+
+def test_what_is_no_path_is_refused_where_it_is_written() -> None:
+    """A connection that is open in this process is nothing that a registry could keep."""
+    with pytest.raises(DefinitionError, match="is not a path") as raised:
+        tm.table("stays", connection=object())  # type: ignore[arg-type]
+    assert 'tm.table("stays"' in raised.value.where
+    with pytest.raises(DefinitionError, match="Several paths are not a path"):
+        tm.parquet(["a.parquet", "b.parquet"])  # type: ignore[arg-type]
 
 
 class Seat(tm.Entity):

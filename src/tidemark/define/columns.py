@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, cast
 
 from tidemark.define.expressions import Col
+from tidemark.define.problems import here
 from tidemark.define.python_types import as_type
 from tidemark.errors import DefinitionError
 from tidemark.model.graph import Csv, Delta, Kafka, Ndjson, Parquet, Query, RedisStream, Table
@@ -51,27 +52,40 @@ class HeldFrame:
 
 def parquet(path: str | PathLike[str]) -> Parquet:
     """Parquet files by a path or glob, relative to the project."""
-    return Parquet(fspath(path))
+    return Parquet(_path(path))
 
 
 def csv(path: str | PathLike[str]) -> Csv:
     """CSV files with a header by a path or glob, relative to the project."""
-    return Csv(fspath(path))
+    return Csv(_path(path))
 
 
-def table(name: str, connection: str = "") -> Table:
+def table(name: str, connection: str | PathLike[str] | None = None) -> Table:
     """A table, of the DuckDB file `connection` if one is named."""
-    return Table(name, connection)
+    return Table(name, _path(connection or ""))
 
 
-def query(sql: str, connection: str = "") -> Query:
+def query(sql: str, connection: str | PathLike[str] | None = None) -> Query:
     """A query in DuckDB's SQL, on the DuckDB file `connection` if one is named."""
-    return Query(sql, connection)
+    return Query(sql, _path(connection or ""))
 
 
 def delta(path: str | PathLike[str]) -> Delta:
     """A Delta Lake table by its path or address."""
-    return Delta(fspath(path))
+    return Delta(_path(path))
+
+
+def _path(value: object) -> str:
+    """A path as text; raises `DefinitionError` for what the registry could not keep."""
+    if isinstance(value, str | PathLike):
+        return fspath(cast("str | PathLike[str]", value))
+    what = "Several paths are" if isinstance(value, list | tuple) else f"{value!r} is"
+    raise DefinitionError(
+        f"{what} not a path.",
+        where=str(here()),
+        remedy='One path or glob says where data lie, "data/*.parquet"; a DuckDB database is its '
+        'file, connection="warehouse.duckdb".',
+    )
 
 
 def frame(frame: object) -> HeldFrame:

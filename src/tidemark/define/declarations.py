@@ -66,12 +66,11 @@ else:
         def __getattr__(cls, name: str) -> Any:
             if name.startswith("_"):
                 raise AttributeError(name)
-            known = [each for each in dir(cls) if not each.startswith("_")]
-            what = f"{cls.__name__} has no {cls.__member__} {name!r}."
+            what, remedy = f"{cls.__name__} has no {cls.__member__} {name!r}.", cls._instead(name)
             if collected_so_far() is not None:
-                report(what, here(), suggestion(name, known))
+                report(what, here(), remedy)
                 return unknown(Col[Any])
-            raise UnknownAttribute(what, where=str(here()), remedy=suggestion(name, known))
+            raise UnknownAttribute(what, where=str(here()), remedy=remedy)
 
         def __repr__(cls) -> str:
             if "__about__" not in vars(cls):
@@ -101,6 +100,11 @@ class Declaration(metaclass=_Declaring):
     def _listed(cls) -> Iterable[str]:
         """The names that its text lists."""
         return ()
+
+    @classmethod
+    def _instead(cls, name: str) -> str:
+        """What somebody meant who asked for an attribute that is not there."""
+        return suggestion(name, [each for each in dir(cls) if not each.startswith("_")])
 
     def __new__(cls) -> typing.Self:
         """Refuse."""

@@ -143,6 +143,10 @@ class Feature(Generic[T_co]):
         view: About = vars(self.view)["__about__"]
         return ", ".join(f"{view.name}:{name}@{self.version}" for name in self.named_windows())
 
+    def choice(self, name: str) -> str:
+        """How the feature of that name is written: that of one window."""
+        return dict(zip(self.named_windows(), self._choices(), strict=True))[name]
+
     def _choices(self) -> list[str]:
         return [f'{self}["{each.label}"]' for each in self.windows]
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tidemark.errors import DefinitionError, Problem
 
+_ASKING = ("tidemark.define", "tidemark.store")
 _collected: ContextVar[list[Problem] | None] = ContextVar("collected", default=None)
 
 
@@ -68,9 +69,9 @@ NOWHERE = Place("", 0)
 
 
 def caller() -> FrameType | None:
-    """The innermost frame that is not of the definition layer: the user's own line."""
+    """The innermost frame that neither defines nor asks for definitions: the user's own line."""
     frame = inspect.currentframe()
-    while frame and str(frame.f_globals.get("__name__", "")).startswith("tidemark.define"):
+    while frame and str(frame.f_globals.get("__name__", "")).startswith(_ASKING):
         frame = frame.f_back
     return frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 from tidemark.define.declarations import (
     About,
@@ -31,8 +31,8 @@ class FeatureView(Declaration):
     """Features of one entity over one source.
 
     `by`         the source's columns that hold the entity's keys, where they are named otherwise
-    `columns`    columns whose `latest` value is a feature; `segment: tm.Feature[str]` in the body
-                 says so to a type checker
+    `columns`    columns, or their names, whose `latest` value is a feature;
+                 `segment: tm.Feature[str]` in the body says so to a type checker
     `max_age`    stored values older than this are null
     `freshness`  how old the newest event may be; a promise that is checked and reported
     `step`       windows end where they would at the last multiple of this since 1970 UTC
@@ -53,13 +53,20 @@ class FeatureView(Declaration):
     def _listed(cls) -> Iterable[str]:
         return [name for each in cls.__features__.values() for name in each.named_windows()]
 
+    @classmethod
+    def _instead(cls, name: str) -> str:
+        for feature in cls.__features__.values():
+            if name in feature.named_windows():
+                return f"Write {feature.choice(name)}."
+        return super()._instead(name)
+
     def __init_subclass__(
         cls,
         *,
         entity: type[Entity] | None = None,
         source: type[Source] | None = None,
         by: By | None = None,
-        columns: Iterable[Col[Any]] = (),
+        columns: Col[Any] | str | Iterable[Col[Any] | str] = (),
         max_age: str | timedelta | None = None,
         freshness: str | timedelta | None = None,
         step: str | timedelta | None = None,
@@ -88,12 +95,17 @@ class FeatureView(Declaration):
             except DefinitionError as error:
                 report(f"{cls.__name__}: {error.what}", about.place, error.remedy)
                 version = 1
-            _read_features(cls, () if is_unknown(columns) else columns, version)
+            alone = is_unknown(columns) or isinstance(columns, Col | str)
+            these = cast("object", columns)
+            _read_features(cls, [these] if alone else cast("Iterable[object]", these), version)
 
 
 def _read_features(cls: type[FeatureView], columns: Iterable[object], version: int) -> None:
     features = dict(cls.__features__)
-    for column in columns:
+    source = cls.__about__.arguments.get("source")
+    named = source.__columns__ if is_declared(source) and issubclass(source, Source) else {}
+    for given in columns:
+        column = named.get(given, given) if isinstance(given, str) else given
         if is_unknown(column):
             continue
         if not is_column(column) or column.owner is None:
