@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import tidemark as tm
 from tidemark.apps.cli import main
-from tidemark.monitor.freshness import ViewFreshness
+from tidemark.monitor.freshness import SourceFreshness, ViewFreshness
 from tidemark.online.pulse import Delays, Reading, quantile, read_reading
 
 NOW = datetime.now(UTC)
@@ -173,3 +173,12 @@ def test_a_stream_is_read_as_far_as_its_slowest_partition() -> None:
     assert level.and_told("topic", 130, {"0": 3}).read == 100
     assert level.and_told("another", 140, {"0": 0}).read == 140
     assert read_reading(msgspec.msgpack.encode(1_772_452_800_000_000)) == Reading()
+
+
+def test_delays_are_told_as_roughly_as_they_are_known() -> None:
+    """They end in buckets of factor two: no figure pretends to more."""
+    told = SourceFreshness("watch", 3, {"p50": 0.064, "p99": 524.288}, {"p50": 0.064, "p99": 1.024})
+    assert str(told) == (
+        "  watch: 3 live events; counted about 0.064 s after they happened (p99 8m), "
+        "0.064 s after they were accepted (p99 1 s)"
+    )

@@ -342,8 +342,8 @@ def test_nan_is_a_value():
 
 
 def test_a_vector_shows_values_statuses_and_ages():
-    """For notebooks and the command line."""
-    with shop(bought("u1", NOON - HOUR)) as store:
+    """For notebooks and the command line; ages are shown without what is below a second."""
+    with shop(bought("u1", NOON - HOUR - timedelta(microseconds=7))) as store:
         vector = store.online(
             ["spending:purchases_7d", "habits:shop", "spending:spend_30d"],
             {"user_id": "u1"},

@@ -98,6 +98,12 @@ def rough_duration(micros: int) -> str:
     return format_duration(max(micros // unit, 1) * unit)
 
 
+def plain_age(age: timedelta) -> str:
+    """An age to be read by people: of a second and more, in whole seconds."""
+    whole = timedelta(days=age.days, seconds=age.seconds)
+    return str(whole if abs(whole) >= timedelta(seconds=1) else age)
+
+
 def parse_moment(value: str | datetime) -> int:
     """Microseconds since 1970 UTC of an aware datetime or ISO text with a zone."""
     if not isinstance(cast("object", value), str | datetime):

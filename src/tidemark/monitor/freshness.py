@@ -70,10 +70,17 @@ class SourceFreshness:
     def __str__(self) -> str:
         happened, accepted = self.event_to_online, self.accepted_to_online
         return (
-            f"  {self.source}: {counted(self.events, 'live event')}; from event to online p50 "
-            f"{happened['p50']:g} s, p99 {happened['p99']:g} s; from accepted p99 "
-            f"{accepted['p99']:g} s"
+            f"  {self.source}: {counted(self.events, 'live event')}; counted about "
+            f"{_about(happened['p50'])} after they happened (p99 {_about(happened['p99'])}), "
+            f"{_about(accepted['p50'])} after they were accepted (p99 {_about(accepted['p99'])})"
         )
+
+
+def _about(seconds: float) -> str:
+    """The end of a bucket, which is no more exact than a factor of two."""
+    if seconds < 2:
+        return f"{seconds:.2g} s"
+    return rough_duration(round(seconds * 1_000_000))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tidemark.serve.answer import Answer
 
 from tidemark.errors import NotFound
-from tidemark.model.window import moment_text
+from tidemark.model.window import moment_text, plain_age
 
 
 class Status(StrEnum):
@@ -83,7 +83,7 @@ class Vector(Mapping[str, Any]):
         lines = [f"Vector at {moment_text(self.at)}"]
         for name, text in shown.items():
             age = self.age(name)
-            old = "" if age is None else f"  {age} old"
+            old = "" if age is None else f"  {plain_age(age)} old"
             lines.append(f"  {name:<{width}}  {text:<{wide}}  {self.status(name)}{old}")
         return "\n".join(lines)
 
