@@ -64,7 +64,9 @@ def test_every_error() -> None:
         name for name, each in vars(errors).items()
         if inspect.isclass(each) and issubclass(each, errors.TidemarkError)
     }  # fmt: skip
-    assert [name for name in sorted(kinds - {"TidemarkError"}) if f"`{name}`" not in listed("errors.md")] == []
+    assert [
+        name for name in sorted(kinds - {"TidemarkError"}) if f"`{name}`" not in listed("errors.md")
+    ] == []
 
 
 def commands(group: click.Group, above: str = "") -> dict[str, click.Command]:
@@ -84,3 +86,13 @@ def test_every_option_of_a_command(name: str, command: click.Command) -> None:
     options = {each for param in command.params for each in param.opts if each.startswith("-")}
     assert row
     assert [each for each in sorted(options - common) if each not in row] == []
+
+
+def test_every_limit_of_the_service() -> None:
+    """http.md has each member of `Limits` with its default."""
+    http = pytest.importorskip("tidemark.apps.http")
+    rows = dict(re.findall(r"^\|[^|]*\| `(\w+)` \| ([\d,]+)", listed("http.md"), re.MULTILINE))
+    told = {name: float(text.replace(",", "")) for name, text in rows.items()}
+    assert told == {
+        name: float(getattr(http.Limits(), name)) for name in http.Limits.__struct_fields__
+    }
