@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 import tidemark as tm
 from tidemark import define
-from tidemark.errors import EngineError
+from tidemark.errors import DefinitionError, EngineError
 from tidemark.model.graph import Reference
 
 
@@ -163,3 +164,40 @@ def test_a_count_is_an_int_and_a_mean_may_be_null() -> None:
     assert accepts(Spend.n, float)
     assert not accepts(Spend.mean, int | None)
     assert accepts(Spend.mean, Any)
+
+
+class Item(tm.Entity):
+    sku: tm.Key[str]
+
+
+class Offer(tm.Source, time="at"):
+    sku: tm.Col[str]
+    price: tm.Col[Decimal] = tm.decimal(12, 2)
+    at: tm.Col[datetime]
+
+
+class Prices(tm.FeatureView, entity=Item, source=Offer):
+    price = tm.latest(Offer.price)
+    recent = tm.last_n(Offer.price, 3)
+
+
+def test_a_parameter_takes_decimals_of_any_digits() -> None:
+    """The feature says how many; the function says what it takes, as Python does."""
+
+    @tm.on_demand(price=Prices.price, recent=Prices.recent)
+    def below(price: Decimal | None, recent: list[Decimal] | None) -> bool:
+        return price is not None and price < max(recent or [price])
+
+    assert below(Decimal("1.50"), [Decimal("2.00")])
+    lowered = define.lower(below)
+    price = Reference("feature", "price", "prices")
+    recent = Reference("feature", "recent", "prices")
+    columns = {price: [Decimal("1.50"), None], recent: [[Decimal("2.00")], None]}
+    done = define.evaluate(lowered.definitions, lowered.functions, ["below"], columns, 2)
+    assert done[Reference("on_demand", "below")] == [True, False]
+
+
+def test_what_a_function_returns_says_the_digits_of_a_decimal() -> None:
+    """They are how it is stored."""
+    with pytest.raises(DefinitionError, match="A decimal needs its digits"):
+        returning(Decimal, Decimal("1.50"))

@@ -126,7 +126,7 @@ def _signature(
             )
             continue
         try:
-            read[name] = read_annotation(hints[name])
+            read[name] = read_annotation(hints[name], takes=name != "return")
         except DefinitionError as error:
             report(f"{function.__name__}, {name}: {error.what}", place, error.remedy)
     gives = read.pop("return")

@@ -37,6 +37,8 @@ PYTHON_TYPES: dict[type, Type] = {
     date: DATE,
 }
 
+_ANY_DECIMAL = decimal(38, 0)
+
 # An integer beyond is no float64.
 _LARGEST = int(sys.float_info.max)
 
@@ -55,28 +57,34 @@ class Annotation:
         return f"{inner} | None" if self.optional and self.type else inner
 
 
-def read_annotation(annotation: Any, declared: Type | None = None) -> Annotation:
+def read_annotation(
+    annotation: Any, declared: Type | None = None, *, takes: bool = False
+) -> Annotation:
     """Read `float`, `float | None`, `list[str]`, `Annotated[Decimal, tm.decimal(18, 2)]`, ...
 
-    `declared` is a type that was said beside the annotation.  Raises `DefinitionError`.
+    `declared` is a type that was said beside the annotation.  What only `takes` values, as the
+    parameter of a function does, takes decimals of any digits.  Raises `DefinitionError`.
     """
     if annotation is Any or annotation is object:
         return Annotation(declared, optional=True)
     if get_origin(annotation) is Annotated:
         inner, *notes = get_args(annotation)
         said = (_said_type(note) for note in notes)
-        return read_annotation(inner, next((type_ for type_ in said if type_), declared))
+        known = next((type_ for type_ in said if type_), declared)
+        return read_annotation(inner, known, takes=takes)
     if get_origin(annotation) in {Union, types.UnionType}:
         parts = [part for part in get_args(annotation) if part is not types.NoneType]
         if len(parts) == 1:
-            return Annotation(read_annotation(parts[0], declared).type, optional=True)
+            return Annotation(read_annotation(parts[0], declared, takes=takes).type, optional=True)
     elif declared is not None:
         return Annotation(_agree(annotation, declared), optional=False)
     elif annotation in PYTHON_TYPES:
         return Annotation(PYTHON_TYPES[annotation], optional=False)
     elif get_origin(annotation) is list:
-        item = read_annotation(get_args(annotation)[0]).type
+        item = read_annotation(get_args(annotation)[0], takes=takes).type
         return Annotation(list_of(item) if item else None, optional=False)
+    elif annotation is Decimal and takes:
+        return Annotation(_ANY_DECIMAL, optional=False)
     elif annotation is Decimal:
         raise DefinitionError(
             "A decimal needs its digits.",
@@ -149,6 +157,8 @@ def accepts(parameter: Annotation, given: Type) -> bool:
     if wanted == FLOAT64 and given == INT64:
         return True
     if wanted.name == given.name == "decimal":
+        return True
+    if wanted.item and given.item and wanted.item.name == given.item.name == "decimal":
         return True
     return wanted == list_of(FLOAT64) and given.name == "vector"
 
