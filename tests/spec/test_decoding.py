@@ -16,8 +16,8 @@ import msgspec
 import pytest
 from google.protobuf import descriptor_pb2, timestamp_pb2
 
-from tidemark.errors import NotFound, StoreUnavailable
-from tidemark.ingest.streams.decoding import Undecodable, decoder
+from tidemark.errors import NotFound, SchemaMismatch, StoreUnavailable
+from tidemark.ingest.streams.decoding import Undecodable, decoder, json_of
 from tidemark.model.graph import Kafka
 
 RECORD = {
@@ -65,6 +65,17 @@ def proto_file() -> descriptor_pb2.FileDescriptorProto:
         type_name=".google.protobuf.Timestamp",
     )
     purchase.oneof_decl.add(name="_amount")
+    counts = purchase.nested_type.add(name="CountsEntry")
+    counts.options.map_entry = True
+    counts.field.add(name="key", number=1, type=kind.TYPE_STRING, label=1)
+    counts.field.add(name="value", number=2, type=kind.TYPE_INT64, label=1)
+    purchase.field.add(
+        name="counts",
+        number=6,
+        type=kind.TYPE_MESSAGE,
+        label=3,
+        type_name=".shop.Purchase.CountsEntry",
+    )
     status = file.enum_type.add(name="Status")
     status.value.add(name="UNKNOWN", number=0)
     status.value.add(name="SETTLED", number=1)
@@ -75,7 +86,8 @@ def protobuf(number: int, path: bytes) -> bytes:
     at = timestamp_pb2.Timestamp()
     at.FromDatetime(AT)
     moment = at.SerializeToString()
-    body = b"\x0a\x02o1" + b"\x18\x01" + b"\x22\x01a\x22\x01b" + b"\x2a" + bytes([len(moment)])
+    body = b"\x0a\x02o1" + b"\x18\x01" + b"\x22\x01a\x22\x01b" + b"\x32\x05\x0a\x01c\x10\x07"
+    body += b"\x2a" + bytes([len(moment)])
     return b"\0" + number.to_bytes(4, "big") + path + body + moment
 
 
@@ -147,6 +159,7 @@ def test_protobuf_becomes_plain_values(tmp_path: Path) -> None:
         "status": "SETTLED",
         "tags": ["a", "b"],
         "at": AT,
+        "counts": {"c": 7},
     }
 
 
@@ -173,6 +186,49 @@ def test_bytes_that_are_no_message_are_told(
     decode = decoder(Kafka("x", format=format_, schema=schemas), tmp_path)
     with pytest.raises(Undecodable, match=why):
         decode(value)
+
+
+@pytest.mark.parametrize(
+    ("format_", "value"),
+    [
+        ("avro", b"\0\0\0\0\7" + b"\x02o\0" + b"\xff" * 9 + b"\1"),
+        ("protobuf", b"\0\0\0\0\10\x02\x02\x2a\x08\x08\xff\xff\xff\xff\xff\xff\x7f"),
+    ],
+)
+def test_a_moment_that_there_is_not_is_the_fault_of_its_message(
+    schemas: str, tmp_path: Path, format_: str, value: bytes
+) -> None:
+    """As is whatever else a library finds in bytes: one message does not stop the reading."""
+    with pytest.raises(Undecodable, match="does not read as"):
+        decoder(Kafka("x", format=format_, schema=schemas), tmp_path)(value)
+
+
+@pytest.mark.parametrize(
+    ("format_", "file", "schema"),
+    [
+        ("avro", "9.avsc", b"{ no json"),
+        ("avro", "9.avsc", b'{"type": "record"}'),
+        ("avro", "9.avsc", b'"somewhere.Else"'),
+        ("protobuf", "9.desc", b"\xff\xff"),
+    ],
+)
+def test_a_schema_that_is_none_is_named(
+    tmp_path: Path, format_: str, file: str, schema: bytes
+) -> None:
+    """No message is lost: reading goes on once it is right."""
+    (tmp_path / file).write_bytes(schema)
+    with pytest.raises(SchemaMismatch, match="Schema 9 cannot be read") as caught:
+        decoder(Kafka("x", format=format_, schema="."), tmp_path)(b"\0\0\0\0\x09\0")
+    assert caught.value.where == str(tmp_path)
+
+
+def test_an_event_that_was_decoded_is_text_as_a_push_takes_it() -> None:
+    """So a dead letter can be read, and replayed."""
+    row = {"id": 2**60, "at": AT, "share": float("-inf"), "sums": [float("nan")], "raw": b"\xff"}
+    assert json_of(row) == (
+        '{"id":1152921504606846976,"at":"2026-03-01T12:00:00.000005Z","share":"-Infinity",'
+        '"sums":["NaN"],"raw":"/w=="}'
+    )
 
 
 def test_a_schema_that_nobody_has_stops_the_reading(schemas: str, tmp_path: Path) -> None:

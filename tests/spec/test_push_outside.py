@@ -267,6 +267,13 @@ class TestCommandLine:
         assert answer["bad"][29] == {"row": 30, **reason}
         assert answer["where"].endswith("and 10 more")
 
+    def test_dead_letters_are_shown_as_plain_text(self, run: Run) -> None:
+        """What anybody may have sent is no command to the terminal."""
+        run("push", "purchase", "-", "--on-error", "quarantine", sent='\x1b[2J{"order": "\u00e9"\n')
+        assert "  \\x1b[2J{" in run("dead-letters", "list", "purchase").stdout
+        (letter,) = json.loads(run("dead-letters", "list", "purchase", "--json").stdout)
+        assert letter["row"] == '\x1b[2J{"order": "\u00e9"'
+
     def test_dead_letters(self, run: Run) -> None:
         """What was left out can be looked at."""
         assert "no dead letters" in run("dead-letters", "list", "purchase").stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pytest
 from tests.kafka_broker import Broker, FaultyBroker
 
@@ -320,9 +322,11 @@ def broker() -> Iterator[Broker]:
     broker.close()
 
 
-def kafka_project(folder: Path, broker: Broker, topic: str, session_ms: int = 6_000) -> Path:
+def kafka_project(
+    folder: Path, broker: Broker, topic: str, session_ms: int = 6_000, form: str = ""
+) -> Path:
     settings = {"session.timeout.ms": session_ms, "heartbeat.interval.ms": 500}
-    project(folder, f"tm.kafka({topic!r})")
+    project(folder, f"tm.kafka({topic!r}{form})")
     with (folder / "tidemark.toml").open("a") as file:
         pairs = ", ".join(f'"{k}" = {v}' for k, v in settings.items())
         file.write(f'\nkafka = {{ "bootstrap.servers" = "{broker.address}", {pairs} }}\n')
@@ -370,6 +374,30 @@ def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
     assert json.loads(out)[0]["lag"]
     with tm.connect(folder) as store:
         assert counted(store) == expected(range(sent))
+
+
+def test_a_message_of_avro_can_be_replayed(tmp_path: Path, broker: Broker) -> None:
+    """What was decoded is kept as JSON, so that it is an event once a clock was put right."""
+    fields = [{"name": name, "type": "string"} for name in ("order_id", "user_id", "shop", "at")]
+    fields.append({"name": "amount", "type": "double"})
+    schema = {"type": "record", "name": "Purchase", "fields": fields}
+    folder = kafka_project(
+        tmp_path, broker, broker.topic("ahead"), form=', format="avro", schema="."'
+    )
+    (folder / "1.avsc").write_text(json.dumps(schema))
+    ahead = {**json.loads(event(1)), "at": (NOW + timedelta(hours=1)).isoformat()}
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, fastavro.parse_schema(schema), ahead)
+    broker.send("ahead", [b"\0\0\0\0\1" + body.getvalue()], partitions=[0])
+    with tm.connect(folder) as store:
+        assert store.streams.run(once=True)[0].buried == 1
+        (letter,) = store.events.dead_letters("purchase")
+        assert json.loads(letter.row)["order_id"] == "o1"
+        assert store.events.replay("purchase").refused == 1
+    with (folder / "tidemark.toml").open("a") as file:
+        file.write('future = "2h"\n')
+    with tm.connect(folder) as store:
+        assert store.events.replay("purchase").accepted == 1
 
 
 def test_messages_that_are_gone_are_told_and_counted(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from tidemark.engines.log import Letter
 from tidemark.errors import LockLost, StaleSource, StoreConflict, TidemarkError
-from tidemark.ingest.streams.decoding import Decode, Undecodable
+from tidemark.ingest.streams.decoding import Decode, Undecodable, json_of
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
 from tidemark.model.window import clock
@@ -68,8 +68,9 @@ class Consumer:
     `decode` is None where messages are JSON.  Reads are told by `under_way` of events that they do
     not count yet.  `apply` brings the online state to the end of the log; `waiting` hears now and
     then how many messages each partition has left, and how many more were lost, and says whether it
-    noted that.  `told` is called after each batch and each error that passes: what is `retryable` is tried again, for ever, more and more slowly.  What is
-    not, and the loss of a lock under which this is read, ends `run`, which may be called again.
+    noted that.  `told` is called after each batch and each error that passes: what is `retryable`
+    is tried again, for ever, more and more slowly.  What is not, and the loss of a lock under which
+    this is read, ends `run`, which may be called again.
     """
 
     def __init__(
@@ -263,7 +264,9 @@ class Consumer:
         for each in checked.bad:
             what = f"{each.column} {each.value} {each.reason}"
             reasons.setdefault(each.row, []).append(what)
-        letters += [_letter(held[row], tuple(why)) for row, why in reasons.items()]
+        for row, bad in reasons.items():
+            text = None if self._decode is None else json_of(rows[row])  # as it can be replayed
+            letters.append(_letter(held[row], tuple(bad), text))
         return checked.table, letters
 
     def _row(self, value: bytes | None) -> Any:
@@ -306,11 +309,11 @@ def _not_json(line: bytes) -> str:
     return ""
 
 
-def _letter(message: Message, reasons: tuple[str, ...]) -> Letter:
+def _letter(message: Message, reasons: tuple[str, ...], text: str | None = None) -> Letter:
     """A message among the dead letters: its text, or its bytes as JSON spells them (Base64)."""
     value = message.value or b""
     try:
-        text = value.decode()
+        text = value.decode() if text is None else text
     except UnicodeDecodeError:
         text = msgspec.json.encode(value).decode()
     origin = message.partition if message.offset else ""

@@ -86,8 +86,8 @@ def list_(source: str, after: int, limit: int, replayed: bool) -> None:
     lines: list[str] = []
     for each in found:
         place = f"  {each.origin} {each.offset}" if each.origin else ""
-        lines.append(f"{each.number}  {format_moment(each.at)}{place}  {each.row}")
-        lines += [f"    {reason}" for reason in each.reasons]
+        lines.append(f"{each.number}  {format_moment(each.at)}{place}  {_plain(each.row)}")
+        lines += [f"    {_plain(reason)}" for reason in each.reasons]
         lines += [f"    replayed {format_moment(each.replayed)}"] if replayed else []
     kind = "replayed dead letters" if replayed else "dead letters"
     show("\n".join(lines) or f"There are no {kind} of {source}.", [*map(asdict, found)])
@@ -134,6 +134,13 @@ def _placed(error: EventsRefused, places: list[int], before: int) -> EventsRefus
         + _before(before),
         bad=bad,
         bad_rows=error.bad_rows,
+    )
+
+
+def _plain(text: str) -> str:
+    """A text that anybody may have sent, without what a terminal would take for commands."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
 
 

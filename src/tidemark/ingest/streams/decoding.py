@@ -13,14 +13,17 @@ import base64
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from tidemark.errors import MissingExtra, NotFound, StoreUnavailable
+from tidemark.errors import MissingExtra, NotFound, SchemaMismatch, StoreUnavailable
 from tidemark.model.graph import Kafka, Stream
 
 Decode = Callable[[bytes], dict[str, Any]]
@@ -36,12 +39,28 @@ def decoder(stream: Stream, root: Path) -> Decode | None:
     None for JSON, which is read many messages at a time (`tidemark.ingest.validate`).
 
     Raises `StoreUnavailable` where a schema registry does not answer, `NotFound` for a schema that
-    is not there: no message is lost to either, since nothing goes on.
+    is not there and `SchemaMismatch` for one that is none: no message is lost to these, since
+    nothing goes on.  Whatever a library makes of the bytes of one message is that message's fault.
     """
     if not isinstance(stream, Kafka) or stream.format == "json":
         return None
     schemas = _Schemas(stream, root)
     return _avro(schemas) if stream.format == "avro" else _protobuf(schemas)
+
+
+def json_of(row: dict[str, Any]) -> str:
+    """An event that was decoded as a push would take it."""
+    return msgspec.json.encode(_json_form(row), enc_hook=str).decode()
+
+
+def _json_form(value: Any) -> Any:
+    if isinstance(value, float) and not isfinite(value):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+    if isinstance(value, dict):
+        return {str(name): _json_form(each) for name, each in cast("Any", value).items()}
+    if isinstance(value, list | tuple):
+        return [_json_form(each) for each in cast("Any", value)]
+    return value
 
 
 def _avro(schemas: _Schemas) -> Decode:
@@ -56,10 +75,11 @@ def _avro(schemas: _Schemas) -> Decode:
         number, body = _framed(value)
         if number not in parsed:
             text = schemas.text(number, "avsc")
-            parsed[number] = fastavro.parse_schema(msgspec.json.decode(text))
+            with schemas.understood(number):
+                parsed[number] = fastavro.parse_schema(msgspec.json.decode(text))
         try:
             record = read(io.BytesIO(body), parsed[number], None)
-        except (EOFError, ValueError, IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except Exception as error:  # noqa: BLE001
             raise Undecodable(f"It does not read as Avro of schema {number}: {error!r}.") from None
         if not isinstance(record, dict):
             raise Undecodable(f"Schema {number} is not of a record.")
@@ -70,7 +90,7 @@ def _avro(schemas: _Schemas) -> Decode:
 
 def _protobuf(schemas: _Schemas) -> Decode:
     try:
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message_factory import GetMessageClass
     except ImportError:
         raise MissingExtra("kafka", "Reading Protobuf") from None
     files: dict[int, Any] = {}
@@ -80,17 +100,19 @@ def _protobuf(schemas: _Schemas) -> Decode:
         number, body = _framed(value)
         path, body = _message_path(body)
         if number not in files:
-            files[number] = _descriptors(schemas.text(number, "desc"))
+            text = schemas.text(number, "desc")
+            with schemas.understood(number):
+                files[number] = _descriptors(text)
         if (number, path) not in types:
-            types[number, path] = _message_type(files[number], path)
+            types[number, path] = GetMessageClass(_descriptor(files[number], path))
         message = types[number, path]()
         try:
             message.ParseFromString(body)
-        except DecodeError as error:
+            return _fields(message)
+        except Exception as error:  # noqa: BLE001
             raise Undecodable(
                 f"It does not read as Protobuf of schema {number}: {error}."
             ) from None
-        return _fields(message)
 
     return decode
 
@@ -149,16 +171,15 @@ def _descriptors(serialized: bytes) -> Any:
     return pool.FindFileByName(files[-1].name)
 
 
-def _message_type(file: Any, path: tuple[int, ...]) -> Any:
-    from google.protobuf import message_factory
-
+def _descriptor(file: Any, path: tuple[int, ...]) -> Any:
+    """That of a message type of a file."""
     try:
         found = list(file.message_types_by_name.values())[path[0]]
         for index in path[1:]:
             found = found.nested_types[index]
     except IndexError:
         raise Undecodable(f"Its schema has no message type {path}.") from None
-    return message_factory.GetMessageClass(found)
+    return found
 
 
 def _fields(message: Any) -> dict[str, Any]:
@@ -174,7 +195,14 @@ def _fields(message: Any) -> dict[str, Any]:
             if not hasattr(field, "is_repeated")
             else (field.is_repeated)
         )
-        if repeated:
+        if (
+            repeated
+            and field.message_type is not None
+            and field.message_type.GetOptions().map_entry
+        ):
+            of = field.message_type.fields_by_name["value"]
+            row[field.name] = {str(key): _value(of, value[key]) for key in value}
+        elif repeated:
             row[field.name] = [_value(field, each) for each in value]
         else:
             row[field.name] = _value(field, value)
@@ -202,6 +230,20 @@ class _Schemas:
         self.remote = stream.schema.startswith(("http://", "https://"))
         self.folder = root / stream.schema
         self.format = stream.format
+        self.name = urlsplit(self.place).netloc.rpartition("@")[2] or str(self.folder)
+
+    @contextmanager
+    def understood(self, number: int) -> Generator[None]:
+        """What a library makes of a schema that is none, as `SchemaMismatch`."""
+        try:
+            yield
+        except Exception as error:
+            raise SchemaMismatch(
+                f"Schema {number} cannot be read: {error}.",
+                where=self.name,
+                remedy=f"It must be whole, and {self.format}; other schemas that it refers to by "
+                "name are not looked up.",
+            ) from error
 
     def text(self, number: int, suffix: str) -> bytes:
         """The schema of an id, as text of Avro or as a serialized descriptor."""
@@ -215,13 +257,12 @@ class _Schemas:
         form = "" if self.format == "avro" else "?format=serialized"
         address = f"{self.place.rstrip('/')}/schemas/ids/{number}{form}"
         answer = _asked(address, number)
-        schema = msgspec.json.decode(answer, type=dict[str, Any])["schema"]
-        return str(schema).encode() if self.format == "avro" else base64.b64decode(schema)
+        with self.understood(number):
+            schema = msgspec.json.decode(answer, type=dict[str, Any])["schema"]
+            return str(schema).encode() if self.format == "avro" else base64.b64decode(schema)
 
 
 def _asked(address: str, number: int) -> bytes:
-    from urllib.parse import urlsplit, urlunsplit
-
     parts = urlsplit(address)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     request = urllib.request.Request(urlunsplit(bare))  # noqa: S310 - http or https by `remote`
