@@ -170,9 +170,9 @@ def test_only_one_service_a_time_and_a_sample(shop):
     [
         ({"service": "rsik"}, "There is no service 'rsik'"),
         ({"since": "1h", "until": "2h"}, "ends before it begins"),
-        ({"sample": 0.0}, "share 0.0"),
-        ({"sample": 1.5}, "share 1.5"),
-        ({"probe": -1}, "-1 entities"),
+        ({"sample": 0.0}, "sample=0.0"),
+        ({"sample": 1.5}, "sample=1.5"),
+        ({"probe": -1}, "probe=-1"),
         ({"probe": 5, "sample": 0.5}, "nothing to take a sample of"),
         ({"probe": 5, "until": "1h"}, "no until"),
         ({"since": "yesterday"}, "or how long ago"),

@@ -157,9 +157,11 @@ class Function(msgspec.Struct, frozen=True, gc=False):
 
 
 # Functions that users write as signs, and see so in messages.
-_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_SIGNS |= {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"}
-_SIGNS |= {"and": "&", "or": "|", "not": "~"}
+_SIGNS = {
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%",
+    "and": "&", "or": "|", "not": "~",
+}  # fmt: skip
 
 FUNCTIONS: dict[str, Function] = {
     "eq": Function(2, 2, _equal, "two values of one type"),

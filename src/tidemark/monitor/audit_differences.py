@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tidemark.serve.log.files import regrouped
 from tidemark.serve.log.form import Column, Description
 
 PART_ROWS = 20_000
@@ -73,16 +74,10 @@ class Differences:
         if not self._closed:
             self._out.close()
             self._closed = True
-        held: list[pa.Table] = []
         with pa.memory_map(str(self._file)) as file, pa.ipc.open_file(file) as batches:
-            for number in range(batches.num_record_batches):
-                held.append(pa.Table.from_batches([batches.get_batch(number)]))
-                while sum(map(len, held)) >= PART_ROWS:
-                    together = pa.concat_tables(held)
-                    yield together.slice(0, PART_ROWS)
-                    held = [together.slice(PART_ROWS)]
-            if any(map(len, held)):
-                yield pa.concat_tables(held)
+            read = (batches.get_batch(number) for number in range(batches.num_record_batches))
+            tables = (pa.Table.from_batches([each]) for each in read)
+            yield from regrouped(tables, PART_ROWS)
 
     def right(self) -> pa.Table | None:
         """The first rows without a difference, some of each online state."""

@@ -121,10 +121,10 @@ class Audit(msgspec.Struct, frozen=True):
     @property
     def causes(self) -> dict[str, int]:
         """How many differences have which cause."""
-        counted: Counter[str] = Counter()
+        total: Counter[str] = Counter()
         for each in self.features:
-            counted.update(each.causes)
-        return dict(counted.most_common())
+            total.update(each.causes)
+        return dict(total.most_common())
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON values."""

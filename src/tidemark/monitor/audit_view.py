@@ -132,7 +132,7 @@ class OfView:
         for column in self.columns:
             served = part.table[f"value.{column.name}"]
             if pa.types.is_floating(served.type):
-                alike = equal_in_single_precision(served, part.table[f"offline.{column.name}"])
+                alike = _equal_in_single_precision(served, part.table[f"offline.{column.name}"])
                 rows = np.flatnonzero(part.open[column.name] & alike)
                 part.enter(column, rows, "precision", detail)
 
@@ -403,7 +403,7 @@ class Work:
         return Case(int(self.entities.of_row[row]), UNMOVED if fault is None else fault.shift)
 
 
-def equal_in_single_precision(
+def _equal_in_single_precision(
     served: pa.ChunkedArray, offline: pa.ChunkedArray
 ) -> NDArray[np.bool_]:
     """Which doubles are equal once they are rounded to singles."""

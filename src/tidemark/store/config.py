@@ -30,12 +30,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     (empty: one that goes with the store), `future` how far ahead of the clock one of them may be.
     Events older than `log_retention` may be deleted from the log (empty: none).  `kafka` are
     settings of librdkafka, such as where the brokers are; `schedule` names jobs with their
-    cadences.  `serving_log` is the folder
-    of what was served (empty: none is kept): over HTTP, and with `serving_log_in_process` by
-    `Store.online` too; the share `serving_log_sample` of all keys, for `serving_log_retention`
-    (empty: for ever).
-    `administrators` may confirm plans for any model.
-    `defaults` hold where definitions do not say; another set has another name.
+    cadences.  `serving_log` is the folder of what was served (empty: none is kept): over HTTP, and
+    with `serving_log_in_process` by `Store.online` too; the share `serving_log_sample` of all keys,
+    for `serving_log_retention` (empty: for ever).  `administrators` may confirm plans for any
+    model.  `defaults` hold where definitions do not say; another set has another name.
     """
 
     name: str = ""

@@ -27,6 +27,7 @@ from tidemark.model.lineage import columns_used
 from tidemark.model.records import Model, Records
 from tidemark.model.window import format_duration, format_moment
 from tidemark.registry import Snapshot
+from tidemark.registry.consumers import reads
 
 
 class Description(dict[str, Any]):
@@ -46,11 +47,11 @@ def overview(snapshot: Snapshot, name: str) -> Description:
         facts["applied"] = f"{format_moment(snapshot.at)} by {snapshot.author}"
     facts["entities"] = {item.name: _headline(item.description) for item in definitions.entities}
     facts["sources"] = {item.name: _headline(item.description) for item in definitions.sources}
-    facts["views"] = {
+    views = {
         view.name: ", ".join(feature.name for feature in view.features)
         for view in reversed(definitions.views)  # of variants, the one that was said last
     }
-    facts["views"] = dict(sorted(facts["views"].items()))
+    facts["views"] = dict(sorted(views.items()))
     facts["on_demand"] = {item.name: _headline(item.description) for item in definitions.on_demand}
     facts["services"] = {
         service.name: ", ".join(output.name for output in service.outputs)
@@ -223,7 +224,7 @@ def _readers(definitions: Definitions, reference: str, records: Records) -> list
     models = [
         f"model {model.reference}"
         for model in records.models
-        if reference in map(str, definitions.needed(each.reference for each in model.outputs))
+        if reference in reads(definitions, model)
     ]
     return [*consumers(definitions, reference), *models]
 

@@ -108,9 +108,8 @@ class ProjectRegistry(Registry):
     def estimate(self, views: object = None) -> tuple[Backfill, ...]:
         """What materializing the views (None: all) will be like, before it is done."""
         definitions = self.snapshot().definitions
-        names = {view.name for view in definitions.views}
-        if views is not None:
-            names = {name_of(each) for each in listed(views)}
+        asked = definitions.views if views is None else listed(views)
+        names = {name_of(each) for each in asked}
         features = {
             feature_name(view, feature)
             for name in names

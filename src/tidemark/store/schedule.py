@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     Told = Callable[["Ran"], object]
 
 KINDS = ("materialize", "catch_up", "compact", "retain", "freshness", "audit")
-LEASE_SECONDS = 60.0
-KEEPING_SECONDS = 15.0
-WATCHING_SECONDS = 1.0
-_FIRST_RETRY = 5_000_000
 
+LEASE = 60_000_000
+"""How long a process holds a job without putting the end off (microseconds)."""
+
+KEEPING_SECONDS = 15.0
+"""How often it puts the end off."""
+
+WATCHING_SECONDS = 1.0
+"""How often a process looks whether a job is due."""
+
+_FIRST_RETRY = 5_000_000
 
 AUDIT_OVERLAP = 60_000_000
 """How much of what was audited before is audited again (microseconds): the rows of a request are in
@@ -186,7 +192,7 @@ class Schedule:
             if _due(known.get(name, Job(name=name)), cadence) > clock():
                 return
             now = clock()
-            job = jobs.take_job(name, self._holder, now=now, lease=now + _LEASE)
+            job = jobs.take_job(name, self._holder, now=now, lease=now + LEASE)
             if job is None:
                 return
             ran = self._do(name, job)
@@ -217,7 +223,7 @@ class Schedule:
     def _put_off(self, name: str, done: threading.Event) -> None:
         while not done.wait(KEEPING_SECONDS):
             try:
-                self._store.registry.jobs.put_off(name, self._holder, lease=clock() + _LEASE)
+                self._store.registry.jobs.put_off(name, self._holder, lease=clock() + LEASE)
             except TidemarkError:
                 continue  # three more chances before the lease ends
 
@@ -264,9 +270,6 @@ class Schedule:
         past = sum(each.values for each in found.forgotten)
         told = f", {past:,} not auditable any more" if past else ""
         return f"{counted(found.compared, 'value')} compared{told}"
-
-
-_LEASE = int(LEASE_SECONDS * 1_000_000)
 
 
 def _due(job: Job, cadence: int) -> int:

@@ -216,15 +216,21 @@ def batches(
         if description is None:
             damaged.update(each.name for each in files(folder, since, until))
             continue
-        held: list[pa.Table] = []
-        for table in _tables(folder, description, since, until, damaged):
-            held.append(table)
-            while sum(map(len, held)) >= rows:
-                together = pa.concat_tables(held)
-                yield description, together.slice(0, rows)
-                held = [together.slice(rows)]
-        if any(map(len, held)):
-            yield description, pa.concat_tables(held)
+        tables = _tables(folder, description, since, until, damaged)
+        yield from ((description, table) for table in regrouped(tables, rows))
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of so many, but for the last one, which has fewer."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(map(len, held)) >= rows:
+            together = pa.concat_tables(held)
+            yield together.slice(0, rows)
+            held = [together.slice(rows)]
+    if any(map(len, held)):
+        yield pa.concat_tables(held)
 
 
 def _tables(
