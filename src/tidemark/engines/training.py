@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +44,7 @@ def training_set(
     count from the beginning.  `quiet`: no line on the terminal.  Raises `RequestInvalid`,
     `SchemaMismatch` and `EngineError`.
     """
-    began = clock.perf_counter()
+    began = perf_counter()
     rows = read_labels(labels, time=time, timezone=timezone)
     _refuse_collisions(rows, outputs)
     needed = definitions.needed(output.reference for output in outputs)
@@ -63,7 +63,7 @@ def training_set(
     added = {each.name: columns[each.reference] for each in outputs if each.name not in held}
     report.nulls |= {name: column.null_count for name, column in added.items()}
     table = _with_columns(rows.table, added)
-    report.seconds["in all"] = clock.perf_counter() - began
+    report.seconds["in all"] = perf_counter() - began
     views = [definitions.locate(each)[0] for each in needed if each.kind == "feature"]
     entities = {view.entity: definitions.entity(view.entity) for view in views}
     keys = {name: tuple(key.name for key in entity.keys) for name, entity in entities.items()}
@@ -142,7 +142,7 @@ class _Reading:
     def _evaluate(
         self, view: FeatureView, features: Sequence[Feature], asked: offline.Asked
     ) -> offline.Answers:
-        began = clock.perf_counter()
+        began = perf_counter()
         name = view.name
         self._progress.begin(name)
         relation, versions = self._open(self._definitions.source(view.source))
@@ -152,7 +152,7 @@ class _Reading:
         self._report.coincident[name] = answers.coincident
         self._report.events[name] = answers.events
         self._report.unattributed[name] = answers.unattributed
-        self._report.seconds[name] = clock.perf_counter() - began
+        self._report.seconds[name] = perf_counter() - began
         return answers
 
     def _open(self, source: Source) -> tuple[Relation, Versions | None]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from tidemark.apps.cli.shell import ERROR, Command, open_store, show, wants_json
+from tidemark.apps.cli.shell import ERROR, Command, open_store, show, told_to_stop, wants_json
 from tidemark.model.plural import counted
 from tidemark.model.window import format_duration
 
@@ -37,20 +35,10 @@ def run(once: bool, listing: bool) -> None:
             facts = [asdict(each) | {"cadence": format_duration(each.cadence)} for each in standing]
             show("\n".join(map(_row, standing)) or _NO_SCHEDULE, facts)
             return
-        stop = threading.Event()
-
-        def told_to_stop(_signal: int, _frame: object) -> None:
-            stop.set()
-
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {each: signal.signal(each, told_to_stop) for each in signals}
-        try:
-            # Jobs run in threads, where click knows nothing of the command's options.
-            told = _tell_programs if wants_json() else _tell
+        # Jobs run in threads, where click knows nothing of the command's options.
+        told = _tell_programs if wants_json() else _tell
+        with told_to_stop() as stop:
             ran = store.schedule.run(once=once, told=told, stop=stop)
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
     if any(each.error is not None for each in ran):
         raise SystemExit(ERROR)
 

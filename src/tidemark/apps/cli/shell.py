@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +23,17 @@ CONFIRMATION_MISSING = 11
 REFUSED = 12
 DIFFERENCES = 14
 INCOMPLETE = 15
+
+_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (
+        "--project",
+        "The project's directory; the nearest one upward if left out.",
+        {"metavar": "DIR"},
+    ),
+    ("--json", "Print JSON.", {"is_flag": True}),
+    ("--debug", "Show the traceback of an error.", {"is_flag": True}),
+)
+"""What every command understands: name, help, and the rest."""
 
 
 class _Told(click.Command):
@@ -49,7 +64,7 @@ class Group(_Told, click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if error.option_name not in {"--project", "--json", "--debug"}:
+            if error.option_name not in {name for name, _, _ in _OPTIONS}:
                 raise
             said = f"Say it after the command: {ctx.command_path} COMMAND {error.option_name} ..."
             raise click.UsageError(f"{error.format_message()}. {said}", ctx) from None
@@ -72,27 +87,8 @@ class Command(_Told):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.params += [
-            click.Option(
-                ["--project"],
-                metavar="DIR",
-                help="The project's directory; the nearest one upward if left out.",
-                expose_value=False,
-                callback=_remember,
-            ),
-            click.Option(
-                ["--json"],
-                is_flag=True,
-                help="Print JSON.",
-                expose_value=False,
-                callback=_remember,
-            ),
-            click.Option(
-                ["--debug"],
-                is_flag=True,
-                help="Show the traceback of an error.",
-                expose_value=False,
-                callback=_remember,
-            ),
+            click.Option([name], help=about, expose_value=False, callback=_remember, **more)
+            for name, about, more in _OPTIONS
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -140,6 +136,22 @@ def fail(error: TidemarkError) -> NoReturn:
     if isinstance(error, PlanConflict):
         raise SystemExit(CONFIRMATION_MISSING if error.unconfirmed else REFUSED)
     raise SystemExit(ERROR)
+
+
+@contextmanager
+def told_to_stop() -> Generator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; what goes on meanwhile is to end by itself."""
+    stop = threading.Event()
+
+    def told(_signal: int, _frame: object) -> None:
+        stop.set()
+
+    before = {each: signal.signal(each, told) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def open_store() -> Store:

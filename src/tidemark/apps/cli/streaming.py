@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from tidemark.apps.cli.shell import Command, open_store, show, wants_json
+from tidemark.apps.cli.shell import Command, open_store, show, told_to_stop, wants_json
 from tidemark.model.plural import counted
 
 if TYPE_CHECKING:
@@ -56,27 +54,17 @@ def stream(
     if pause or resume:
         _pause_or_resume(sources, pausing=pause)
         return
-    stop = threading.Event()
     telling = _Telling(quiet=wants_json() or not sys.stderr.isatty())
-    with open_store() as store:
-
-        def told_to_stop(_signal: int, _frame: object) -> None:
-            stop.set()
-
-        before = {each: signal.signal(each, told_to_stop) for each in _SIGNALS}
-        try:
-            consumed = store.streams.run(
-                list(sources) or None,
-                start=start,
-                again=again,
-                once=once,
-                batch=batch,
-                told=telling.tell,
-                stop=stop,
-            )
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+    with open_store() as store, told_to_stop() as stop:
+        consumed = store.streams.run(
+            list(sources) or None,
+            start=start,
+            again=again,
+            once=once,
+            batch=batch,
+            told=telling.tell,
+            stop=stop,
+        )
     show("\n".join(map(_line, consumed)), [asdict(each) for each in consumed])
 
 
@@ -86,9 +74,6 @@ def _pause_or_resume(sources: tuple[str, ...], *, pausing: bool) -> None:
         names = do(list(sources) or None)
     word = "paused" if pausing else "resumed"
     show("\n".join(f"{name}: {word}" for name in names), {word: names})
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Telling:
