@@ -84,7 +84,7 @@ def audit(
     filled with files while `blocks` are read.  A value that differs is not counted if its events
     are not all there any more, as retention deleted some.  Raises what reading history raises.
     """
-    began = time.perf_counter()
+    began, now = time.perf_counter(), clock()
     tally = Tally()
     with Spool() as spool, Progress() as progress:
         run = _Run(engine, definitions, functions, mask, spool)
@@ -101,8 +101,8 @@ def audit(
     )
     return Audit(
         at=format_moment(clock()),
-        since=_said(span[0]),
-        until=_said(span[1]),
+        since="the beginning" if span[0] <= -(2**62) else format_moment(span[0]),
+        until=format_moment(min(span[1], now)),
         service=service,
         requests=run.requests,
         rows=run.rows,
@@ -301,9 +301,3 @@ def _chosen(rows: pa.Table, share: float) -> pa.Array:
     told: list[str] = names.dictionary.to_pylist()
     chosen = pa.array([zlib.crc32(each.encode()) < share * 2**32 for each in told], pa.bool_())
     return chosen.take(names.indices)
-
-
-def _said(moment: int) -> str:
-    if moment <= -(2**62):
-        return "the beginning"
-    return "now" if moment >= 2**62 else format_moment(moment)

@@ -92,9 +92,9 @@ class Observing:
         damaged: set[str] = set()
         now = clock()
         period = (now, now) if probe else span(since, until)
-        if period[0] > period[1]:
+        if period[0] > min(period[1], now):
             raise RequestInvalid(
-                f"The time to audit ends before it begins: from {since} until {until}.",
+                f"The time to audit ends before it begins: from {since} until {until or 'now'}.",
                 remedy='since="24h", until="1h" is from a day ago until an hour ago.',
             )
         blocks: Blocks

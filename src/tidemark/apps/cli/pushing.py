@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tidemark.ingest.push import OnError
 
 
+_SHOWN = 500
+"""Characters of a dead letter that people are shown; programs are told all."""
+
+
 @click.command(cls=Command)
 @click.argument("source")
 @click.argument("file", type=click.File("rb"))
@@ -138,9 +142,10 @@ def _placed(error: EventsRefused, places: list[int], before: int) -> EventsRefus
 
 
 def _plain(text: str) -> str:
-    """A text that anybody may have sent, without what a terminal would take for commands."""
+    """A text that anybody may have sent, cut, without what a terminal would take for commands."""
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut
     )
 
 
