@@ -33,7 +33,7 @@ from tidemark.monitor.audit_causes import explain
 from tidemark.monitor.audit_differences import Spool, differing, valid
 from tidemark.monitor.audit_part import Tally, masked
 from tidemark.monitor.audit_report import Audit, Compared, Difference, Forgotten
-from tidemark.monitor.audit_retention import Retention
+from tidemark.monitor.audit_retention import Deletions
 from tidemark.serve.log.form import Column, Description
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class _Run:
         self._mask, self._spool = mask, spool
         self._computable: dict[Description, list[Column]] = {}
         self._plain: dict[Column, tuple[pa.Array, pa.Array]] = {}
-        self._retention = Retention(engine, definitions)
+        self._deletions = Deletions(engine, definitions)
         self._last: tuple[Description, str, int] | None = None
         self.compared: dict[str, Compared] = {}
         self.left_out: dict[str, str] = {}
@@ -183,11 +183,11 @@ class _Run:
         """Count the values of a column; gives which of them differ."""
         served = rows[f"value.{column.name}"]
         differ = differing(served, again)
-        forgotten = differ & self._retention.reaches(column, rows)
+        forgotten = differ & self._deletions.reaches(column, rows)
         if forgotten.any():
             known = self.forgotten.get(column.reference)
             count = int(forgotten.sum()) + (known.values if known is not None else 0)
-            self.forgotten[column.reference] = self._retention.told(column, count)
+            self.forgotten[column.reference] = self._deletions.told(column, count)
             differ &= ~forgotten
         here, there = valid(served), valid(again)
         missing, extra = (int((differ & each).sum()) for each in (~here & there, here & ~there))

@@ -27,7 +27,7 @@ class _Limit(NamedTuple):
     moment: int
 
 
-class Retention:
+class Deletions:
     """Which values reach back to events that retention has deleted from the log.
 
     What it did not delete may be in history as well, so such values are compared; that they differ

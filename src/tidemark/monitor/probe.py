@@ -14,7 +14,7 @@ from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions
 from tidemark.model.window import clock
 from tidemark.monitor.sample import sampled
-from tidemark.serve.log.form import Description, Entry, Form, Pace
+from tidemark.serve.log.form import Courtesy, Description, Entry, Form
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB
@@ -58,6 +58,6 @@ def probe(
         form = Form(TARGET, answer.program, mask)
         entry = Entry(TARGET, asked.revision, TARGET, clock(), 0.0, answer.logged)
         blocks.append(
-            (form.description, pa.Table.from_batches([form.batch([entry], Pace(hurry=True))]))
+            (form.description, pa.Table.from_batches([form.batch([entry], Courtesy(hurry=True))]))
         )
     return blocks, left_out

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tidemark.ingest.validate import Bounds
 
 
-class SourceLog(NamedTuple):
+class LogStanding(NamedTuple):
     """The log of a source: its newest position, its dead letters, and the delays of its events."""
 
     source: str
@@ -103,14 +103,14 @@ class Pushing:
         oldest = self.applier.oldest(self._readers.snapshot().definitions, source.name)
         return Bounds(now, now + parse_duration(self._project.config.future), oldest)
 
-    def standing(self) -> list[SourceLog]:
+    def standing(self) -> list[LogStanding]:
         """How the log of each source of events stands."""
         log, namespace = self._project.log, self._project.config.namespace
         sources = self._readers.snapshot().definitions.sources
         names = sorted(each.name for each in sources if each.time is not None)
         stored = self._online.get_many([delays_key(namespace, name) for name in names])
         return [
-            SourceLog(name, log.last(name), log.count_buried(name), read_delays(delays))
+            LogStanding(name, log.last(name), log.count_buried(name), read_delays(delays))
             for name, delays in zip(names, stored, strict=True)
         ]
 

@@ -24,7 +24,7 @@ from tidemark.monitor.freshness import Verdict
 if TYPE_CHECKING:
     from tidemark.monitor.freshness import Freshness
     from tidemark.store import Store
-    from tidemark.store.pushing import SourceLog
+    from tidemark.store.pushing import LogStanding
 
 REFRESH_SECONDS = 5.0
 """How often the stores are asked."""
@@ -36,7 +36,7 @@ BELIEVED_SECONDS = 60.0
 class _Known(NamedTuple):
     read_at: float
     freshness: Freshness
-    logs: Sequence[SourceLog]
+    logs: Sequence[LogStanding]
 
 
 class Standing(Collector):
@@ -85,7 +85,7 @@ class Standing(Collector):
                 left.add_metric([stream.source, partition], count)
         yield from (age, promise, waiting, verdict, left, lost, paused)
 
-    def _sources(self, logs: Sequence[SourceLog]) -> Iterator[Metric]:
+    def _sources(self, logs: Sequence[LogStanding]) -> Iterator[Metric]:
         position = _gauge("log_position", "The newest position of the event log.", "source")
         dead = CounterMetricFamily(
             "tidemark_dead_letters", "Rows that could not be events.", labels=["source"]

@@ -161,8 +161,9 @@ def _descriptors(serialized: bytes) -> Any:
     try:
         given.ParseFromString(serialized)
         files = [each for each in given.file if not each.name.startswith("google/protobuf/")]
-        assert all(each.name for each in files) and files  # noqa: PT018, S101
-    except (DecodeError, AssertionError):
+    except DecodeError:
+        files = []
+    if not files or not all(each.name for each in files):  # it reads as a set, and is none
         one: Any = descriptor_pb2.FileDescriptorProto()
         one.ParseFromString(serialized)
         files = [one]

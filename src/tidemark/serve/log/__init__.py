@@ -26,7 +26,7 @@ from tidemark.model.types import parse_type
 from tidemark.model.window import HOUR, MINUTE, clock, instant, parse_duration, parse_moment
 from tidemark.serve.log import files
 from tidemark.serve.log.explanation import Explanation, explained
-from tidemark.serve.log.form import Description, Entry, Form, Pace, read_description
+from tidemark.serve.log.form import Courtesy, Description, Entry, Form, read_description
 from tidemark.serve.log.masking import Mask
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class ServingLog:
     def flush(self) -> None:
         """Write all that is waiting now."""
         with self._writing:
-            self._take(Pace(hurry=True))
+            self._take(Courtesy(hurry=True))
             self._write()
 
     def close(self) -> None:
@@ -281,12 +281,12 @@ class ServingLog:
             self._wake.wait(TAKE_SECONDS)
             self._wake.clear()
             with self._writing:
-                self._take(Pace())
+                self._take(Courtesy())
                 held = sum(len(each) for batches in self._held.values() for each in batches)
                 if held >= FLUSH_ROWS or time.monotonic() - self._held_since >= FLUSH_SECONDS:
                     self._write()
 
-    def _take(self, pace: Pace) -> None:
+    def _take(self, courtesy: Courtesy) -> None:
         """Make columns of the answers in the queue."""
         with self._lock:
             entries, self._queue, self._rows = self._queue, [], 0
@@ -298,12 +298,12 @@ class ServingLog:
         entries.clear()
         for form, mine in of_form.items():
             for some in _cut(mine):
-                self._hold(form, some, pace)
-                pace.let_go(some)
+                self._hold(form, some, courtesy)
+                courtesy.let_go(some)
 
-    def _hold(self, form: Form, entries: list[Entry], pace: Pace) -> None:
+    def _hold(self, form: Form, entries: list[Entry], courtesy: Courtesy) -> None:
         try:
-            batch = form.batch(entries, pace)
+            batch = form.batch(entries, courtesy)
             if self._sample < 1:
                 batch = batch.filter(pa.array(_sampled(entries, self._sample)))
         except Exception as error:  # noqa: BLE001  # whatever it is, the next answers are logged

@@ -127,7 +127,7 @@ class _Versioned(msgspec.Struct):
     format: int
 
 
-class Pace:
+class Courtesy:
     """How a thread gives way to those that answer requests; one in a `hurry` does not."""
 
     def __init__(self, *, hurry: bool = False) -> None:
@@ -201,18 +201,18 @@ class Form:
         words += [np.array(each or 0, np.int64) for each in nothing[program.doubles :]]
         self._nothing = np.array(words, np.int64).reshape(-1, 1)
 
-    def batch(self, entries: Sequence[Entry], pace: Pace) -> pa.RecordBatch:
+    def batch(self, entries: Sequence[Entry], courtesy: Courtesy) -> pa.RecordBatch:
         """The rows of some answers of the program, in their order."""
         columns: list[pa.Array] = []
-        for column in self._columns(entries, pace):
+        for column in self._columns(entries, courtesy):
             columns.append(column)
-            pace.rest()
+            courtesy.rest()
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _columns(self, entries: Sequence[Entry], pace: Pace) -> Iterator[pa.Array]:
+    def _columns(self, entries: Sequence[Entry], courtesy: Courtesy) -> Iterator[pa.Array]:
         """The columns, in the order of the schema."""
         _, revisions, request_ids, answered, seconds, answers = zip(*entries, strict=True)
-        found = _Found(answers, self._program, pace)
+        found = _Found(answers, self._program, courtesy)
         yield found.spread(pa.array(request_ids, pa.string()))
         yield pa.array(found.row)
         yield found.spread(pa.array(answered, pa.int64()).view(MOMENT))
@@ -221,7 +221,7 @@ class Form:
         yield found.spread(pa.array(seconds, pa.float64()))
         for place, key in enumerate(self.keys):
             yield self._written(key, [v for each in answers for v in each.keys[place]])
-        yield from self._features(found, pace)
+        yield from self._features(found, courtesy)
         for request in self.description.request:
             reference = self._requests[request.name]
             yield self._written(request, [v for each in answers for v in each.others[reference]])
@@ -236,16 +236,16 @@ class Form:
             position = [None if state is None else state.position for state in states]
             yield pa.array(position, pa.int64()).take(which)
 
-    def _features(self, found: _Found, pace: Pace) -> Iterator[pa.Array]:
+    def _features(self, found: _Found, courtesy: Courtesy) -> Iterator[pa.Array]:
         """Value, status and age of each feature; numbers are taken from all that were found."""
         program = self._program
         numbers = self._numbers(found)
-        pace.rest()
+        courtesy.rest()
         statuses = _columns(program.statuses(found.state, found.known), pa.uint8())
-        pace.rest()
+        courtesy.rest()
         never = found.time <= ALWAYS
         ages = _columns(np.where(never, 0, found.at - found.time), AGE, ~never)
-        pace.rest()
+        courtesy.rest()
         for column in self.description.features:
             reference = self._references[column.name]
             place = program.place.get(reference)
@@ -291,7 +291,7 @@ class _Found:
     place in its answer of each.
     """
 
-    def __init__(self, answers: Sequence[Logged], program: Program, pace: Pace) -> None:
+    def __init__(self, answers: Sequence[Logged], program: Program, courtesy: Courtesy) -> None:
         self.answers = answers
         self._counts = [each.rows for each in answers]
         self.rows = sum(self._counts)
@@ -306,15 +306,15 @@ class _Found:
             self.row -= first[which].astype(np.int32)
             self._which = pa.array(which)
         features, views = len(program.features), len(program.views)
-        pace.rest()
+        courtesy.rest()
         self.words = self._together([each.words for each in answers], features, np.int64)
-        pace.rest()
+        courtesy.rest()
         self.state = self._together([each.state for each in answers], features, np.uint8)
-        pace.rest()
+        courtesy.rest()
         self.time = self._together([each.time for each in answers], features, np.int64)
-        pace.rest()
+        courtesy.rest()
         self.known = self._together([each.known for each in answers], views, np.int64)
-        pace.rest()
+        courtesy.rest()
 
     def spread(self, column: pa.Array) -> pa.Array:
         """What holds for each answer, for each of its rows."""
