@@ -344,3 +344,17 @@ class TestRenaming:
         assert store.plan([self.Renamed, self.Moved]).empty
         assert store.registry.duplicates() == ()
         assert store.training_set("fraud", LABELS).to_arrow()["total"].to_pylist() == [1.0]
+
+
+def test_what_is_asked_of_the_registry_may_be_an_object(store: tm.Store) -> None:
+    """A feature with its version, a service, a column: what a notebook has at hand."""
+    lineage = store.registry.lineage
+    assert lineage(Spend.total) == lineage("spend:total@1")
+    assert lineage(Fraud) == lineage("fraud")
+    assert lineage(Purchase.amount) == lineage("purchase.amount")
+    store.registry.deprecate(Spend.visits, replacement=Spend.total)
+    assert stage_of(store, "spend:visits@1") == "deprecated"
+    store.registry.publish(Spend.visits)
+    assert stage_of(store, "spend:visits@1") == "published"
+    store.registry.retire(Spend.visits)
+    assert stage_of(store, "spend:visits@1") == "retired"

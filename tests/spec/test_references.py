@@ -8,6 +8,7 @@ import tidemark as tm
 from tidemark import define
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.graph import Definitions, Output, Reference
+from tidemark.model.merge import merged
 
 
 class User(tm.Entity):
@@ -88,6 +89,20 @@ def test_a_name_that_would_occur_twice_is_an_error_unless_full() -> None:
         define.outputs(asked, applied())
     full = define.outputs(asked, applied(), full_names=True)
     assert [output.name for output in full] == ["user_spend__typical", "user_max__typical"]
+
+
+def test_versions_of_one_feature_have_full_names_with_their_versions() -> None:
+    """They serve side by side, so they can be compared in one training set."""
+
+    class Newer(tm.FeatureView, name="user_max", entity=User, source=Purchase):
+        """The other version of `UserMax`."""
+
+        typical = tm.min(Purchase.amount, version=2)
+
+    both = merged(define.lower(Newer).definitions, define.lower(UserMax).definitions)
+    asked = ["user_max:typical@1", "user_max:typical@2"]
+    names = [output.name for output in define.outputs(asked, both, full_names=True)]
+    assert names == ["user_max__typical@1", "user_max__typical@2"]
 
 
 def test_a_bare_name_that_two_views_have_is_an_error() -> None:

@@ -50,7 +50,10 @@ def outputs(
     for output in found:
         definitions.type_of(output.reference)
     if full_names:
-        found = [Output(_full_name(each.reference), each.reference) for each in found]
+        names = Counter(_full_name(each) for each in {output.reference for output in found})
+        found = [
+            Output(_full_name(each.reference, versions=names), each.reference) for each in found
+        ]
     twice = [name for name, times in Counter(each.name for each in found).items() if times > 1]
     if twice:
         named = [str(each.reference) for each in found if each.name == twice[0]]
@@ -72,8 +75,10 @@ def _only(features: object) -> object:
     return listed[0] if len(listed) == 1 else listed
 
 
-def _full_name(reference: Reference) -> str:
-    return f"{reference.owner}__{reference.name}" if reference.owner else reference.name
+def _full_name(reference: Reference, versions: Mapping[str, int] | None = None) -> str:
+    """`view__feature`; where several versions have that name, `view__feature@2`."""
+    name = f"{reference.owner}__{reference.name}" if reference.owner else reference.name
+    return f"{name}@{reference.version}" if versions and versions[name] > 1 else name
 
 
 def _service(features: object, definitions: Definitions) -> list[Output] | None:

@@ -13,8 +13,10 @@ import msgspec
 
 from tidemark import define
 from tidemark.define import Loaded, Lowered
-from tidemark.define.features import Feature
+from tidemark.define.expressions import is_column
+from tidemark.define.features import Feature, is_feature
 from tidemark.define.modules import imported_function
+from tidemark.define.on_demand import is_function
 from tidemark.errors import NotFound, PlanConflict, RequestInvalid
 from tidemark.model.diff import consumers, diff
 from tidemark.model.graph import Definition, Definitions, FeatureView, OnDemand, Output
@@ -234,6 +236,17 @@ def listed(features: object) -> list[object]:
     """One thing or several as a list."""
     alone = isinstance(features, str | type) or not isinstance(features, Iterable)
     return [features] if alone else list(cast("Iterable[object]", features))
+
+
+def reference_of(item: object) -> str:
+    """As `name_of`, with the version that an object has; of a column with what it belongs to."""
+    if is_function(item):
+        return f"{item.name}@{item.version}"
+    if is_feature(item) and item.view is not None:
+        return f"{name_of(item)}@{item.version}"
+    if is_column(item) and item.owner is not None:
+        return f"{name_of(item.owner)}.{item.name}"
+    return name_of(item)
 
 
 def name_of(item: object) -> str:

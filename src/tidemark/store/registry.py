@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -11,12 +11,13 @@ from msgspec.structs import replace
 from tidemark.ingest.tidying import Published
 from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions
+from tidemark.model.lineage import Consumer, Direction, Lineage
 from tidemark.model.records import DatasetRecord
 from tidemark.online.coverage import Unserved, standing, unserved
 from tidemark.online.protocol import OnlineStore
 from tidemark.registry import Backfill, Plan, Registry
 from tidemark.registry.plan import Alike
-from tidemark.store.project import Project, listed, name_of
+from tidemark.store.project import Project, listed, name_of, reference_of
 from tidemark.store.verification import Verification, verify
 
 if TYPE_CHECKING:
@@ -66,6 +67,57 @@ class ProjectRegistry(Registry):
                 if new in added:
                     found.append(Alike(new, old, twin.agreement, twin.rows))
         return tuple(found)
+
+    def deprecate(
+        self,
+        feature: object,
+        *,
+        replacement: object = "",
+        sunset: str | date = "",
+        reason: str = "",
+        author: str | None = None,
+    ) -> None:
+        """As `Registry.deprecate`, of features as objects or by their names."""
+        super().deprecate(
+            reference_of(feature),
+            replacement=reference_of(replacement),
+            sunset=sunset,
+            reason=reason,
+            author=author,
+        )
+
+    def retire(
+        self,
+        feature: object,
+        *,
+        replacement: object = "",
+        reason: str = "",
+        unread_for: str | timedelta | None = "7d",
+        author: str | None = None,
+    ) -> None:
+        """As `Registry.retire`, of features as objects or by their names."""
+        super().retire(
+            reference_of(feature),
+            replacement=reference_of(replacement),
+            reason=reason,
+            unread_for=unread_for,
+            author=author,
+        )
+
+    def publish(self, feature: object, *, reason: str = "", author: str | None = None) -> None:
+        """As `Registry.publish`, of features as objects or by their names."""
+        super().publish(reference_of(feature), reason=reason, author=author)
+
+    def lineage(
+        self,
+        ref: object,
+        direction: Direction = "both",
+        *,
+        consumers: Iterable[Consumer] = (),
+        as_of: int | str | datetime | None = None,
+    ) -> Lineage:
+        """As `Registry.lineage`, of whatever is defined, as an object or by its name."""
+        return super().lineage(reference_of(ref), direction, consumers=consumers, as_of=as_of)
 
     def published(self) -> Published:
         """What this registry defines, for what keeps online rows of it."""
