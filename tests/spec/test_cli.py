@@ -197,6 +197,17 @@ class TestFirstDay:
         assert facts["spend_7d"]["status"] == "PRESENT"
         assert facts["spend_7d"]["value"] > 0
 
+    def test_a_model_is_read_by_its_pins(self, applied: Path, run: Run) -> None:
+        """`model:NAME@VERSION` stands wherever a service does."""
+        assert run("materialize").exit_code == 0
+        assert run("model", "register", "fraud", "3", "--service", "fraud").exit_code == 0
+        words = ("online", "model:fraud@3", "--key", "user_id=u1", "--request", "amount=42")
+        result = run(*words, "--json")
+        assert result.exit_code == 0, result.output
+        assert list(json.loads(result.stdout)) == [
+            "purchases_1h", "spend_7d", "last_merchant", "ratio",
+        ]  # fmt: skip
+
     def test_materialize_says_how_much_it_will_be(self, applied: Path, run: Run) -> None:
         """Before there is any state, with a rate, and as it was the last time; nothing is done."""
         words = ("materialize", "user_spend", "--estimate")

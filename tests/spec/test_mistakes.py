@@ -176,7 +176,14 @@ services: {fraud: {features: {total: "spend:total"}}}
     [
         (("online", "fraud", "--key", "ada"), "'ada' is not name=value.\n  --key user_id=..."),
         (("online", "fraud", "--request", "amuont=1"), "There is no request field 'amuont'."),
+        (
+            ("online", "fraud", "--key", "user_id=ada", "--key", "user_id=bob"),
+            "user_id is given twice.\n  A vector is of one entity",
+        ),
+        (("online", "model:fraud@1", "--key", "user_id=ada"), "There is no model 'fraud@1'."),
         (("train", "fraud", "--labels", "l.csv", "--out", "x.txt"), "name.parquet or name.csv"),
+        (("train", "fraud", "--labels", ".", "--out", "x.csv"), ". is a directory.\n  Name one"),
+        (("log", "--limit", "0"), "0 is not in the range x>=1"),
         (("--project", "shop", "plan"), "Say it after the command: tidemark COMMAND --project"),
         (("serve", "--port", "99999"), "99999 is not in the range 0<=x<=65535"),
     ],

@@ -102,15 +102,16 @@ def init(path: str, template: str) -> None:
 def online(service: str, keys: tuple[str, ...], request: tuple[str, ...], at: str | None) -> None:
     """Read the feature vector of one entity.
 
-    SERVICE is a service, or one feature (view:feature).  Values are read by their declared
-    types; an empty value of anything but text is null.
+    SERVICE is a service, one feature (view:feature) or a model (model:fraud@3).  Values are read
+    by their declared types; an empty value of anything but text is null.
     """
-    from tidemark import define
     from tidemark.apps.cli.values import key_types, parse_pairs, request_types
+    from tidemark.store import reading
 
     with open_store() as store:
-        definitions = store.registry.snapshot().definitions
-        outputs = define.outputs(service, definitions)
+        snapshot = store.registry.snapshot()
+        definitions, records = snapshot.definitions, snapshot.records
+        outputs = reading.outputs(reading.named(service, records), definitions, records)
         vector = store.online(
             service,
             parse_pairs(keys, key_types(definitions, outputs), "key"),

@@ -40,9 +40,9 @@ def train(
     """Make a training set: join labels with features.
 
     Each row has the features as they stood at the moment of its label.  SERVICE is a
-    service, or one feature (view:feature).  The rows go to a file, or are kept
-    under a name, or both.  A split is kept with the name; two moments or fractions, parted by a
-    comma, are of validation and test.
+    service, one feature (view:feature) or a model (model:fraud@3).  The rows go to a file, or are
+    kept under a name, or both.  A split is kept with the name; two moments or fractions, parted
+    by a comma, are of validation and test.
     """
     from tidemark.apps.cli.tables import check_target, read_table, write_table
     from tidemark.apps.cli.values import parse_split

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--limit", default=20, show_default=True, help="How many of the newest to show.")
+@click.option(
+    "--limit",
+    default=20,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="How many of the newest to show.",
+)
 @click.option("--verify", is_flag=True, help="Check that no revision was altered.")
 def log(limit: int, verify: bool) -> None:
     """List the revisions, newest first.

@@ -12,6 +12,10 @@ from tidemark.errors import NotFound, RequestInvalid, SchemaMismatch
 
 def read_table(path: Path) -> pa.Table:
     """Read a Parquet or CSV file whole."""
+    if path.is_dir():
+        raise RequestInvalid(
+            f"{path} is a directory.", remedy="Name one Parquet or CSV file in it."
+        )
     if not path.is_file():
         raise NotFound(f"There is no file {path}.", where=str(path.resolve()))
     _check_ending(path)

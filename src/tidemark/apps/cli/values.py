@@ -30,6 +30,10 @@ def parse_pairs(pairs: Iterable[str], types: Mapping[str, Type], kind: str) -> d
             )
         if name not in types:
             raise NotFound.named(_KINDS[kind], name, types)
+        if name in values:
+            raise RequestInvalid(
+                f"{name} is given twice.", remedy="A vector is of one entity: say each name once."
+            )
         values[name] = parse_value(text, types[name], name)
     return values
 
