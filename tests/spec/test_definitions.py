@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -382,6 +383,31 @@ def test_what_is_no_path_is_refused_where_it_is_written() -> None:
     assert 'tm.table("stays"' in raised.value.where
     with pytest.raises(DefinitionError, match="Several paths are not a path"):
         tm.parquet(["a.parquet", "b.parquet"])  # type: ignore[arg-type]
+
+
+def test_a_zone_is_its_name_or_python_s_object() -> None:
+    """One definition, however its zone is written; so is the zone of labels."""
+    newyork = ZoneInfo("America/New_York")
+    clocks = pa.table({"user_id": ["ada"], "at": [datetime(2026, 1, 15, 23)]})
+
+    def counted(zone: str | ZoneInfo) -> tuple[list[dict[str, Any]], object]:
+        class Visit(tm.Source, history=tm.frame(clocks), time="at", timezone=zone):
+            user_id: tm.Col[str]
+            at: tm.Col[datetime]
+
+        class Visits(tm.FeatureView, entity=User, source=Visit):
+            today = tm.count(over=tm.to_date("day", zone))
+            late = tm.count(where=Visit.at.hour(zone) > 22, over="1d")
+
+        with tm.connect(":memory:") as store:
+            store.apply(store.plan([Visits]))
+            found = store.training_set(Visits, clocks, timezone=zone).to_arrow()
+        return found.to_pylist(), define.lower(Visits).definitions
+
+    assert counted(newyork) == counted("America/New_York")
+    assert counted(newyork)[0] == [
+        {"user_id": "ada", "at": datetime(2026, 1, 15, 23), "today": 1, "late": 1}
+    ]
 
 
 class Seat(tm.Entity):

@@ -7,7 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
@@ -264,7 +264,7 @@ class Source(_Columns):
     `time`      the column of the event's time; None for timeless facts
     `history`   where the events are: `tm.parquet(...)`, `tm.table(...)`, ...
     `stream`    where they arrive as they happen: `tm.kafka(...)`, `tm.redis_stream(...)`, ...
-    `timezone`  the zone of time columns that carry none
+    `timezone`  the zone of time columns that carry none, by its name or as a `ZoneInfo`
     `unique`    the columns that identify an event, so that one delivered twice counts once
     `seen`      the column that says when an event became known, or `delay` after its time
     """
@@ -277,7 +277,7 @@ class Source(_Columns):
         time: str | EllipsisType | None = ...,
         history: History | HeldFrame | None = None,
         stream: Stream | None = None,
-        timezone: str = "",
+        timezone: str | tzinfo | None = None,
         unique: str | Sequence[str] = (),
         seen: str | None = None,
         delay: str | timedelta | None = None,
@@ -291,7 +291,7 @@ class Source(_Columns):
         given = {
             "history": history,
             "stream": stream,
-            "timezone": timezone,
+            "timezone": str(timezone or ""),
             "unique": as_texts(unique),
             "seen": seen,
         }

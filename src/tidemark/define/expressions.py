@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, Generic, NoReturn, TypeAlias, TypeGuard, TypeVar, cast, overload
 
@@ -220,31 +220,31 @@ class Expression(Generic[T_co]):
         """`length` characters from the place `start`, counted from 1."""
         return call("substring", self, start, length)
 
-    def year(self: Expression[date | None], zone: str = "") -> Expression[int]:
+    def year(self: Expression[date | None], zone: str | tzinfo = "") -> Expression[int]:
         """The year of a date, or of a timestamp in the zone (UTC)."""
         return call("year", self, *_zone(zone))
 
-    def month(self: Expression[date | None], zone: str = "") -> Expression[int]:
+    def month(self: Expression[date | None], zone: str | tzinfo = "") -> Expression[int]:
         """The month, 1 to 12, of a date, or of a timestamp in the zone (UTC)."""
         return call("month", self, *_zone(zone))
 
-    def day(self: Expression[date | None], zone: str = "") -> Expression[int]:
+    def day(self: Expression[date | None], zone: str | tzinfo = "") -> Expression[int]:
         """The day of the month of a date, or of a timestamp in the zone (UTC)."""
         return call("day", self, *_zone(zone))
 
-    def hour(self: Expression[datetime | None], zone: str = "") -> Expression[int]:
+    def hour(self: Expression[datetime | None], zone: str | tzinfo = "") -> Expression[int]:
         """The hour, 0 to 23, of a timestamp in the zone (UTC)."""
         return call("hour", self, *_zone(zone))
 
-    def minute(self: Expression[datetime | None], zone: str = "") -> Expression[int]:
+    def minute(self: Expression[datetime | None], zone: str | tzinfo = "") -> Expression[int]:
         """The minute of a timestamp in the zone (UTC)."""
         return call("minute", self, *_zone(zone))
 
-    def weekday(self: Expression[date | None], zone: str = "") -> Expression[int]:
+    def weekday(self: Expression[date | None], zone: str | tzinfo = "") -> Expression[int]:
         """The day of the week, Monday is 1, of a date, or of a timestamp in the zone (UTC)."""
         return call("weekday", self, *_zone(zone))
 
-    def day_of_year(self: Expression[date | None], zone: str = "") -> Expression[int]:
+    def day_of_year(self: Expression[date | None], zone: str | tzinfo = "") -> Expression[int]:
         """The day of the year, 1 to 366, of a date, or of a timestamp in the zone (UTC)."""
         return call("day_of_year", self, *_zone(zone))
 
@@ -363,8 +363,8 @@ def is_column(value: object) -> TypeGuard[Col[Any]]:
     return isinstance(value, Col)
 
 
-def _zone(zone: str) -> tuple[str, ...]:
-    return (zone,) if zone else ()
+def _zone(zone: str | tzinfo) -> tuple[str, ...]:
+    return (str(zone),) if zone else ()
 
 
 def type_if_known(expression: Expression[Any]) -> Type | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from typing import TypeAlias, cast, get_args
 
 import msgspec
@@ -20,12 +20,12 @@ class ToDate(msgspec.Struct, frozen=True):
     zone: str
 
 
-def to_date(unit: str, zone: str = "UTC") -> ToDate:
-    """The calendar window so far: `tm.to_date("month", "America/New_York")`.
+def to_date(unit: str, zone: str | tzinfo = "UTC") -> ToDate:
+    """The calendar window so far: `tm.to_date("month", "America/New_York")`, or of a `ZoneInfo`.
 
     Units are day, week (from Monday), month, quarter and year.
     """
-    place = here()
+    place, zone = here(), str(zone)
     if unit not in get_args(Unit):
         units = ", ".join(get_args(Unit))
         report(f"{unit!r} is not a unit of the calendar.", place, f"Units: {units}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -111,7 +111,7 @@ class Store:
         labels: object,
         *,
         time: str | None = None,
-        timezone: str | None = None,
+        timezone: str | tzinfo | None = None,
         hindsight: bool = False,
         full_names: bool = False,
         save_as: str | None = None,
@@ -140,7 +140,8 @@ class Store:
         definitions = self._project.beside(snapshot.definitions, features)
         outputs = reading.outputs(features, definitions, snapshot.records, full_names=full_names)
         functions = self._project.functions(definitions, outputs)
-        recipe = Recipe(definitions, functions, outputs, time, timezone, hindsight)
+        zone = None if timezone is None else str(timezone)
+        recipe = Recipe(definitions, functions, outputs, time, zone, hindsight)
         with self._project.engine() as engine:
             if saving is not None:
                 return saving.make(engine, snapshot, recipe, labels)
