@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
+from tests.rows import Row, unpack
 
 from tidemark.errors import StoreUnavailable
 from tidemark.kernel import Timeline
@@ -103,8 +104,8 @@ def test_a_row_is_these_bytes():
 
 def test_a_row_reads_back():
     """What was packed is unpacked, with nulls and with values in place of codes."""
-    first, second = (codec.unpack(AMOUNTS, bytes(row)) for row in amounts())
-    assert first == codec.Row(
+    first, second = (unpack(AMOUNTS, bytes(row)) for row in amounts())
+    assert first == Row(
         time=[10, 20],
         known=[10, 20],
         ended=[codec.NEVER, codec.NEVER],
@@ -133,7 +134,7 @@ def test_values_in_dictionaries_keep_their_type(type_, values):
     shape = layout((type_, "code"))
     column = Values(ints(0, 1, 2), flags(True, True, True), dictionary=arrow)
     (row,) = codec.pack(shape, Events(Timeline(ints(0, 3), ints(1, 2, 3)), [column]))
-    assert codec.unpack(shape, row).columns == [values]
+    assert unpack(shape, row).columns == [values]
 
 
 def test_decimals_take_two_words():
@@ -144,7 +145,7 @@ def test_decimals_take_two_words():
     low = np.array([big & (2**64 - 1), 2**64 - 1], np.uint64).view(np.int64)
     column.words = low
     (row,) = codec.pack(shape, Events(Timeline(ints(0, 2), ints(1, 2)), [column]))
-    assert codec.unpack(shape, row).columns == [[big, -1]]
+    assert unpack(shape, row).columns == [[big, -1]]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=40), max_size=6))
@@ -174,8 +175,8 @@ def test_a_row_does_not_depend_on_its_neighbours(entities):
         expected = [
             letter if ord(letter) % 2 or letters.index(letter) > 5 else None for letter in events
         ]
-        assert codec.unpack(shape, row).columns[0] == expected
-        assert codec.unpack(shape, row).filters[0] == [ord(letter) % 2 == 0 for letter in events]
+        assert unpack(shape, row).columns[0] == expected
+        assert unpack(shape, row).filters[0] == [ord(letter) % 2 == 0 for letter in events]
 
 
 def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
@@ -192,7 +193,7 @@ def test_a_column_of_nulls_is_the_same_with_and_without_a_dictionary():
         for dictionary in (None, pa.array(["somebody else's"]))
     ]
     assert rows[0] == rows[1]
-    assert codec.unpack(shape, rows[0][0]).columns == [[None]]
+    assert unpack(shape, rows[0][0]).columns == [[None]]
 
 
 def test_a_row_of_a_later_format_is_refused():
@@ -200,13 +201,13 @@ def test_a_row_of_a_later_format_is_refused():
     row = bytearray(amounts()[0])
     row[4] = 2
     with pytest.raises(StoreUnavailable, match="rows of format 2; this release reads format 1"):
-        codec.unpack(AMOUNTS, bytes(row))
+        codec.unpack_rows(AMOUNTS, [bytes(row)])
 
 
 def test_bytes_that_are_no_row_are_refused():
     """Somebody else's bytes under our key are not read as events."""
     with pytest.raises(StoreUnavailable, match="not a row"):
-        codec.unpack(AMOUNTS, bytes(64))
+        codec.unpack_rows(AMOUNTS, [bytes(64)])
 
 
 USER = Entity(name="user", keys=(Field("user_id", STRING), Field("n", INT64)))

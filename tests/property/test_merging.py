@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 from tests.property.stored import LAYOUT, as_events, event, total_order
+from tests.rows import unpack
 
 from tidemark.online import codec
 from tidemark.online.joining import Join
@@ -79,8 +80,8 @@ def test_rows_that_are_joined_hold_the_values_that_are_read(seed: int) -> None:
     sizes = [len(row) // 8 for row in rows]
     starts = [sum(sizes[:place]) for place in range(chunks)]
     words = np.frombuffer(b"".join(rows), np.int64)
-    joined = codec.unpack(LAYOUT, Join(LAYOUT, columns).row(words, starts).tobytes())
-    parts = [codec.unpack(LAYOUT, row) for row in rows]
+    joined = unpack(LAYOUT, Join(LAYOUT, columns).row(words, starts).tobytes())
+    parts = [unpack(LAYOUT, row) for row in rows]
     for name in ("time", "known", "ended"):
         assert getattr(joined, name) == [each for part in parts for each in getattr(part, name)]
     for place in range(2):

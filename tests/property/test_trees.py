@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from tests.property.stored import LAYOUT, TEXTUAL, Event, as_events, event
+from tests.rows import unpack
 
 from tidemark.kernel.layout import Layout
 from tidemark.online import codec, cutting, directories, extending, sketches, tree
@@ -182,7 +183,7 @@ def test_a_tree_holds_its_events_in_order(sizes, monkeypatch):
     chunks = [store[directories.child_key(KEYS[0], each)] for each in root.ids.tolist()]
     whole = codec.unpack_rows(LAYOUT, chunks)
     assert codec.pack(LAYOUT, recut(whole, whole.timeline.starts[[0, -1]])) == [row]
-    sizes_of = [len(codec.unpack(LAYOUT, chunk).time) for chunk in chunks]
+    sizes_of = [len(unpack(LAYOUT, chunk).time) for chunk in chunks]
     assert max(sizes_of) <= 2 * sizes.chunk
     assert len(chunks) <= 3 * len(events) / sizes.chunk
 
@@ -243,7 +244,7 @@ def test_what_is_forgotten_matters_to_no_later_moment(sizes, seed, layout, monke
             store.rebuild(there, [0])
         rows = store.reachable().values()
         chunks = [row for row in rows if not row[6] & (codec.DIRECTORY | codec.SKETCH)]
-        held = [codec.unpack(layout, row) for row in chunks]
+        held = [unpack(layout, row) for row in chunks]
         left = {identity for row in held for identity in row.identities or ()}
         assert {each.identity for each in there if needed(each, retention)} <= left
         kept = [each for each in there if each.identity in left]

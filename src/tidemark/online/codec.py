@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-import msgspec
 import numpy as np
 
 from tidemark.errors import StoreUnavailable
 from tidemark.kernel import Timeline
 from tidemark.kernel.layout import Layout
 from tidemark.online.dictionaries import Dictionary, heaps, read_heaps, recode, spread
-from tidemark.online.values import restored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +34,6 @@ HEADER = 8
 NEVER = 2**63 - 1
 
 _MAGIC = int.from_bytes(PREAMBLE, "little")
-_decode = msgspec.msgpack.Decoder().decode
 
 
 class EventColumn(Protocol):
@@ -272,67 +269,6 @@ def _differing(values: Words | None, usual: Words | int, starts: Words) -> Words
         return np.zeros(len(starts) - 1, np.int64)
     before = np.concatenate(([0], np.cumsum(values != usual)))
     return (before[starts[1:]] > before[starts[:-1]]).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a row holds, in plain Python, for tests and for looking at.
-
-    `columns` follow the layout: words of numbers as int64, decimals as unscaled integers, values
-    in place of codes; None is null.
-    """
-
-    time: list[int]
-    known: list[int]
-    ended: list[int]
-    columns: list[list[Any]]
-    filters: list[list[bool]]
-    identities: list[int] | None = None
-
-
-def unpack(layout: Layout, row: bytes) -> Row:
-    """Read a row back; raises `StoreUnavailable` for bytes that are not a row of this format."""
-    if not row.startswith(PREAMBLE):
-        refuse(row)
-    words = np.frombuffer(row, np.int64)
-    n, heap_at, heap_size = int(words[1]), int(words[4]), int(words[5])
-    flags = int(words[0]) >> 48
-    position = HEADER
-
-    def take() -> list[int]:
-        nonlocal position
-        position += n
-        return [int(word) for word in words[position - n : position]]
-
-    time = take()
-    known = take() if flags & HAS_KNOWN else time
-    ended = take() if flags & HAS_UNTIL else [NEVER] * n
-    raw = [
-        [low & (2**64 - 1) | high << 64 for low, high in zip(take(), take(), strict=True)]
-        if column.form == "decimal"
-        else take()
-        for column in layout.columns
-    ]
-    identities = take() if flags & HAS_IDENTITIES else None
-    padded = (n + 7) // 8 * 8
-    flags_at = range(position * 8, heap_at, padded) if n else ()
-    flags_of = [[bool(byte) for byte in row[at : at + n]] for at in flags_at] or [
-        [] for _ in range(int(words[3]))
-    ]
-    heaps: list[Any] = (
-        _decode(row[heap_at : heap_at + heap_size]) if heap_size else [None] * len(raw)
-    )
-    columns: list[list[Any]] = []
-    for column, values, valid, heap in zip(layout.columns, raw, flags_of, heaps, strict=False):
-        convert = restored(column.type)
-        own = heap if heap is None or convert is None else [convert(value) for value in heap]
-        columns.append(
-            [
-                None if not there else value if own is None else own[value]
-                for value, there in zip(values, valid, strict=True)
-            ]
-        )
-    return Row(time, known, ended, columns, flags_of[len(raw) :], identities)
 
 
 def refuse(row: bytes) -> NoReturn:
