@@ -223,6 +223,12 @@ for _ in range(500):
 
 
 class TestBadInput:
+    def test_the_form_of_a_body_is_that_of_the_route(self, server: Server) -> None:
+        """Who names no features is told that they are named."""
+        status, answer = server.post("/v1/features/online", KEYS)
+        assert status == 422
+        assert '{"features": [' in answer["remedy"]
+
     @pytest.mark.parametrize(
         ("body", "status", "detail"),
         [

@@ -226,7 +226,7 @@ def test_what_is_deprecated_comes_last() -> None:
 def test_nothing_found(index: Index) -> None:
     """That is an answer, not an error."""
     assert index.search("zzzzqqq").total == 0
-    assert str(index.search("zzzzqqq")) == "Nothing was found."
+    assert str(index.search("zzzzqqq")).startswith("Nothing was found.")
     assert Index(Definitions()).search("anything").total == 0
 
 

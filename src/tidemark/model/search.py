@@ -87,7 +87,7 @@ class Results(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if not self.hits:
-            return "Nothing was found."
+            return "Nothing was found. Without words and filters, everything is listed."
         lines: list[str] = []
         for hit in self.hits:
             kind = "" if hit.kind == "feature" else f"  {hit.kind}"

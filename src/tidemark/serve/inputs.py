@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, cast
 
 from tidemark.define.python_types import is_value, stored
@@ -114,8 +115,11 @@ class Inputs:
     def _check_names(self, given: Mapping[str, Any]) -> None:
         for field in self.fields:
             if field.name not in given:
+                others = islice((name for name in given if name not in self._allowed), 3)
+                told = ", ".join(str(name)[:40] for name in others)
+                told = f" Given: {told}." if told else ""
                 raise RequestInvalid(
-                    f"The {self.kind} {field.name!r} is missing.", remedy=self._expected()
+                    f"The {self.kind} {field.name!r} is missing.", remedy=self._expected() + told
                 )
         for name in given:
             if name not in self._allowed:

@@ -49,6 +49,7 @@ _decode = msgspec.json.Decoder(Read).decode
 _decode_features = msgspec.json.Decoder(ReadFeatures).decode
 
 _FORM = 'Send {"keys": {"user_id": "u1"}, "request": {...}}; /openapi.json has the whole form.'
+_FORM_OF_FEATURES = _FORM.replace("{", '{"features": ["user_spend:spend_7d"], ', 1)
 
 
 class Done(NamedTuple):
@@ -177,16 +178,15 @@ def _key(service: str | None, asked: Read) -> object:
 
 
 def _parsed(decode: Callable[[bytes], Read], body: bytes) -> Read:
+    form = _FORM if decode is _decode else _FORM_OF_FEATURES
     try:
         return decode(body)
     except msgspec.ValidationError as error:
-        raise RequestInvalid(f"The body does not fit: {error}.", remedy=_FORM) from None
+        raise RequestInvalid(f"The body does not fit: {error}.", remedy=form) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(
-            400, RequestInvalid(f"The body is not JSON: {error}.", remedy=_FORM)
-        ) from None
+        raise Refused(400, RequestInvalid(f"The body is not JSON: {error}.", remedy=form)) from None
     except RecursionError:
-        raise Refused(400, RequestInvalid("The body is nested too deeply.", remedy=_FORM)) from None
+        raise Refused(400, RequestInvalid("The body is nested too deeply.", remedy=form)) from None
 
 
 def _shape(keys: Columns, program: Program) -> tuple[bool, int]:
