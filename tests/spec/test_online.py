@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -378,3 +380,35 @@ def test_online_is_the_training_row():
             ).to_arrow()
             assert served.to_pylist() == trained.select(served.column_names).to_pylist()
             assert served.schema.types == trained.select(served.column_names).schema.types
+
+
+def test_vectors_go_to_other_processes():
+    """With their values, statuses, ages and types, which need the store no more."""
+    with shop(bought("u1", NOON - HOUR, amount=2.0, price=Decimal("12.30"))) as store:
+        vector = store.online("fraud", {"user_id": "u1"}, request=CHECKOUT, at=NOON)
+        vectors = store.online_many("spending", [{"user_id": "u1"}, {"user_id": "eve"}], at=NOON)
+        there, all_there = pickle.loads(pickle.dumps((vector, vectors)))
+        again = pickle.loads(pickle.dumps(all_there))
+    assert there == vector
+    assert repr(there) == repr(vector)
+    assert all_there.to_dicts() == vectors.to_dicts()
+    assert all_there.to_arrow().equals(vectors.to_arrow())
+    assert all_there.statuses("paid") == ["PRESENT", "MISSING"]
+    assert again.ages("paid") == [HOUR, None]
+
+
+def test_a_copied_vector_is_the_same():
+    """Also where somebody changes a list in it."""
+    with shop(bought("u1", NOON - HOUR)) as store:
+        vector = store.online("spending", {"user_id": "u1"}, at=NOON)
+        copied = copy.deepcopy(vector)
+        copied["merchants"].append("b")
+    assert vector["merchants"] == ["a"]
+    assert copied["merchants"] == ["a", "b"]
+
+
+def test_vectors_are_a_frame():
+    """Whatever reads Arrow takes them."""
+    with shop(bought("u1", NOON - HOUR, amount=2.0)) as store:
+        vectors = store.online_many(["spending:spend_7d"], [{"user_id": "u1"}], at=NOON)
+        assert pl.DataFrame(vectors).to_dicts() == [{"spend_7d": 2.0}]

@@ -27,6 +27,9 @@ class When(Generic[T]):
     def __init__(self, parts: tuple[object, ...]) -> None:
         self._parts = parts
 
+    def __repr__(self) -> str:
+        return "tm.when(...) without .otherwise(...)"
+
     def when(self, condition: Expression[bool | None], then: T | Expression[T]) -> When[T]:
         """The value `then` where no condition before was true and this one is."""
         return When((*self._parts, condition, then))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 from tidemark.errors import NotFound
 from tidemark.model.window import moment_text, plain_age
+from tidemark.serve.kept import Kept
 
 
 class Status(StrEnum):
@@ -38,9 +39,13 @@ class Vector(Mapping[str, Any]):
 
     __slots__ = ("_answer", "_values")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer | Kept) -> None:
         self._answer = answer
         self._values = answer.first()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process with all that can be asked of it."""
+        return Vector, (Kept.of(self._answer),)
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -93,8 +98,12 @@ class Vectors:
 
     __slots__ = ("_answer",)
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer | Kept) -> None:
         self._answer = answer
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process with all that can be asked of them."""
+        return Vectors, (Kept.of(self._answer),)
 
     def __len__(self) -> int:
         return self._answer.rows
@@ -132,6 +141,10 @@ class Vectors:
     def to_arrow(self) -> pa.Table:
         """One column for each name, one row for each set of keys."""
         return self._answer.to_arrow()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Give the table to whatever reads Arrow: `polars.DataFrame(vectors)`."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dictionary for each set of keys."""
