@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.monitor.freshness import SourceFreshness, ViewFreshness
-from tidemark.online.pulse import Delays, Reading, quantile, read_reading
+from tidemark.online.pulse import Delays, Reading, quantile
 
 NOW = datetime.now(UTC)
 FILE = """
@@ -172,7 +171,6 @@ def test_a_stream_is_read_as_far_as_its_slowest_partition() -> None:
     assert level.read == 100
     assert level.and_told("topic", 130, {"0": 3}).read == 100
     assert level.and_told("another", 140, {"0": 0}).read == 140
-    assert read_reading(msgspec.msgpack.encode(1_772_452_800_000_000)) == Reading()
 
 
 def test_delays_are_told_as_roughly_as_they_are_known() -> None:

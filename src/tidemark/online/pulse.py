@@ -128,8 +128,5 @@ def reading_key(project: str, source: str) -> bytes:
 
 
 def read_reading(stored: bytes | None) -> Reading:
-    """The reading as it was written; one that knows nothing where nothing, or less, was."""
-    try:
-        return Reading() if stored is None else msgspec.msgpack.decode(stored, type=Reading)
-    except msgspec.ValidationError:  # a moment, as was written before
-        return Reading()
+    """The reading as it was written; one that knows nothing where nothing was."""
+    return Reading() if stored is None else msgspec.msgpack.decode(stored, type=Reading)

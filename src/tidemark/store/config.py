@@ -63,6 +63,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or "default"
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the online state ends with the process that has it."""
+        return self.online.startswith((":memory:", "memory:"))
+
+    @property
     def registry_url(self) -> str:
         """The registry's URL with an absolute path."""
         prefix = "sqlite:///"

@@ -157,7 +157,7 @@ class Observing:
         return config.root / folder / _AUDITS.name
 
     def _keep(self, found: Audit) -> None:
-        if self._project.config.online.startswith((":memory:", "memory:")):
+        if self._project.config.in_memory:
             return
         line = msgspec.json.encode(found.to_dict(), enc_hook=str) + b"\n"
         with suppress(OSError):  # an audit of a project that one may only read is one all the same

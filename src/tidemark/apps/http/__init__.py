@@ -206,7 +206,7 @@ def _with_room_for_connections(limits: Limits) -> Limits:
 
 
 def _in_memory(config: Config) -> bool:
-    return config.online.startswith((":memory:", "memory:")) or config.registry == "sqlite://"
+    return config.in_memory or config.registry == "sqlite://"
 
 
 @contextmanager
