@@ -387,8 +387,8 @@ def test_vectors_go_to_other_processes():
     with shop(bought("u1", NOON - HOUR, amount=2.0, price=Decimal("12.30"))) as store:
         vector = store.online("fraud", {"user_id": "u1"}, request=CHECKOUT, at=NOON)
         vectors = store.online_many("spending", [{"user_id": "u1"}, {"user_id": "eve"}], at=NOON)
-        there, all_there = pickle.loads(pickle.dumps((vector, vectors)))
-        again = pickle.loads(pickle.dumps(all_there))
+        there, all_there = pickle.loads(pickle.dumps((vector, vectors)))  # noqa: S301
+        again = pickle.loads(pickle.dumps(all_there))  # noqa: S301
     assert there == vector
     assert repr(there) == repr(vector)
     assert all_there.to_dicts() == vectors.to_dicts()
