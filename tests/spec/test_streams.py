@@ -24,6 +24,7 @@ from tests.kafka_broker import Broker, FaultyBroker
 import tidemark as tm
 from tidemark.engines.log import EventLog
 from tidemark.errors import RequestInvalid, StaleSource, StoreUnavailable
+from tidemark.store import streaming
 
 FEATURES = """
 from datetime import datetime
@@ -213,6 +214,25 @@ def test_a_pause_takes_nothing(lines: Path) -> None:
         assert told == [(0, True), (0, False), (2, False)]
         assert store.online("user_spend:purchases", {"user_id": "u1"})["purchases"] == 1
         assert not store.freshness().streams[0].paused
+
+
+def test_who_waits_for_another_reader_says_so_once(
+    lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes over, so there is nothing to be done; `once` does not wait for ever."""
+    append(lines, event(1))
+    monkeypatch.setattr(streaming, "HOLDING_SECONDS", 0.001)
+    monkeypatch.setattr(streaming, "UNHELD_SECONDS", 0.1)
+    told: list[str] = []
+    with tm.connect(lines) as store:
+        with (
+            store._online.lock(f"stream {store.config.namespace} purchase"),
+            pytest.raises(StoreUnavailable, match="is busy with: stream"),
+        ):
+            store.streams.run(once=True, told=lambda _, error: error and told.append(str(error)))
+        assert len(told) == 1
+        assert told[0].endswith("This process takes over as soon as it can.")
+        assert store.streams.run(once=True)[0].messages == 1
 
 
 def test_how_far_reading_is(lines: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ WATCHING_SECONDS = 0.05
 
 HOLDING_SECONDS = 1.0
 """How often a reader that waits for another one looks whether that is gone."""
+
+UNHELD_SECONDS = 30.0
+"""How long `once` waits for another reader."""
 
 
 class Streams:
@@ -132,7 +136,7 @@ class Streams:
     ) -> bool:
         """Read until stopped, or with `once` to the end; False where the lock was lost before."""
         try:
-            with self._holding(consumer, stop) as mine:
+            with self._holding(consumer, stop, once=once) as mine:
                 if mine:
                     consumer.run(start, once=once, batch=batch)
         except LockLost as error:  # another process may read now; what it took is in the log
@@ -202,18 +206,27 @@ class Streams:
         return False
 
     @contextmanager
-    def _holding(self, consumer: Consumer, stop: threading.Event) -> Generator[bool]:
-        """Be the only reader of a stream that nobody else deals out; False where stopped before."""
+    def _holding(self, consumer: Consumer, stop: threading.Event, *, once: bool) -> Generator[bool]:
+        """Be the only reader of a stream that nobody else deals out; False where stopped before.
+
+        With `once` the error of a lock that others hold for too long is raised.
+        """
         if consumer.shared:
             yield True
             return
         purpose = f"stream {self._project.config.namespace} {consumer.consumed.source}"
+        begun, told = time.monotonic(), ""
         while not stop.is_set():
             lock = self._online.lock(purpose)
             try:
                 lock.__enter__()
             except StoreUnavailable as error:
-                consumer.tell(error)
+                if once and time.monotonic() - begun > UNHELD_SECONDS:
+                    raise
+                if error.what != told:  # to wait for another reader is what this one is for
+                    told = error.what
+                    remedy = "This process takes over as soon as it can."
+                    consumer.tell(StoreUnavailable(told, where=error.where, remedy=remedy))
                 stop.wait(HOLDING_SECONDS)
                 continue
             try:

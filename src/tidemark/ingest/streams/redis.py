@@ -139,7 +139,7 @@ class RedisEntries:
             raise RequestInvalid(f"The {self.name} cannot be read: {error}.") from None
         except RedisError as error:
             raise StoreUnavailable(
-                f"The {self.name} does not answer: {error}.",
+                f"The {self.name} does not answer: {str(error).rstrip('.')}.",
                 remedy="Start the server: redis-server, or correct the URL.",
             ) from None
 
