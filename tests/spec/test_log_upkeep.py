@@ -59,6 +59,15 @@ def test_where_a_file_cannot_be_written_the_batches_stay(
     assert files(log) == ["day=1970-01-01/000000000000001-000000000000001.parquet"]
 
 
+@pytest.mark.parametrize("upkeep", ["compact", "retain"])
+def test_where_nothing_may_be_written_upkeep_says_so(log: EventLog, upkeep: str) -> None:
+    """It may be tried again."""
+    log.append(ORDERS, orders(("o1", 1.0, 0)), seen=0)
+    (log.folder / "orders" / "compact.lock").mkdir()  # a file there cannot be opened
+    with pytest.raises(StoreUnavailable, match="cannot be written: Is a directory"):
+        log.compact(ORDERS) if upkeep == "compact" else log.retain("orders", 1)
+
+
 def test_small_files_of_a_day_become_one(log: EventLog) -> None:
     """After the eighth compaction of a day there is one file of it, with all its events."""
     compacted_often(log, 7)

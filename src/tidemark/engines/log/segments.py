@@ -255,16 +255,20 @@ def _staged(database: Database, name: str, part: pa.Table, time: str) -> tuple[A
     except OSError as error:
         with suppress(OSError):  # the room that it takes is needed
             staged.unlink(missing_ok=True)
-        raise StoreUnavailable(
-            f"A file of the event log of {database.source} cannot be written: {error}.",
-            where=str(path),
-            remedy="All events are where they were. Free space or allow writing, then try again.",
-        ) from error
+        raise _unwritable(database, path, error) from error
     moments = part.column(time).cast(pa.int64()).to_numpy()
     places = part.column(POSITION).to_numpy()
     span = int(moments[0]), int(moments[-1])
     seen = int(pc.max(part.column(SEEN)).as_py())
     return (name, int(places.min()), int(places.max()), part.num_rows, *span, seen, size, sum_)
+
+
+def _unwritable(database: Database, path: Path, error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"A file of the event log of {database.source} cannot be written: {error.strerror}.",
+        where=str(path),
+        remedy="All events are where they were. Free space or allow writing, then try again.",
+    )
 
 
 def _by_day(table: pa.Table, time: str) -> Iterator[tuple[int, pa.Table]]:
@@ -374,7 +378,11 @@ def _file_sum(path: Path) -> int:
 @contextmanager
 def _alone(database: Database, name: str) -> Generator[bool]:
     """Hold a file lock, which the system frees if this process dies; False if another holds it."""
-    with (database.folder / name).open("a+b") as file:
+    try:
+        opened = (database.folder / name).open("a+b")
+    except OSError as error:
+        raise _unwritable(database, database.folder / name, error) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
