@@ -1,4 +1,8 @@
-"""Card-fraud features."""
+"""Card-fraud features: edit them, then `tidemark plan` shows what would change.
+
+`tidemark describe user_spend:spend_7d` says in English what a feature means; test_features.py shows
+on a few rows what it gives.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Purchase(
     tm.Source,
     history=tm.parquet("data/purchases/*.parquet"),
     time="purchased_at",
-    unique=("order_id",),
+    unique=("order_id",),  # an event that is delivered twice counts once
 ):
     """Card purchases, as the payment gateway reported them."""
 

@@ -1,4 +1,8 @@
-"""What a streaming service knows of its viewers, for a recommender and its language model."""
+"""What a streaming service knows of its viewers, for a recommender and its language model.
+
+Edit it, then `tidemark plan` shows what would change; test_features.py shows on a few rows what the
+features give.
+"""
 
 from __future__ import annotations
 
