@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -357,3 +358,35 @@ def test_a_registry_is_named_by_an_address(
     monkeypatch.setenv("TIDEMARK_REGISTRY", address)
     with pytest.raises(DefinitionError, match=r"Write it as \"sqlite:///registry.db\""):
         tm.connect(tmp_path)
+
+
+MOMENT = datetime(2026, 2, 1, 12, 30, tzinfo=UTC)
+
+
+def test_half_floats_of_a_frame_are_read() -> None:
+    """Embeddings are often kept so; each is a double exactly."""
+    half = pa.array(np.array([0.5, 1.5], np.float16))
+    table = pa.table(
+        {
+            "guest": ["g1", "g1"],
+            "score": half,
+            "taste": pa.FixedSizeListArray.from_arrays(half, 1),
+            "at": [MOMENT, MOMENT],
+        }
+    )
+
+    class Seen(tm.Source, history=tm.frame(table), time="at"):
+        guest: tm.Col[str]
+        score: tm.Col[float]
+        taste: tm.Col[list[float]] = tm.vector(1)
+        at: tm.Col[datetime]
+
+    class Scores(tm.FeatureView, entity=Guest, source=Seen):
+        score = tm.sum(Seen.score)
+        taste = tm.last(Seen.taste)
+
+    with tm.connect(":memory:") as store:
+        store.apply(store.plan([Scores]))
+        labels = pa.table({"guest": ["g1"], "t": [MOMENT]})
+        found = store.training_set(Scores, labels).to_arrow().select(["score", "taste"])
+    assert found.to_pylist() == [{"score": 2.0, "taste": [1.5]}]

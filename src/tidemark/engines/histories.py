@@ -407,7 +407,21 @@ def _frame(engine: DuckDB, source: Source, name: str) -> Relation:
             f"The history of {source.name} was a frame of another process.",
             remedy="Define it again in this one, or store it: history=tm.parquet(...).",
         )
-    return _arrow(engine, source, as_table(engine.frames[name]), f"frame {name}")
+    return _arrow(engine, source, _widened(as_table(engine.frames[name])), f"frame {name}")
+
+
+def _widened(table: pa.Table) -> pa.Table:
+    """The table with single floats for half ones, which the database does not read from Arrow."""
+    fields = [field.with_type(_wider(field.type)) for field in table.schema]
+    return table if fields == list(table.schema) else table.cast(pa.schema(fields))
+
+
+def _wider(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_wider(type_.value_type), type_.list_size)
+    if pa.types.is_list(type_):
+        return pa.list_(_wider(type_.value_type))
+    return pa.float32() if pa.types.is_float16(type_) else type_
 
 
 def _arrow(engine: DuckDB, source: Source, rows: object, where: str) -> Relation:
