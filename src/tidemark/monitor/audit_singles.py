@@ -14,7 +14,7 @@ from tidemark.monitor.audit_part import said
 from tidemark.monitor.audit_sums import Suggestion, suggested
 
 if TYPE_CHECKING:
-    from tidemark.monitor.audit_view import Work
+    from tidemark.monitor.audit_work import Work
 
 CANDIDATES = 100
 """Events of an entity that are left out or doubled one by one, the newest."""

@@ -19,7 +19,7 @@ from tidemark.monitor.audit_events import Case
 
 if TYPE_CHECKING:
     from tidemark.monitor.audit_faults import Reading
-    from tidemark.monitor.audit_view import Work
+    from tidemark.monitor.audit_work import Work
 
 LOOKED_AT = 10_000
 """Events of an entity that are looked at: the newest."""
