@@ -1,10 +1,11 @@
 """On-demand functions: the same Python values and nulls, in training and in serving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tidemark as tm
@@ -164,6 +165,54 @@ def test_a_count_is_an_int_and_a_mean_may_be_null() -> None:
     assert accepts(Spend.n, float)
     assert not accepts(Spend.mean, int | None)
     assert accepts(Spend.mean, Any)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "expected"),
+    [
+        (int, np.int64(2), 2),
+        (float, np.float32(0.5), 0.5),
+        (bool, np.bool_(True), True),
+        (list[float], np.array([1.0, 2.5]), [1.0, 2.5]),
+    ],
+)
+def test_values_of_numpy_are_values(annotation: Any, value: object, expected: object) -> None:
+    """A function that computes with numpy returns what numpy returns."""
+    (found,) = returning(annotation, value)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_a_number_of_numpy_is_not_rounded() -> None:
+    """A float is no integer, whoever made it."""
+    with pytest.raises(EngineError, match="which is not int64"):
+        returning(int, np.float64(2.5))
+
+
+async def awaited(amount: float) -> float:
+    return amount
+
+
+def yielded(amount: float) -> Iterator[float]:
+    yield amount
+
+
+def by_position(amount: float, /) -> float:
+    return amount
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (awaited, "awaited is asynchronous."),
+        (yielded, "yielded yields values."),
+        (by_position, "by_position takes its parameter 'amount' by position only."),
+    ],
+)
+def test_functions_that_give_no_value_are_refused(function: Callable[..., Any], what: str) -> None:
+    """When they are declared, rather than at the first request."""
+    with pytest.raises(DefinitionError) as raised:
+        tm.on_demand(amount=Checkout.amount)(function)
+    assert raised.value.problems[0].what == what
 
 
 class Item(tm.Entity):

@@ -19,6 +19,7 @@ from tidemark.define.python_types import (
     python_name,
     read_annotation,
     stored,
+    without_numpy,
 )
 from tidemark.errors import DefinitionError, EngineError
 from tidemark.model.aggregates import result_type
@@ -87,6 +88,7 @@ def on_demand(
         if any(is_unknown(each) for each in inputs.values()):
             return unknown(OnDemandFunction[P, R])
         with declaring_function() as finish:
+            _check_kind(function, place)
             parameters, gives = _signature(function, place)
             _compare_names(function, set(parameters), inputs, place)
             for name, given in inputs.items():
@@ -101,6 +103,19 @@ def on_demand(
         return made
 
     return decorate
+
+
+def _check_kind(function: Callable[..., Any], place: Place) -> None:
+    """Report a function that gives no value when it is called with its inputs by name."""
+    name = function.__name__
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        report(f"{name} is asynchronous.", place, "Write `def`: a value is computed, not awaited.")
+    elif inspect.isgeneratorfunction(function):
+        report(f"{name} yields values.", place, "Return one value.")
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            said = f"{name} takes its parameter {parameter.name!r} by position only."
+            report(said, place, "Leave out the `/`: inputs are given by their names.")
 
 
 def _signature(
@@ -268,6 +283,8 @@ def _rows(
             results.append(None)
         elif is_value(value, feature.type):
             results.append(stored(value, feature.type))
+        elif is_value(plain := without_numpy(value), feature.type):
+            results.append(stored(plain, feature.type))
         else:
             raise EngineError(
                 f"{feature.name} returned {value!r}, which is not {feature.type}.",

@@ -271,6 +271,11 @@ def is_value(value: object, type_: Type) -> bool:
             )
 
 
+def without_numpy(value: Any) -> Any:
+    """A number or an array of numpy as Python has it; anything else as it is."""
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
 def stored(value: Any, type_: Type) -> Any:
     """A checked value as the type holds it: floats are floats, timestamps are in UTC.
 
