@@ -102,6 +102,21 @@ IN_PYTHON: dict[str, tuple[Callable[[tm.Store], object], type[TidemarkError], st
         NotFound,
         "There is no revision as of r9.\n  A revision is r12, or a moment; tidemark log",
     ),
+    "a folder that is not there": (
+        lambda store: store.training_set(Fraud, pa.table(LABELS)).write_parquet("no/x.parquet"),
+        RequestInvalid,
+        "There is no directory no.\n  Make it: mkdir -p no",
+    ),
+    "no key for a test": (
+        lambda _: tm.testing.features_at(Spend, [], {}, at=NOON),
+        RequestInvalid,
+        "The key 'user_id' is missing.\n  Expected: user_id.",
+    ),
+    "an audit without a log": (
+        lambda store: store.audit(since="1h"),
+        NotFound,
+        "An audit with probe=10 needs none.",
+    ),
     "more than all requests": (
         lambda store: store.audit(since="1h", sample=2),
         RequestInvalid,

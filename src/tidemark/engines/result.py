@@ -111,6 +111,11 @@ class Rows(ABC):
     def write_parquet(self, path: str | Path) -> Path:
         """Write a Parquet file, which appears whole or not at all; raises `RequestInvalid`."""
         target = Path(path)
+        if not target.parent.is_dir():
+            raise RequestInvalid(
+                f"There is no directory {target.parent}.",
+                remedy=f"Make it: mkdir -p {target.parent}",
+            )
         part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             pq.write_table(self.to_arrow(), part)

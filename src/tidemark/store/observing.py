@@ -59,7 +59,8 @@ class Observing:
         if not config.serving_log:
             raise NotFound(
                 "No serving log is kept.",
-                remedy='Name a folder for it in tidemark.toml: serving_log = ".tidemark/served".',
+                remedy='Name a folder for it in tidemark.toml: serving_log = ".tidemark/served". '
+                "An audit with probe=10 needs none.",
             )
         if self._log is None:
             from tidemark.serve.log import ServingLog

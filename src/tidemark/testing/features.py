@@ -95,7 +95,12 @@ def _labels(
     for name in keys:
         if name not in names:
             raise NotFound.named(f"key of {entity.name}", name, names)
-    columns = {key.name: _column(key, [keys.get(key.name)]) for key in entity.keys}
+    for name in names:
+        if name not in keys:
+            raise RequestInvalid(
+                f"The key {name!r} is missing.", remedy=f"Expected: {', '.join(names)}."
+            )
+    columns = {key.name: _column(key, [keys[key.name]]) for key in entity.keys}
     moment = pa.array([parse_moment(at)], pa.int64()).cast(pa.timestamp("us", "UTC"))
     labels: pa.Table = pa.table({**columns, _TIME: moment})
     return labels
