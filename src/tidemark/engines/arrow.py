@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tidemark.model.expr import Literal
+from tidemark.model.graph import Feature
 from tidemark.model.types import FLOAT64, STRING, Type
 from tidemark.model.window import parse_moment
 
@@ -117,3 +118,11 @@ def scalar_of(literal: Literal) -> pa.Scalar:
             return pa.scalar(parse_moment(value), pa.int64()).cast(type_)
         case _:
             return pa.scalar(value, type_)
+
+
+def value_of_nothing(feature: Feature) -> Any:
+    """The value of a feature that found no event, of Python: 0 of what counts, else its default."""
+    default = feature.aggregate.default
+    if feature.aggregate.rule.zero:
+        return 0
+    return None if default is None else scalar_of(default).cast(arrow_type(feature.type)).as_py()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tidemark.engines.arrow import arrow_type, scalar_of
+from tidemark.engines.arrow import value_of_nothing
 from tidemark.errors import TidemarkError
 from tidemark.model.graph import Definitions, Feature, FeatureView
 from tidemark.model.window import format_moment
@@ -137,7 +137,7 @@ class OfView:
     def _defaults(self, part: Part) -> None:
         """What was served is what the feature is of nothing, or the other way round."""
         for column, feature in zip(self.columns, self._features, strict=True):
-            nothing = _nothing(feature)
+            nothing = value_of_nothing(feature)
             rows = np.flatnonzero(part.open[column.name])
             if nothing is None or column.masked or not len(rows):
                 continue
@@ -161,11 +161,3 @@ def _equal_in_single_precision(
     with np.errstate(over="ignore"):
         equal: NDArray[np.bool_] = one.astype(np.float32) == other.astype(np.float32)
     return equal
-
-
-def _nothing(feature: Feature) -> Any:
-    """The value of a feature that found nothing."""
-    default = feature.aggregate.default
-    if feature.aggregate.rule.zero or default is None:
-        return 0 if feature.aggregate.rule.zero else None
-    return scalar_of(default).cast(arrow_type(feature.type)).as_py()

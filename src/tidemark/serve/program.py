@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidemark.define.python_types import stored
-from tidemark.engines.arrow import arrow_type, scalar_of
+from tidemark.engines.arrow import value_of_nothing
 from tidemark.errors import RequestInvalid
 from tidemark.kernel.layout import Layout, LayoutFeature
 from tidemark.model.fingerprint import held_id, state_id
@@ -277,11 +277,8 @@ def _statuses(nothing: object) -> list[int]:
 
 def _computed(reference: Reference, layout: Layout, name: str, defined: Feature) -> Computed:
     feature = layout.feature(name)
-    rule, default = feature.aggregate.rule, defined.aggregate.default
-    nothing: Any = 0 if rule.zero else None
-    if default is not None and not rule.zero:
-        value = scalar_of(default).cast(arrow_type(feature.type)).as_py()
-        nothing = None if value is None else stored(value, feature.type)
+    rule, value = feature.aggregate.rule, value_of_nothing(defined)
+    nothing = None if value is None else stored(value, feature.type)
     column = None if feature.column < 0 else layout.columns[feature.column]
     coded = column is not None and column.form == "code" and rule.gives in {"same", "list"}
     several = rule.gives == "list"
