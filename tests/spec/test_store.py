@@ -450,3 +450,34 @@ def test_a_closed_store_is_closed(use: Callable[[tm.Store], object]) -> None:
     store.close()
     with pytest.raises(RequestInvalid, match=r"The store is closed\."):
         use(store)
+
+
+def test_what_another_store_applied_is_materialized_at_once(tmp_path: Path) -> None:
+    """Reads of vectors ask only once a second whether there is another revision; this does not."""
+    (tmp_path / "tidemark.toml").write_text('name = "acme"')
+    rows = pa.table(
+        {"user_id": ["ada"], "amount": [5.0], "status": ["paid"], "at": pa.array([NOON])}
+    )
+    labels = pa.table({"user_id": ["ada"], "t": pa.array([NOON])})
+
+    class Stored(tm.Source, name="purchase", history=tm.frame(rows), time="at"):
+        """What was bought."""
+
+        user_id: tm.Col[str]
+        amount: tm.Col[float]
+        status: tm.Col[str]
+        at: tm.Col[datetime]
+
+    class Counts(tm.FeatureView, entity=User, source=Stored):
+        """How often."""
+
+        purchases = tm.count(over="7d")
+
+    with tm.connect(tmp_path) as here, tm.connect(tmp_path) as there:
+        there.plan([Counts])  # its process has the frame, too
+        with pytest.raises(NotFound):
+            there.online("counts", {"user_id": "ada"})
+        here.apply(here.plan([Counts]))
+        assert [each.view for each in there.materialize("counts").views] == ["counts"]
+        assert there.training_set("counts", labels).to_arrow()["purchases"].to_pylist() == [1]
+        assert there.describe("counts")["name"] == "counts"

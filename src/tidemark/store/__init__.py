@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tidemark.ingest.push import OnError, Pushed
     from tidemark.monitor.audit import Audit
     from tidemark.monitor.freshness import Freshness
+    from tidemark.registry.snapshots import Snapshot
     from tidemark.serve import Reader, Vector, Vectors
     from tidemark.serve.log import ServingLog
     from tidemark.store.schedule import Schedule
@@ -76,7 +77,7 @@ class Store:
         `values`, what is added is also compared by value with what there is, on a sample of
         entities, which reads history.  Raises `DefinitionError` with every problem found.
         """
-        lowered = self._project.lower(definitions, self.registry.snapshot().definitions)
+        lowered = self._project.lower(definitions, self._in_force().definitions)
         return self.registry.plan(
             lowered.definitions, restated=[name_of(each) for each in restated], values=values
         )
@@ -135,7 +136,7 @@ class Store:
                 "A split is kept with a dataset, and none is saved.",
                 remedy="Name it, save_as=..., or split what is returned: training.split(...).",
             )
-        snapshot = self._readers.snapshot()
+        snapshot = self._in_force()
         features = reading.named(features, snapshot.records)
         definitions = self._project.beside(snapshot.definitions, features)
         outputs = reading.outputs(features, definitions, snapshot.records, full_names=full_names)
@@ -163,7 +164,7 @@ class Store:
         """
         from tidemark.ingest.materialize import materialize
 
-        definitions = self._readers.snapshot().definitions
+        definitions = self._in_force().definitions
         self.recovery.counted_here(each.name for each in definitions.sources)
         with self._project.engine() as engine:
             return materialize(
@@ -325,11 +326,16 @@ class Store:
         Everything, or one definition by its object or name; `model:fraud@3` is a model.
         """
         self._project.check_open()
-        snapshot = self._readers.snapshot() if as_of is None else self.registry.snapshot(as_of)
+        snapshot = self._in_force() if as_of is None else self.registry.snapshot(as_of)
         if ref is None:
             return _describe.overview(snapshot, self.config.name)
         definitions = self._project.beside(snapshot.definitions, ref)
         return _describe.describe(definitions, name_of(ref), snapshot.records)
+
+    def _in_force(self) -> Snapshot:
+        """The revision in force as of now; reads of vectors ask less often whether there is one."""
+        self._project.check_open()
+        return self.registry.snapshot()
 
     def close(self) -> None:
         """Close the registry and the online store; closing twice is fine."""
