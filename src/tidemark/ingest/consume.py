@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,6 +40,9 @@ BUSY_SECONDS, IDLE_SECONDS = 1.0, 5.0
 
 UNASSIGNED_SECONDS = 30.0
 """How long `once` waits for a partition before it takes all of them for others'."""
+
+FAILING_SECONDS = 30.0
+"""How long `once` tries again what fails."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
@@ -99,6 +103,7 @@ class Consumer:
         self._lost_noted = 0
         self._told = told
         self._stop = threading.Event()
+        self._patience = _Patience(inf, self._stop)
         self._taken: dict[str, str] = {}
 
     @property
@@ -117,9 +122,13 @@ class Consumer:
     def run(
         self, start: Start | None = None, *, once: bool = False, batch: int = BATCH
     ) -> Consumed:
-        """Take messages until stopped, or with `once` until none is left or this is paused."""
+        """Take messages until stopped, or with `once` until none is left or this is paused.
+
+        What passes by itself is waited for; with `once` for `FAILING_SECONDS`, then it is raised.
+        """
         begun = time.monotonic()
-        pause, failed = _FIRST_PAUSE, False
+        self._patience = patience = _Patience(FAILING_SECONDS if once else inf, self._stop)
+        failed = False
         self._stream.open(self._where, start or Start())
         try:
             self._applied()  # what a reader before this one may have left
@@ -130,13 +139,14 @@ class Consumer:
                     taken = self._step(batch)
                     if once and (self.consumed.paused or (not taken and self._finished(begun))):
                         break
-                    pause, failed = _FIRST_PAUSE, False
+                    failed = False
+                    patience.renew()
                 except TidemarkError as error:
-                    if not _passes(error):
+                    if not patience.covers(error):
                         raise
                     self.tell(error)
-                    self._stop.wait(pause)
-                    pause, failed = min(2 * pause, _LONGEST_PAUSE), True
+                    patience.wait()
+                    failed = True
         finally:
             self._stream.close()
         return self.consumed
@@ -229,17 +239,15 @@ class Consumer:
 
     def _applied(self) -> None:
         """Bring the state up to the log; what was appended is never taken again for its sake."""
-        pause = _FIRST_PAUSE
         while True:
             try:
                 self._apply()
             except TidemarkError as error:
-                if not _passes(error):
+                if not self._patience.covers(error):
                     raise
                 self.tell(error)
-                if self._stop.wait(pause):
+                if self._patience.wait():
                     return  # whoever comes next finds it in the log
-                pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 return
 
@@ -295,9 +303,28 @@ class Consumer:
         return not any(lag.values())
 
 
-def _passes(error: TidemarkError) -> bool:
-    """Whether trying again may help; a lock that is lost stays lost until it is taken anew."""
-    return error.retryable and not isinstance(error, LockLost)
+class _Patience:
+    """Waits longer and longer for what may pass by itself, for so many seconds at most."""
+
+    def __init__(self, seconds: float, stop: threading.Event) -> None:
+        self._seconds, self._stop = seconds, stop
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something was done."""
+        self._pause, self._since = _FIRST_PAUSE, inf
+
+    def covers(self, error: TidemarkError) -> bool:
+        """Whether to try again; a lock that is lost stays lost until it is taken anew."""
+        now = time.monotonic()
+        self._since = min(self._since, now)
+        passes = error.retryable and not isinstance(error, LockLost)
+        return passes and now - self._since <= self._seconds
+
+    def wait(self) -> bool:
+        """Wait until it may be tried again; whether this is to stop instead."""
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return self._stop.wait(pause)
 
 
 def _not_json(line: bytes) -> str:

@@ -29,6 +29,8 @@ _REFUSED = {
     _KafkaError._AUTHENTICATION,  # noqa: SLF001
 }
 ANSWER_SECONDS = 10.0
+REACHED_SECONDS = 1.0
+"""How long brokers that could not be reached are asked whether they can be again."""
 
 
 class KafkaTopic:
@@ -53,6 +55,7 @@ class KafkaTopic:
         self._taken: Callable[[], Positions] = dict
         self._start = Start()
         self._begun: dict[int, int] = {}
+        self._trouble = ""  # why no broker was reached, since one was
         self._gone: dict[tuple[str, int], int] = {}  # by partition and the offset that was next
 
     def open(self, taken: Callable[[], Positions], start: Start) -> None:
@@ -69,6 +72,7 @@ class KafkaTopic:
             "enable.auto.commit": False,
             # An offset that the brokers do not have any more is an error, not a place to go on.
             "auto.offset.reset": "error",
+            "error_cb": self._troubled,
         }
         try:
             self._consumer = cast("Any", kafka).Consumer(settings, logger=_SILENT)
@@ -113,6 +117,9 @@ class KafkaTopic:
         found: list[Message] = []
         with self._asking():
             messages = self._consumer.consume(most, timeout=seconds)
+            if self._trouble and not messages:
+                self._consumer.list_topics(timeout=REACHED_SECONDS)
+            self._trouble = ""
         for message in messages:
             error = message.error()
             if error is not None:
@@ -120,6 +127,11 @@ class KafkaTopic:
                 continue
             found.append(Message(str(message.partition()), str(message.offset()), message.value()))
         return found
+
+    def _troubled(self, error: Any) -> None:
+        """Note why the brokers cannot be reached: the client tries again, and says it once."""
+        if not self._trouble or error.code() != _KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._trouble = error.str()
 
     def _refuse(self, error: Any, message: Any) -> None:
         """Raise what cannot pass by itself; the client tries again where brokers are away."""
@@ -188,8 +200,9 @@ class KafkaTopic:
         try:
             yield
         except kafka.KafkaException as error:
+            why = self._trouble or error.args[0].str()
             raise StoreUnavailable(
-                f"The brokers of the {self.name} cannot be asked: {error.args[0].str()}.",
+                f"The brokers of the {self.name} cannot be asked: {why}.",
                 remedy="They are asked again.",
             ) from None
 
