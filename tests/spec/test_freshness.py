@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import tidemark as tm
 from tidemark.apps.cli import main
-from tidemark.monitor.freshness import SourceFreshness, ViewFreshness
+from tidemark.monitor.freshness import Freshness, SourceFreshness, ViewFreshness
 from tidemark.online.pulse import Delays, Reading, quantile
 
 NOW = datetime.now(UTC)
@@ -180,3 +180,13 @@ def test_delays_are_told_as_roughly_as_they_are_known() -> None:
         "  watch: 3 live events; counted about 0.064 s after they happened (p99 8m), "
         "0.064 s after they were accepted (p99 1 s)"
     )
+
+
+def test_a_view_that_promises_nothing_has_no_verdict_to_read() -> None:
+    """`unknown` is for programs; people see that nothing was promised."""
+    view = ViewFreshness(
+        view="habits", source="watch", promise=None, age=timedelta(seconds=6), complete_until=NOW,
+        waiting=0, verdict="unknown", breaks_at=None, next_run=None,
+    )  # fmt: skip
+    told = repr(Freshness(NOW, (view,), (), ()))
+    assert told.splitlines()[1] == "  habits  -        6s old, nothing promised"

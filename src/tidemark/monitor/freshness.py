@@ -144,7 +144,8 @@ class Freshness:
                 if each.promise
                 else "nothing promised"
             )
-            line = f"  {each.view:<{width}}  {each.verdict:<8} {age}, {promise}"
+            verdict = "-" if each.verdict == "unknown" else each.verdict
+            line = f"  {each.view:<{width}}  {verdict:<8} {age}, {promise}"
             if each.waiting:
                 line += f", {counted(each.waiting, 'event')} waiting"
             lines.append(line)
