@@ -462,7 +462,7 @@ def test_an_online_store_that_is_away_ends_once(
 
 def test_messages_that_are_gone_are_told_and_counted(tmp_path: Path) -> None:
     """They are an error; whoever says `--from earliest` passes them over, and not in silence."""
-    broker = Broker()
+    broker = FaultyBroker()
     folder = kafka_project(tmp_path, broker, broker.topic("trimmed"), session_ms=2_000)
     broker.send("trimmed", [event(n) for n in range(5)], partitions=[0])
     with tm.connect(folder) as store:
