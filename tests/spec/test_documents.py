@@ -13,7 +13,18 @@ from tidemark.errors import DefinitionError
 from tidemark.model import graph
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Column, Literal, Sql
-from tidemark.model.types import BOOL, FLOAT64, INT64, STRING, decimal, vector
+from tidemark.model.types import (
+    BOOL,
+    BYTES,
+    DATE,
+    FLOAT64,
+    INT64,
+    STRING,
+    TIMESTAMP,
+    decimal,
+    list_of,
+    vector,
+)
 from tidemark.model.window import DAY, Window
 
 BARE = """\
@@ -342,3 +353,49 @@ def test_a_feature_of_an_undeclared_source_says_its_type(tmp_path: Path) -> None
     ) as caught:
         load(tmp_path, "{name: x, entity: user, source: purchase, function: sum, value: amount}")
     assert caught.value.remedy == "Say it: `type: float64`."
+
+
+def test_defaults_of_types_that_yaml_lacks_are_text(tmp_path: Path) -> None:
+    """Decimals, dates, moments, and bytes in base16."""
+    features = load(
+        tmp_path,
+        """\
+sources:
+  sale:
+    time: at
+    columns: {k: string, d: "decimal(9,2)", day: date, raw: bytes, at: timestamp}
+views:
+  sales:
+    entity: shop
+    source: sale
+    features:
+      price: {function: last, value: d, default: "1.5"}
+      prices: {function: last_n, value: d, n: 2, default: ["1.5", null]}
+      day: {function: last, value: day, default: "2026-01-31"}
+      when: {function: last, value: at, default: "2026-01-31T00:00:00+01:00"}
+      raw: {function: last, value: raw, default: "00ff"}
+""",
+    )[1].features
+    assert [feature.aggregate.default for feature in features] == [
+        Literal("1.50", decimal(9, 2)),
+        Literal(("1.50", None), list_of(decimal(9, 2))),
+        Literal("2026-01-31", DATE),
+        Literal("2026-01-30T23:00:00Z", TIMESTAMP),
+        Literal("00ff", BYTES),
+    ]
+
+
+def test_a_default_that_does_not_read_is_refused(tmp_path: Path) -> None:
+    """As the text that it is."""
+    text = """\
+entities: {shop: {keys: {k: string}}}
+sources: {sale: {time: at, columns: {k: string, day: date, at: timestamp}}}
+views:
+  sales:
+    entity: shop
+    source: sale
+    features:
+      day: {function: last, value: day, default: soon}
+"""
+    what = "sales:day: the default 'soon' is text, but the feature is date."
+    assert problems(tmp_path, text) == [f"8: {what} | Give a default of type date."]

@@ -19,7 +19,7 @@ from tidemark.define.fragments import parse_sql
 from tidemark.define.linking import link, read_reference
 from tidemark.define.lowered import Loaded
 from tidemark.define.marks import Marked, Path_, is_list, is_mapping, read_yaml
-from tidemark.define.parts import default_literal
+from tidemark.define.parts import default_literal, spelled_out
 from tidemark.define.problems import ordered
 from tidemark.define.python_types import as_texts
 from tidemark.define.windows import Over, is_single, to_date, windows
@@ -330,7 +330,7 @@ class _Reader:
                     n=known.get("n", 0),
                     q=float(known.get("q", 0.5)),
                     ddof=0 if population else known.get("ddof", 1),
-                    default=default_literal(known.get("default"), type_),
+                    default=default_literal(spelled_out(known.get("default"), type_), type_),
                 ),
                 type=type_,
                 attribute=name,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, cast
 
 from tidemark.define.declarations import Entity, Source, is_unknown
@@ -95,6 +98,29 @@ def default_literal(value: object, type_: Type) -> Literal | None:
         if isinstance(value, list | tuple):
             raise DefinitionError(f"the default {value!r} is not {type_}.") from None
         return literal(value)
+
+
+def spelled_out(value: object, type_: Type) -> object:
+    """What a document says as text because YAML has no such values, as a value of the type.
+
+    Decimals, dates and moments as they are written, bytes in base16; anything else as it is.
+    """
+    if isinstance(value, list | tuple) and not type_.scalar:
+        item = type_.item or FLOAT64
+        return [spelled_out(each, item) for each in cast("Sequence[object]", value)]
+    read = _TEXTS.get(type_.name)
+    if read is not None and isinstance(value, str):
+        with suppress(ValueError, ArithmeticError):
+            return read(value)
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+_TEXTS: dict[str, Callable[[str], object]] = {
+    "decimal": Decimal,
+    "date": date.fromisoformat,
+    "timestamp": datetime.fromisoformat,
+    "bytes": bytes.fromhex,
+}
 
 
 def checked_names(feature: Feature[Any], named: Mapping[str, Window]) -> Mapping[str, Window]:
