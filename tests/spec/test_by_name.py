@@ -94,6 +94,20 @@ def test_a_service_names_what_is_applied(store: tm.Store) -> None:
     assert row.to_pylist() == [{"week": 40.0, "month": 40.0, "share": 0.25}]
 
 
+class Everything(tm.FeatureService, features=["user_spend", "share"]):
+    """All that the view has, and a function."""
+
+
+def test_a_view_in_the_list_of_a_service_is_each_of_its_features(store: tm.Store) -> None:
+    """By its name as by its class, and in documents as in classes."""
+    loaded = tm.load({"services": {"all": {"features": ["user_spend"]}}})
+    store.apply(store.plan([Everything, loaded]))
+    names = ["spend_7d", "spend_30d"]
+    found = store.training_set(Everything, LABELS).to_arrow().column_names
+    assert found == [*LABELS.column_names, *names, "share"]
+    assert list(store.online("all", {"user_id": "ada"}, at=NOON)) == names
+
+
 def test_a_service_is_trained_on_before_it_is_applied(store: tm.Store) -> None:
     """As any other object of a notebook."""
     row = store.training_set(Fraud, LABELS).to_arrow().select(["week", "month", "share"])

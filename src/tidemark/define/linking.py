@@ -82,7 +82,31 @@ def link(definitions: graph.Definitions, applied: graph.Definitions = NOTHING) -
         return view
 
     views = tuple(linked(view) for view in definitions.views)
-    return _newest(msgspec.structs.replace(definitions, views=views), applied)
+    services = tuple(_with_views(each, definitions, applied) for each in definitions.services)
+    linked_all = msgspec.structs.replace(definitions, views=views, services=services)
+    return _newest(linked_all, applied)
+
+
+def _with_views(
+    service: graph.FeatureService, definitions: graph.Definitions, applied: graph.Definitions
+) -> graph.FeatureService:
+    """A service in which the name of a view in its list stands for each of the view's features."""
+    functions = {each.name for each in (*applied.on_demand, *definitions.on_demand)}
+    views: dict[str, graph.FeatureView] = {}
+    for view in (*definitions.views, *applied.views):  # of several variants the current one first
+        views.setdefault(view.name, view)
+    outputs: list[graph.Output] = []
+    for output in service.outputs:
+        said = output.reference
+        listed = said.kind == "on_demand" and said.version == NEWEST and output.name == said.name
+        if not listed or said.name in functions or said.name not in views:
+            outputs.append(output)
+            continue
+        outputs += [
+            graph.Output(each.name, graph.Reference("feature", each.name, said.name, NEWEST))
+            for each in views[said.name].features
+        ]
+    return msgspec.structs.replace(service, outputs=tuple(outputs))
 
 
 def _newest(definitions: graph.Definitions, applied: graph.Definitions) -> graph.Definitions:
