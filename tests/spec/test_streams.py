@@ -19,9 +19,11 @@ from typing import Any
 
 import fastavro
 import pytest
+from click.testing import CliRunner
 from tests.kafka_broker import Broker, FaultyBroker
 
 import tidemark as tm
+from tidemark.apps.cli import main
 from tidemark.engines.log import EventLog
 from tidemark.errors import RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest import consume
@@ -325,6 +327,18 @@ def test_a_place_that_is_none(lines: Path, start: str) -> None:
     """It is refused, rather than taken for the beginning."""
     with tm.connect(lines) as store, pytest.raises(RequestInvalid):
         store.streams.run("purchase", start=start, once=True)
+
+
+def test_a_batch_of_nothing_is_refused(lines: Path) -> None:
+    """It would read for ever."""
+    with tm.connect(lines) as store, pytest.raises(RequestInvalid, match="batch=0"):
+        store.streams.run(once=True, batch=0)
+
+
+def test_pausing_and_resuming_at_once_is_refused(lines: Path) -> None:
+    """As a mistake in the command line."""
+    words = ["stream", "--pause", "--resume", "--project", str(lines)]
+    assert CliRunner().invoke(main, words).exit_code == 2
 
 
 def test_a_source_without_a_stream_is_named(tmp_path: Path) -> None:

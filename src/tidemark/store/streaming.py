@@ -64,6 +64,8 @@ class Streams:
         """
         from tidemark.ingest.streams import Start
 
+        if batch < 1:
+            raise RequestInvalid(f"batch={batch} takes nothing.", remedy="It is 1 or more.")
         begin = None if start is None else Start.of(start)
         stopping = stop or threading.Event()
         names = self._named(sources)

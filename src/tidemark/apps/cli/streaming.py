@@ -51,6 +51,8 @@ def stream(
     Those of each SOURCE, or of all that have a stream.  Each message counts once, however
     often this is stopped, killed or run beside itself.
     """
+    if pause and resume:
+        raise click.UsageError("--pause or --resume: not both.")
     if pause or resume:
         _pause_or_resume(sources, pausing=pause)
         return
