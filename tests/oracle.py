@@ -361,7 +361,9 @@ def total(values: Sequence[Any]) -> Fraction:
 
 
 def moment2(values: Sequence[Any], ddof: int) -> Fraction | float | None:
-    """The exact variance; NaN beside infinities and NaN, None of too few values."""
+    """The exact variance; NaN beside infinities and NaN, None of too few values without NaN."""
+    if any(map(math.isnan, values)):
+        return math.nan
     if len(values) <= ddof:
         return None
     if special(values) is not None:

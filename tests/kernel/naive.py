@@ -90,9 +90,9 @@ def compute(aggregate: Aggregate, events: list[Event], positions: list[int], sca
 def total(aggregate: Aggregate, values: list, scale: int):
     function, count = aggregate.function, len(values)
     deviation = function in {"variance", "stddev"}
-    if deviation and count <= aggregate.ddof:
-        return None
     odd = [v for v in values if isinstance(v, float) and not math.isfinite(v)]
+    if deviation and count <= aggregate.ddof and not any(map(math.isnan, odd)):
+        return None
     if odd:
         return math.nan if deviation else sum(odd)
     exact = [Fraction(v) for v in values]

@@ -164,3 +164,21 @@ def test_a_service_is_no_view() -> None:
 
     with pytest.raises(RequestInvalid, match="is not one feature view"):
         features_at(Today, [], {"station": "LGA"}, at=NOON)
+
+
+class Spread(tm.FeatureView, entity=Station, source=Reading):
+    """How much it varied."""
+
+    variance = tm.variance(Reading.degrees)
+    stddev = tm.stddev(Reading.degrees, default=0.0)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "variance", "stddev"), [(1.0, None, 0.0), (float("nan"),) * 3, (None, None, 0.0)]
+)
+def test_a_sample_of_one_value(
+    degrees: float | None, variance: float | None, stddev: float
+) -> None:
+    """One number varies by nothing that could be known; NaN is not hidden, however few there are."""
+    found = features_at(Spread, [reading(1, NOON, degrees)], {"station": "LGA"}, at=NOON)
+    assert repr(found) == repr({"variance": variance, "stddev": stddev})

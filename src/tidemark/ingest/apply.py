@@ -8,7 +8,6 @@ next, and what is done twice is refused the second time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -28,11 +27,12 @@ from tidemark.ingest.alone import alone
 from tidemark.ingest.quick import Quick
 from tidemark.ingest.recorded import Recorded, holders
 from tidemark.ingest.serving import Finder, Followers, Pair, Reading, Serving
-from tidemark.ingest.single import ANY_MOMENT, Arrived
+from tidemark.ingest.single import Arrived
 from tidemark.model.graph import Definitions, Source
+from tidemark.model.window import clock
 from tidemark.online import tree
 from tidemark.online.codec import Events, unpack_rows
-from tidemark.online.keys import State
+from tidemark.online.keys import ANY_MOMENT, State
 from tidemark.online.merging import kept
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import delays_key, read_delays
@@ -47,8 +47,6 @@ AT_ONCE = 20_000
 
 _ATTEMPTS = 300
 """How often a batch is made again because somebody else has moved the state."""
-
-Words = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ class Applier:
         """How long the events of a batch took until now, added to those before it."""
         place = delays_key(self._project, arrived.source.name)
         delays = read_delays(self._online.get_many([place])[0])
-        now = time.time_ns() // 1_000
+        now = clock()
         return place, msgspec.msgpack.encode(delays.and_these(now, arrived.times, arrived.seen))
 
     def _apply(

@@ -24,7 +24,6 @@ from tidemark.ingest.following import Following
 from tidemark.ingest.generations import Generations
 from tidemark.ingest.journal import Asked, Journal, became_known, fingerprint
 from tidemark.ingest.pace import Pace
-from tidemark.ingest.single import ANY_MOMENT
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
 from tidemark.model.fingerprint import state_id
@@ -32,7 +31,7 @@ from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
 from tidemark.model.window import clock, instant, moment_text, parse_duration, parse_moment
 from tidemark.online import tree
-from tidemark.online.keys import Held, State, held_key, journal_key, key_encoder
+from tidemark.online.keys import ANY_MOMENT, Held, State, held_key, journal_key, key_encoder
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.retention import Retention
 

@@ -7,7 +7,6 @@ the online state: the first thread works for all that have gathered, the next on
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -22,10 +21,11 @@ from tidemark.engines.few import FEW, Few
 from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
 from tidemark.ingest.apply import AT_ONCE, Applier
-from tidemark.ingest.single import ANY_MOMENT, Arrived
+from tidemark.ingest.single import Arrived
 from tidemark.ingest.validate import Bounds, Checked, as_rows, table_of
 from tidemark.model.graph import Definitions, Source
-from tidemark.model.window import instant
+from tidemark.model.window import clock, instant
+from tidemark.online.keys import ANY_MOMENT
 from tidemark.online.underway import UnderWay
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ class Pusher:
     """Takes events of a project's sources, from any number of threads.
 
     `engine` gives the engine that expressions are computed with, one at a time.  Reads are told by
-    `under_way` of events that they do not count yet.  `future` is how
-    far ahead of the clock (microseconds) an event may be; `forgets` says whether states answer
-    recent moments only.
+    `under_way` of events that they do not count yet.  `future` is how far ahead of the clock
+    (microseconds) an event may be; `forgets` says whether states answer recent moments only.
     """
 
     def __init__(
@@ -164,7 +163,7 @@ class Pusher:
             )
         if name not in self._queues:
             self._applier.left(definitions, name)  # or the log is another one
-        now = time.time_ns() // 1_000
+        now = clock()
         oldest = self._applier.oldest(definitions, name) if self._forgets else ANY_MOMENT
         checked = table_of(source, rows, bounds=Bounds(now, now + self._future, oldest))
         if checked.bad and on_error == "refuse":
@@ -241,7 +240,7 @@ class Pusher:
         batches = [Batch(push.rows, push.key, push.letters) for push in alone]
         if plain:
             batches.append(Batch(_together([push.rows for push in plain])))
-        done = self._log.append_all(source, batches, seen=time.time_ns() // 1_000)
+        done = self._log.append_all(source, batches, seen=clock())
         for push, appended in zip(alone, done, strict=False):
             push.appended = appended
             if appended.other:

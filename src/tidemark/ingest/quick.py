@@ -6,7 +6,6 @@ records, too; where they are not what was left, the general way (`apply`) begins
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,9 +15,10 @@ import msgspec
 from tidemark.engines.log import Newest
 from tidemark.errors import StoreConflict
 from tidemark.ingest.serving import Followers, Pair, Reading, Serving
-from tidemark.ingest.single import ANY_MOMENT, Arrived, Single
+from tidemark.ingest.single import Arrived, Single
 from tidemark.model.graph import Definitions, Source
-from tidemark.online.keys import Record
+from tidemark.model.window import clock
+from tidemark.online.keys import ANY_MOMENT, Record
 from tidemark.online.protocol import OnlineStore
 from tidemark.online.pulse import delays_key, read_delays
 
@@ -119,7 +119,7 @@ class Quick:
         newest = arrived.newest
         after = left.moved(newest)
         puts += [(each.place, each.stored) for each in after.followers.serving]
-        now = time.time_ns() // 1_000
+        now = clock()
         counted = read_delays(before).and_these(now, arrived.times, arrived.seen)
         puts.append((delays, _encode(counted)))
         expect = {each.place: each.stored for each in left.followers.serving}

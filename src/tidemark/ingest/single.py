@@ -38,9 +38,6 @@ Values = Row
 
 Function = Callable[[Values], Any]
 
-ANY_MOMENT = -(2**63)
-"""The floor of a state that keeps everything."""
-
 _NONE = np.zeros(0, np.int64)
 
 _integer, _float = struct.Struct("<q").pack, struct.Struct("<d").pack

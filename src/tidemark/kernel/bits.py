@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 MOST_LEVELS = 8
 
 
-def bits_size(size: int) -> int:
-    """How many words `make_levels` needs at most for integers below `size`."""
-    return size // 32 + 2 * MOST_LEVELS
-
-
 @nested
 def make_levels(size: int, memory: Words) -> tuple[Levels, Bits]:
     """Where each level begins, and an empty set of integers below `size`."""

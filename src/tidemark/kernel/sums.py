@@ -186,7 +186,7 @@ def finish(
         function, row, ddof = group[f, FUNCTION], group[f, ROW], group[f, DDOF]
         deviation = function == VARIANCE or function == STDDEV
         state, word = VALUE, 0
-        if count == 0 or (deviation and count <= ddof):
+        if count == 0 or (deviation and count <= ddof and not special[NAN]):
             state = NOTHING
         elif function == ANY or function == ALL:
             true = exact.sum_int64(total.acc)[0]

@@ -30,6 +30,9 @@ from tidemark.online.values import Convert, stored
 
 encode = msgspec.msgpack.Encoder().encode
 
+ANY_MOMENT = -(2**63)
+"""The floor of a state that keeps everything."""
+
 _ARRAY_OF_2, _ARRAY_OF_4 = b"\x92", b"\x94"  # how msgpack begins an array of so many items
 
 

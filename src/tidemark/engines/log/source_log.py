@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,9 +24,9 @@ from tidemark.engines.log.identities import Identities, entries, told_apart
 from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State, Taken
 from tidemark.errors import StoreConflict
 from tidemark.model.graph import Field, Source
+from tidemark.model.window import clock
 
 Words = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 _READ_ROWS = 1 << 16
 
@@ -274,7 +273,7 @@ class SourceLog:
     def bury(self, buried: Sequence[Letter]) -> int:
         """Keep rows that cannot be events."""
         with self._database.writing() as connection:
-            return letters.keep(connection, buried, time.time_ns() // 1_000)
+            return letters.keep(connection, buried, clock())
 
     def buried(self, after: int, most: int, *, replayed: bool) -> list[Letter]:
         """Rows that could not be events."""
