@@ -179,6 +179,6 @@ class Spread(tm.FeatureView, entity=Station, source=Reading):
 def test_a_sample_of_one_value(
     degrees: float | None, variance: float | None, stddev: float
 ) -> None:
-    """One number varies by nothing that could be known; NaN is not hidden, however few there are."""
+    """One number is too few for a variance; NaN is not hidden, however few there are."""
     found = features_at(Spread, [reading(1, NOON, degrees)], {"station": "LGA"}, at=NOON)
     assert repr(found) == repr({"variance": variance, "stddev": stddev})
