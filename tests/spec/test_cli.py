@@ -232,6 +232,19 @@ class TestFirstDay:
         refused = run("materialize", "--rate", "-1")
         assert (refused.exit_code, "is not a rate" in refused.stderr) == (1, True)
 
+    def test_materialize_that_is_interrupted_says_how_to_go_on(
+        self, applied: Path, run: Run, monkeypatch
+    ) -> None:
+        """Control-C loses nothing, and whoever pressed it is told so."""
+
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tidemark.store.Store.materialize", interrupted)
+        result = run("materialize")
+        assert result.exit_code == 1
+        assert "the same command goes on with the rest" in result.stderr
+
     def test_an_unknown_key(self, applied: Path, run: Run) -> None:
         """The right one is suggested."""
         result = run("online", "fraud", "--key", "user=u1")

@@ -67,7 +67,13 @@ def materialize(
                 show("\n".join(lines), [each.to_dict(rate) for each in expected])
                 return
             click.echo("\n".join(lines), err=True)
-        written = store.materialize(list(views) or None, until=until, rate=rate, restart=restart)
+        try:
+            written = store.materialize(
+                list(views) or None, until=until, rate=rate, restart=restart
+            )
+        except KeyboardInterrupt:
+            click.echo("What served serves on; the same command goes on with the rest.", err=True)
+            raise
     show(repr(written), asdict(written))
 
 
