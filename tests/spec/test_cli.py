@@ -305,6 +305,20 @@ class TestDoctor:
         assert result.exit_code == 1
         assert "0 files at data/purchases" in result.stdout
 
+    def test_an_event_log_that_lost_its_end(self, project: Path, run: Run) -> None:
+        """Where a log stands is shown; one that lacks what it acknowledged is wrong."""
+        run("apply", "--yes")
+        event = {"order_id": "o1", "user_id": "u1", "amount": 1.0, "merchant": "ink"}
+        event |= {"status": "settled", "purchased_at": "2026-01-01T00:00:00Z"}
+        Path("events.ndjson").write_text(json.dumps(event))
+        assert run("push", "purchase", "events.ndjson").exit_code == 0
+        result = run("doctor")
+        assert (result.exit_code, "up to position 1, 0 dead letters" in result.stdout) == (0, True)
+        (file,) = project.glob(".tidemark/log/*/log.db")
+        file.unlink()
+        result = run("doctor")
+        assert (result.exit_code, "log of purchase" in result.stdout) == (1, True)
+
     def test_outside_of_a_project(self, run: Run) -> None:
         """An installation can be looked at anywhere."""
         assert run("doctor").exit_code == 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
 from tidemark.errors import NotFound, TidemarkError
 from tidemark.model.graph import Csv, Definitions, Delta, Parquet
+from tidemark.model.plural import counted
 from tidemark.store.config import Config, read_config
 
 
@@ -126,15 +128,28 @@ def _project(config: Config) -> list[Check]:
             opened.close()
         return redacted(config.online)
 
-    checks = [_try("registry", registry), _try("online store", online)]
+    checks = [_try("registry", registry), _try("online store", online), *_logs(config)]
     for source in definitions.sources:
         if isinstance(source.history, Parquet | Csv | Delta):
             files = list(config.root.glob(source.history.path))
-            many = f"{len(files)} file{'' if len(files) == 1 else 's'}"
-            checks.append(
-                Check("project", source.name, bool(files), f"{many} at {source.history.path}")
-            )
+            found = f"{counted(len(files), 'file')} at {source.history.path}"
+            checks.append(Check("project", source.name, bool(files), found))
     return checks
+
+
+def _logs(config: Config) -> list[Check]:
+    """The event log of each source that has one: whether it is all that was acknowledged."""
+    from tidemark.engines.log import EventLog
+
+    if not config.log:
+        return []
+
+    def stands(name: str) -> str:
+        letters = counted(log.count_buried(name), "dead letter")
+        return f"up to position {log.last(name):,}, {letters}"
+
+    with EventLog(config.root / config.log) as log:
+        return [_try(f"log of {name}", partial(stands, name)) for name in sorted(log.names())]
 
 
 def _try(name: str, look: Callable[[], str]) -> Check:

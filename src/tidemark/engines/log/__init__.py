@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from tidemark.engines.log.batches import CORRECTS, POSITION, SEEN
-from tidemark.engines.log.database import FILE
+from tidemark.engines.log.database import FILE, MARK
 from tidemark.engines.log.records import (
     Appended,
     Batch,
@@ -168,8 +168,9 @@ class EventLog:
         return self._log(name).count_buried()
 
     def names(self) -> list[str]:
-        """The sources of which something was written."""
-        return sorted(unquote(path.parent.name) for path in self.folder.glob(f"*/{FILE}"))
+        """The sources of which something was written, also where it is gone by now."""
+        files = [path for name in (FILE, MARK) for path in self.folder.glob(f"*/{name}")]
+        return sorted({unquote(path.parent.name) for path in files})
 
     def compact(self, source: Source, *, keep_rows: int = HOT_ROWS) -> Compacted:
         """Turn batches into Parquet by day, but for those with the newest rows.
