@@ -135,9 +135,12 @@ def test_an_audit_looks_at_what_was_served_since_the_last_one(
 
 
 def days_later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    """Let the schedule believe that it is so much later."""
+    """Let the schedule, and the audits that it makes, believe that it is so much later."""
     later = int(days * 86_400_000_000)
-    monkeypatch.setattr("tidemark.store.schedule.clock", lambda: time.time_ns() // 1_000 + later)
+    for module in ("schedule", "observing"):
+        monkeypatch.setattr(
+            f"tidemark.store.{module}.clock", lambda: time.time_ns() // 1_000 + later
+        )
 
 
 def since_of(store: tm.Store) -> list[datetime]:
