@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
+from tests.property.materializer import materialize
 from tests.property.pushing import NOON, SCHEMA, everything_equal, make_project, views
 
 import tidemark as tm
@@ -87,7 +88,7 @@ def torture(folder: Path, online: str, killed: int) -> None:
             push(store, number)
             through += child.run_and_die(chance.random() * 0.6)
         spare.kill()
-        store.materialize()
+        materialize(store)
         assert through < killed
         with prepared(folder / "calm", "lmdb://.tidemark/online") as calm:
             for number in range(killed):
