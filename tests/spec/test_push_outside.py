@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -204,6 +206,32 @@ def test_a_server_counts_what_a_crash_left(tmp_path: Path, monkeypatch: pytest.M
                 store.push("purchase", bought("o1", "ada"))
     with serving(tmp_path) as server, Client(server.address) as client:
         assert client.online("buyer", {"user_id": "ada"})["purchases"] == 1
+
+
+STARTED = """
+import asyncio, sys
+
+import tidemark as tm
+from tests.spec.http_server import living
+from tidemark.apps.http import Limits
+from tidemark.apps.http.service import Service
+
+
+async def start():
+    with tm.connect(sys.argv[1]) as store:
+        async with living(Service(store, Limits())):
+            print("tidemark.kernel.splice" in sys.modules)
+
+
+asyncio.run(start())
+"""
+
+
+def test_a_server_has_loaded_what_takes_events_when_it_answers(tmp_path: Path) -> None:
+    """So that the first push of a machine does not wait for a compiler."""
+    words = [sys.executable, "-c", STARTED, str(make_project(tmp_path))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 Run = Callable[..., Result]

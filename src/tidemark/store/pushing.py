@@ -49,6 +49,13 @@ class Pushing:
         pusher = self._pusher or self._made()
         return pusher.push(definitions, source, rows, on_error=on_error, key=key)
 
+    def prepare(self) -> None:
+        """Load what takes events in, so that the first push does not wait for it."""
+        from tidemark.kernel.compiled import FOR_PUSHES, ready
+
+        if any(each.time is not None for each in self._readers.snapshot().definitions.sources):
+            ready(FOR_PUSHES)
+
     def catch_up(self, source: object = None) -> dict[str, CaughtUp]:
         """Count online what the event log holds of a source (None: of all) and state does not yet.
 

@@ -272,6 +272,7 @@ class Service:
         for each in following:
             each.start()
         with suppress(TidemarkError):  # the next push says what is in the way
+            await asyncio.to_thread(self.store.events.prepare)
             await asyncio.to_thread(self.store.events.catch_up)
             await asyncio.to_thread(self._standing.refresh)
         gc.collect()
