@@ -178,8 +178,21 @@ class TestContract:
         """The registry can be read."""
         assert client.feature("activity:spend")["kind"] == "feature"
         assert client.search("spend", limit=1)[0]["reference"] == "activity:spend@1"
+        narrow = {"entity": "user", "type": "float64", "source": "event", "kind": "feature"}
+        (hit,) = client.search("spend", **narrow)
+        assert hit["reference"] == "activity:spend@1"
         with pytest.raises(NotFound, match="everything is not a feature"):
             client.feature("everything")
+
+    def test_a_search_for_what_there_is_not(self, client: Client) -> None:
+        """An entity that is none is said to be none; an owner of nothing finds nothing."""
+        with pytest.raises(NotFound, match="There is no entity 'usr'") as caught:
+            client.search("spend", entity="usr")
+        assert caught.value.remedy == "Did you mean 'user'?"
+        assert client.search("spend", owner="nobody@example.com") == []
+        with pytest.raises(RequestInvalid, match="A search has no parameter 'entty'") as refused:
+            client.search("spend", entty="user")
+        assert refused.value.remedy == "It has: q, entity, owner, tag, type, source, kind, limit."
 
     def test_openapi_has_every_route(self, server: Server) -> None:
         """Those that FastAPI does not know too."""

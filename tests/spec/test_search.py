@@ -8,6 +8,7 @@ import pytest
 from benchmarks import registry as large
 from msgspec.structs import replace
 
+from tidemark.errors import NotFound
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Column, Literal
 from tidemark.model.graph import (
@@ -176,11 +177,58 @@ def test_why_says_what_a_word_was_taken_for(index: Index) -> None:
         ({"source": "card_event", "kind": "source"}, {"card_event"}),
         ({"kind": "on-demand feature"}, {"amount_ratio@1"}),
         ({"owner": "nobody@acme.com"}, set()),
+        ({"tag": "pii"}, set()),
+        ({"type": "decimal( 18,2 )"}, set()),
+        ({"entity": "user", "kind": "source"}, set()),
     ],
 )
 def test_filters_hold_exactly(index: Index, filters: dict[str, str], expected: set[str]) -> None:
     """Without words, everything that fits."""
     assert {hit.reference for hit in index.search("", **filters)} == expected
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"entity": "devise"}, "There is no entity 'devise'.\n  Did you mean 'device'?"),
+        (
+            {"source": "card_events"},
+            "There is no source 'card_events'.\n  Did you mean 'card_event'?",
+        ),
+        ({"kind": "featur"}, "There is no kind of definition 'featur'.\n  Did you mean 'feature'?"),
+        ({"type": "int"}, "There is no type 'int'.\n  Did you mean 'int64'?"),
+    ],
+)
+def test_a_filter_that_nothing_could_fit_is_refused(
+    index: Index, filters: dict[str, str], said: str
+) -> None:
+    """What is defined has these names and no others, so that it is a slip of the finger."""
+    with pytest.raises(NotFound) as caught:
+        index.search("count", **filters)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        (
+            {"owner": "risk@acme.con"},
+            "There is no owner 'risk@acme.con'.\n  Did you mean 'risk@acme.com'?",
+        ),
+        ({"tag": "cor"}, "There is no tag 'cor'.\n  Did you mean 'core'?"),
+    ],
+)
+def test_an_owner_or_a_tag_of_nothing_is_an_answer_that_names_the_nearest(
+    index: Index, filters: dict[str, str], said: str
+) -> None:
+    """Who owns nothing finds nothing, which is no error."""
+    results = index.search("", **filters)
+    assert (results.total, results.hint, str(results)) == (0, said, said)
+
+
+def test_nobody_says_of_an_owner_of_something_that_there_is_none(index: Index) -> None:
+    """It is the words that found nothing."""
+    assert index.search("zzzzqqq", owner="risk@acme.com", tag="core").hint == ""
 
 
 def test_facets_count_everything_found_not_only_what_is_shown(index: Index) -> None:

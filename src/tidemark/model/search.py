@@ -13,14 +13,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from tidemark.errors import DefinitionError, NotFound
 from tidemark.model import prose
 from tidemark.model.diff import all_consumers
 from tidemark.model.graph import Definitions, Feature, OnDemand
 from tidemark.model.lineage import Consumer
+from tidemark.model.types import parse_type
 from tidemark.model.vocabulary import Vocabulary, stem, words
 from tidemark.model.wording import Entry, EntryKind, Wording
 
@@ -41,6 +43,7 @@ _WEIGHTS = {
 # People look for values; what values are made of comes second.
 _KIND_WEIGHTS = {"feature": 1.0, "on-demand feature": 1.0, "service": 0.85}
 _OTHER_KIND = 0.75
+_KINDS: tuple[EntryKind, ...] = get_args(EntryKind)
 _FACETS = ("kind", "entity", "owner", "type", "source")
 
 
@@ -68,12 +71,13 @@ class Results(msgspec.Struct, frozen=True):
     """The best hits, how many there are in all, and how all of them divide.
 
     `facets` counts the values of entity, owner, tag, type, source, kind and lifecycle, most
-    frequent first.
+    frequent first.  `hint` says of an owner or a tag that nothing has which one is the nearest.
     """
 
     hits: tuple[Hit, ...]
     total: int
     facets: dict[str, dict[str, int]]
+    hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The results as JSON values."""
@@ -87,7 +91,9 @@ class Results(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if not self.hits:
-            return "Nothing was found. Without words and filters, everything is listed."
+            return (
+                self.hint or "Nothing was found. Without words and filters, everything is listed."
+            )
         lines: list[str] = []
         for hit in self.hits:
             kind = "" if hit.kind == "feature" else f"  {hit.kind}"
@@ -120,6 +126,7 @@ class Index:
         consumers: Iterable[Consumer] = (),
         lifecycles: Mapping[str, str] | None = None,
     ) -> None:
+        self._definitions = definitions
         self._sources = {item.name: item for item in definitions.sources}
         self._lifecycles = lifecycles or {}
         self._readers = _readers(definitions, consumers)
@@ -147,8 +154,18 @@ class Index:
     ) -> Results:
         """The definitions that fit the words best, of those that fit the filters exactly.
 
-        Without words, all that fit the filters, most used first.
+        Without words, all that fit the filters, most used first.  Raises `NotFound` for an entity,
+        a source, a kind or a type that there is not; an owner or a tag that nothing has is merely
+        not found.
         """
+        if entity is not None:
+            self._definitions.entity(entity)
+        if source is not None:
+            self._definitions.source(source)
+        if kind is not None and kind not in _KINDS:
+            raise NotFound.named("kind of definition", kind, _KINDS)
+        if type is not None:
+            type = self._type(type)  # noqa: A001
         wanted = {"entity": entity, "owner": owner, "type": type, "source": source, "kind": kind}
         exact = {name: value for name, value in wanted.items() if value is not None}
         asked = words(text)
@@ -164,7 +181,26 @@ class Index:
         )
         met = list(zip(asked, why, strict=True)) if asked else []
         hits = tuple(self._hit(number, score, met) for score, number in best)
-        return Results(hits, len(chosen), self._facets(number for _, number in chosen))
+        hint = "" if hits else self._hint(owner, tag)
+        return Results(hits, len(chosen), self._facets(number for _, number in chosen), hint)
+
+    def _type(self, text: str) -> str:
+        """A type as definitions spell it; of one that is none, what they have is the nearest."""
+        try:
+            return str(parse_type(text))
+        except DefinitionError:
+            known = {entry.type for entry in self._entries} - {""}
+            raise NotFound.named("type", text, known) from None
+
+    def _hint(self, owner: str | None, tag: str | None) -> str:
+        """What is said of an owner or a tag that nothing has: it is none, but may be meant well."""
+        owners = {entry.owner for entry in self._entries} - {""}
+        tags = {tag for entry in self._entries for tag in entry.tags}
+        if owner is not None and owner not in owners:
+            return str(NotFound.named("owner", owner, owners, make="Say it: owner=..."))
+        if tag is not None and tag not in tags:
+            return str(NotFound.named("tag", tag, tags, make="Say it: tags=(...)."))
+        return ""
 
     def _add(self, entry: Entry, places: Iterable[tuple[str, Iterable[str]]]) -> None:
         number = len(self._entries)

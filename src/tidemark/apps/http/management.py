@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"feature", "on-demand feature"}
 _MOST_HITS = 100
+_SEARCHED = ("q", "entity", "owner", "tag", "type", "source", "kind", "limit")
 
 
 def management(store: Store, metrics: Metrics, pool: Pool) -> FastAPI:
@@ -138,7 +139,11 @@ def _add_looking(app: FastAPI, store: Store, pool: Pool) -> None:
             raise forbidden()
         return _Json(store.freshness().to_dict())
 
-    @app.get("/v1/search", tags=["registry"], responses=contract.told("Found"))
+    @app.get(
+        "/v1/search",
+        tags=["registry"],
+        responses=contract.told("Found") | contract.problem_responses(404),
+    )
     @bounded
     def search(  # pyright: ignore[reportUnusedFunction]
         request: Request,
@@ -146,14 +151,27 @@ def _add_looking(app: FastAPI, store: Store, pool: Pool) -> None:
         entity: str | None = None,
         owner: str | None = None,
         tag: str | None = None,
+        type: str | None = None,  # noqa: A002
+        source: str | None = None,
         kind: str | None = None,
         limit: Annotated[int, Query(ge=1, le=_MOST_HITS)] = 10,
     ) -> _Json:
         """Find features, and what they are made of, by what people call them."""
         if _caller(request).limited:  # what it may not read would be among what is found
             raise forbidden()
+        for name in request.query_params.keys() - {*_SEARCHED}:  # a filter that holds nothing back
+            raise RequestInvalid(
+                f"A search has no parameter {name!r}.", remedy=f"It has: {', '.join(_SEARCHED)}."
+            )
         found = store.registry.search(
-            q, entity=entity, owner=owner, tag=tag, kind=kind, limit=limit
+            q,
+            entity=entity,
+            owner=owner,
+            tag=tag,
+            type=type,
+            source=source,
+            kind=kind,
+            limit=limit,
         )
         return _Json(found.to_dict())
 
