@@ -31,7 +31,7 @@ from tests.spec.watched import Person, Watch
 
 import tidemark as tm
 from tidemark.apps.cli import main
-from tidemark.errors import TidemarkError
+from tidemark.errors import NotFound, TidemarkError
 from tidemark.monitor.audit_differences import differing
 from tidemark.serve.log import files
 
@@ -202,6 +202,18 @@ def test_a_probe_needs_no_log(shop, monkeypatch):
     found = shop.audit(probe=2)
     assert (found.rows, found.compared, found.differing) == (2, 6, 0)
     assert str(found).startswith(f"6 values of 2 rows read now, 0 differ ({found.since}, ")
+
+
+def test_a_probe_of_a_model_reads_what_it_is_pinned_to(shop):
+    """It is named as in the serving log; one that is not registered is refused."""
+    shop.apply()
+    with tm.connect(shop.folder) as store:
+        store.registry.register_model("scorer", 1, service="risk")
+        of_model = store.audit(probe=3, service="model:scorer@1")
+        assert of_model.compared == store.audit(probe=3, service="risk").compared > 0
+        assert store.audit(service="model:scorer@1").compared == 0
+        with pytest.raises(NotFound, match="There is no model 'scorer@2'"):
+            store.audit(probe=3, service="model:scorer@2")
 
 
 def test_the_command_line_ends_with_14_if_values_differ(shop):

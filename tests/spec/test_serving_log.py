@@ -141,6 +141,34 @@ def test_served_on_the_command_line(project, logging_to, tmp_path):
     assert parquet.read_table(out)["key.user_id"].to_pylist() == USERS
 
 
+@pytest.mark.parametrize("service", ["everythin", "model:taster@1", "service=*"])
+def test_a_service_that_nothing_was_served_as_is_refused(project, logging_to, service):
+    """No rows would look as if nobody had read it."""
+    with tm.connect(project) as store:
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        for reading in (store.log.read, store.log.count, store.log.blocks):
+            with pytest.raises(NotFound, match=re.escape(f"There is no service {service!r}.")):
+                reading(service=service)
+    told = CliRunner().invoke(main, ["served", "--service", "everythin", "--project", str(project)])
+    assert told.exit_code == 1
+    assert "Did you mean 'everything'?" in told.output
+
+
+def test_what_may_be_served_and_what_was_served_is_asked_for(tmp_path, logging_to):
+    """No rows of a service, a model or features is an answer, and rows outlast their service."""
+    folder = make_project(tmp_path)
+    with tm.connect(folder) as store:
+        store.registry.register_model("taster", 1, service="asked", stage="development")
+        for nothing in ("everything", "model:taster@1", "features"):
+            assert store.log.count(service=nothing) == (0, 0)
+        store.online("everything", {"user_id": "ada"}, at=AT)
+        store.log.flush()
+    (logging_to / "service=everything").rename(logging_to / "service=ended")
+    with tm.connect(folder) as store:
+        assert store.log.count(service="ended") == (1, 1)
+        assert store.log.count(service="ended", until="1h") == (0, 0)
+
+
 def test_what_was_served_of_one_entity_on_the_command_line(project, logging_to, tmp_path):
     """`--key` is read by the type of the key, and counts or writes what `keys` reads."""
     with tm.connect(project) as store:

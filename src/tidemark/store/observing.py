@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidemark.errors import NotFound, RequestInvalid
+from tidemark.model.records import Model
 from tidemark.model.window import clock, parse_duration
+from tidemark.store.reading import named
 
 if TYPE_CHECKING:
     from tidemark.monitor.audit import Audit
@@ -70,6 +72,7 @@ class Observing:
                 sample=config.serving_log_sample,
                 retention=self._retention,
                 definitions=lambda revision: self._registry.snapshot(revision).definitions,
+                targets=self._targets,
             )
         return self._log
 
@@ -115,7 +118,7 @@ class Observing:
             else:
                 mask = self.log.mask
                 self.log.flush()
-                self._check_known(service)
+                self.log.check(service)
                 blocks = batches(
                     self.log.folder, service, *period, rows=BATCH_ROWS, damaged=damaged
                 )
@@ -135,14 +138,10 @@ class Observing:
         self._keep(found)
         return found
 
-    def _check_known(self, service: str | None) -> None:
-        """Refuse a name that nothing was ever served as, nor will be: it would find no fault."""
-        from tidemark.serve.log.files import served_as
-
-        named = {each.name for each in self._readers.snapshot().definitions.services}
-        logged = set(served_as(self.log.folder))
-        if service is not None and service not in named | logged | {"features"}:
-            raise NotFound.named("service", service, sorted(named | logged))
+    def _targets(self) -> list[str]:
+        snapshot = self._readers.snapshot()
+        services = [each.name for each in snapshot.definitions.services]
+        return services + [f"model:{each.reference}" for each in snapshot.models]
 
     def audits(self) -> list[dict[str, Any]]:
         """The audits that were made, oldest first, as `Audit.to_dict` tells them."""
@@ -172,12 +171,13 @@ class Observing:
         return self.log.mask if self.kept else Mask(self._project.config.root / _AUDITS.parent)
 
     def _read_by(self, service: str | None) -> frozenset[str] | None:
-        """The features that a service reads, those behind on-demand features among them."""
+        """The features that a service or a model reads, those behind on-demand features too."""
         if service is None:
             return None
-        definitions = self._readers.snapshot().definitions
-        outputs = definitions.service(service).outputs
-        needed = definitions.needed(each.reference for each in outputs)
+        snapshot = self._readers.snapshot()
+        definitions, model = snapshot.definitions, named(service, snapshot.records)
+        reads = model if isinstance(model, Model) else definitions.service(service)
+        needed = definitions.needed(each.reference for each in reads.outputs)
         return frozenset(str(each) for each in needed if each.kind == "feature")
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -63,7 +63,8 @@ class ServingLog:
     """The serving log of a project, in a folder that several processes may write to.
 
     `sample` is the share of keys whose rows are kept, the same keys in every process and always;
-    `retention` is microseconds, 0 for ever.  `definitions` gives those of a revision.
+    `retention` is microseconds, 0 for ever.  `definitions` gives those of a revision, `targets` the
+    names of the services in force and of the models, as `model:fraud@3`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ServingLog:
         sample: float,
         retention: int,
         definitions: Callable[[int], Definitions],
+        targets: Callable[[], Iterable[str]],
     ) -> None:
         self.folder = folder
         self.written = 0
@@ -80,6 +82,7 @@ class ServingLog:
         self.failed = 0
         self.mask = Mask(folder)
         self._sample, self._retention, self._definitions = sample, retention, definitions
+        self._targets = targets
         self._queue: list[Entry] = []
         self._rows = 0
         self._lock = threading.Lock()
@@ -143,8 +146,9 @@ class ServingLog:
         `service` is one, `model:fraud@3`, or `features`, what was read by name; None is all.
         `since` and `until` are moments, or how long ago, such as `"24h"`.  `keys` are those of one
         entity, in plain also where the log masks them.  Where lists of outputs differ, a row has
-        null in the columns that it has not.  Raises `RequestInvalid` where columns of one name have
-        different types: read one service then.
+        null in the columns that it has not.  Raises `NotFound` for a service that is neither in
+        force nor in the log, and `RequestInvalid` where columns of one name have different types:
+        read one service then.
         """
         self.flush()
         tables: list[pa.Table] = []
@@ -198,6 +202,7 @@ class ServingLog:
         columns: Sequence[str] | None = None,
     ) -> list[tuple[Description, pa.Table]]:
         """The same as `read`, each list of outputs by itself, with what its columns are."""
+        self.check(service)
         first, last = span(since, until)
         found: list[tuple[Description, pa.Table]] = []
         fitting, others = 0, set[str]()
@@ -222,6 +227,19 @@ class ServingLog:
                 remedy=f"Keys in the log: {', '.join(sorted(others))}.",
             )
         return found
+
+    def check(self, service: str | None) -> None:
+        """Raise `NotFound` for a name that nothing was ever served as, nor will be.
+
+        One that is in force may have no rows yet, and rows outlast the service they are of.
+        """
+        if service is None or service == "features":
+            return
+        known = set(self._targets())
+        if service not in known:
+            known |= set(files.served_as(self.folder))
+        if service not in known:
+            raise NotFound.named("service", service, known)
 
     def explain(self, request_id: str) -> Explanation:
         """What one request was given, what that means, and what it was computed from.
