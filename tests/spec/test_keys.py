@@ -52,6 +52,30 @@ def test_who_made_it_and_what_it_allows_is_kept(store: tm.Store) -> None:
     assert [each.name for each in store.registry.keys.list()] == ["fraud", "other"]
 
 
+def test_a_tag_of_nothing_is_told_with_the_nearest(store: tm.Store) -> None:
+    """Something may have it later; a key that reads is not of the tags of sources."""
+
+    class Tagged(tm.Source, history=tm.parquet("t.parquet"), time="at", tags=["shop"]):
+        at: tm.Col[datetime]
+
+    class Scored(tm.FeatureService, tags=["fraud"]):
+        items = "spending:items"
+
+    store.apply(store.plan([Fraud, Scored, Tagged]))
+    create = store.registry.keys.create
+    assert create("a", tags=["fraud"]).hint == create("b", ["push"], tags=["shop"]).hint == ""
+    assert create("c", ["read", "push"], tags=["shop", "fraud"]).hint == ""
+    assert create("d", tags=["frud"]).hint == (
+        "There is no tag to read by 'frud'.\n"
+        "  By it the key allows nothing until something has it.\n"
+        "  Did you mean 'fraud'?"
+    )
+    assert create("e", tags=["shop"]).hint.endswith("There are: fraud.")
+    assert create("f", ["push"], tags=["shpo"]).hint.startswith(
+        "There is no tag to push by 'shpo'."
+    )
+
+
 def test_a_key_ends_at_its_moment(store: tm.Store) -> None:
     """From that microsecond on it is expired."""
     end = datetime.now(UTC) + timedelta(hours=1)
@@ -128,6 +152,8 @@ class TestCommands:
         listed = invoke("key", "list").stdout
         assert listed.startswith("fraud-app  active   read of fraud  until ")
         assert secret not in listed
+        told = invoke("key", "create", "other", "--tag", "pii").stdout
+        assert told.splitlines()[-3] == "There is no tag to read by 'pii'."
         assert invoke("key", "revoke", "fraud-app").stdout == "fraud-app is revoked.\n"
         assert invoke("key", "list").stdout.startswith("fraud-app  revoked")
 
@@ -136,6 +162,7 @@ class TestCommands:
         words = ("key", "create", "app", "--scope", "read", "--scope", "push", "--json")
         made = json.loads(invoke(*words).stdout)
         assert made.pop("key").startswith("tmk_")
+        assert made.pop("hint") == ""
         (listed,) = json.loads(invoke("key", "list", "--json").stdout)["keys"]
         assert listed == made
         assert listed["actions"] == ["read", "push"]

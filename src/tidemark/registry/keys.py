@@ -28,10 +28,14 @@ _DURATION = re.compile(r"\d+(w|d|h|m|s)")
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A key that was just made, with the secret that nobody can be told again."""
+    """A key that was just made, with the secret that nobody can be told again.
+
+    `hint` names tags that nothing has, and the nearest ones: they may be given later, or be a slip.
+    """
 
     key: Key
     secret: str
+    hint: str = ""
 
 
 class Keys:
@@ -63,8 +67,9 @@ class Keys:
         """
         scope = KeyScope(tuple(actions), tuple(services), tuple(tags), float(rate))
         _check(name, scope)
+        definitions = self._definitions() if scope.limited else Definitions()
         for service in services:
-            self._definitions().service(service)
+            definitions.service(service)
         by, now = author or whoami(), clock()
         secret = _PREFIX + secrets.token_urlsafe(32)
         key = Key(
@@ -82,7 +87,7 @@ class Keys:
                 f"There is, or was, a key {name!r}.",
                 remedy="Names are never used again: choose another, such as the name with a date.",
             )
-        return NewKey(key, secret)
+        return NewKey(key, secret, _hint(scope, definitions))
 
     def list(self) -> tuple[Key, ...]:
         """All keys there ever were, in the order of their names."""
@@ -95,6 +100,25 @@ class Keys:
         if name not in keys:
             raise NotFound.named("key", name, keys, make="Make one: tidemark key create NAME.")
         return keys[name]
+
+
+def _hint(scope: KeyScope, definitions: Definitions) -> str:
+    """What is said of tags by which the key allows nothing yet."""
+    known = set[str]()
+    if "read" in scope.actions:
+        features = (feature for view in definitions.views for feature in view.features)
+        read = (*definitions.services, *definitions.views, *definitions.on_demand, *features)
+        known |= {tag for each in read for tag in each.tags}
+    if "push" in scope.actions:
+        known |= {tag for source in definitions.sources for tag in source.tags}
+    kind = f"tag to {' or '.join(scope.actions)} by"
+    where = "By it the key allows nothing until something has it."
+    make = "Say it where it is defined, tags=(...), and apply."
+    return "\n".join(
+        str(NotFound.named(kind, tag, known, where=where, make=make))
+        for tag in scope.tags
+        if tag not in known
+    )
 
 
 def digest(secret: bytes) -> bytes:

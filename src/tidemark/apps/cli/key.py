@@ -59,7 +59,8 @@ def create(
         )
     lines = [made.secret, "", "It cannot be shown again.  Send it with each request:"]
     lines.append(f"  Authorization: Bearer {made.secret}")
-    show("\n".join(lines), {"key": made.secret, **told(made.key)})
+    lines += ["", made.hint] if made.hint else []
+    show("\n".join(lines), {"key": made.secret, "hint": made.hint, **told(made.key)})
 
 
 @key.command("list", cls=Command)
