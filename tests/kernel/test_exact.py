@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tidemark.kernel import exact
+from tidemark.kernel.sums import MAX_LIMBS
 
 MAX, TINY = 1.7976931348623157e308, 5e-324
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
@@ -52,6 +53,17 @@ decimals = st.lists(
 )
 
 
+def float_window(values, valid=()):
+    """The smallest window that covers the finite values; `valid` is False where a value is null."""
+    bits = np.ascontiguousarray(values, np.float64).view(np.int64)
+    return exact.Window(*exact.cover(bits, np.array(valid, np.bool_)))
+
+
+def make_scratch():
+    """The working memory of the finishing functions, as large as the kernel's."""
+    return np.empty(8 * MAX_LIMBS, np.uint64)
+
+
 @numba.njit  # not cached: the cache of this file would outlive a change of the kernel
 def add_floats(acc, squares, base, square_base, values, sign):
     for x in values:
@@ -66,13 +78,13 @@ class Sums:
         self.window = window
         self.acc = np.zeros(window.limbs, np.int64)
         self.squares = np.zeros(window.square_limbs, np.int64)
-        self.scratch = exact.make_scratch(window)
+        self.scratch = make_scratch()
         self.n = 0
 
     @classmethod
     def of_floats(cls, values, window=None):
         column = np.array(values, np.float64)
-        return cls(window or exact.float_window(column)).floats(column, 1)
+        return cls(window or float_window(column)).floats(column, 1)
 
     @classmethod
     def of_ints(cls, values):
@@ -277,7 +289,7 @@ def test_order_changes_no_limb(values, shuffle):
 @given(floats, floats)
 def test_taking_values_out_leaves_nothing_behind(kept, gone):
     """A window that slides for ever holds exactly what is in it, limb by limb."""
-    window = exact.float_window(np.array(kept + gone, np.float64))
+    window = float_window(np.array(kept + gone, np.float64))
     sums = Sums.of_floats(kept, window).floats(gone, 1).floats(gone[::-1], -1)
     assert sums.acc.tolist() == Sums.of_floats(kept, window).acc.tolist()
     assert sums.squares.tolist() == Sums.of_floats(kept, window).squares.tolist()
@@ -288,7 +300,7 @@ def test_taking_values_out_leaves_nothing_behind(kept, gone):
 
 @given(floats.filter(lambda v: len(v) > 1), *[st.integers(0, 3)] * 4)
 def test_results_do_not_depend_on_the_window(values, below, above, square_below, square_above):
-    w = exact.float_window(np.array(values))
+    w = float_window(np.array(values))
     wider = exact.Window(
         w.base - below,
         w.limbs + below + above,
@@ -303,12 +315,12 @@ def test_results_do_not_depend_on_the_window(values, below, above, square_below,
 
 
 def test_accumulators_share_one_array_when_the_offset_is_taken_from_the_base():
-    w = exact.float_window(np.array([1.5, 4.25]))
+    w = float_window(np.array([1.5, 4.25]))
     shared = np.zeros(3 * w.limbs, np.int64)
     for row in range(3):
         exact.add_float(shared, w.base - row * w.limbs, 1.5 + row, 1)
     rows = shared.reshape(3, w.limbs)
-    assert [exact.sum_float(row, w.base, exact.make_scratch(w)) for row in rows] == [1.5, 2.5, 3.5]
+    assert [exact.sum_float(row, w.base, make_scratch()) for row in rows] == [1.5, 2.5, 3.5]
 
 
 @pytest.mark.parametrize("x", [1.0, -1.0, MAX, -MAX, TINY, 0.1, 123.45])
@@ -328,7 +340,7 @@ def test_limbs_hold_as_many_values_as_a_count_can(x):
 def test_full_limbs_finish_exactly():
     """Every limb at the bound of what 2^31 - 1 values can make of it, in either direction."""
     full = (2**31 - 1) * (2**32 - 1)
-    scratch = exact.make_scratch(exact.Window(0, 4, 0, 8))
+    scratch = make_scratch()
     for signs in ([1, 1, 1, 1], [-1, -1, -1, -1], [1, -1, 1, -1], [-1, 1, -1, 1], [0, 0, -1, 1]):
         acc = np.array([full * sign for sign in signs], np.int64)
         assert exact.sum_float(acc, -2, scratch) == rounded(limbs(acc, -2))
@@ -337,7 +349,7 @@ def test_full_limbs_finish_exactly():
 def test_a_million_values_of_every_size_repeat_exactly():
     rng = random.Random(7)
     once = [math.ldexp(rng.uniform(-1, 1), rng.randrange(-1080, 1000)) for _ in range(1000)]
-    sums = Sums(exact.float_window(np.array(once)))
+    sums = Sums(float_window(np.array(once)))
     sums.floats(np.tile(once, 1000), 1)
     fractions = [Fraction(x) for x in once]
     assert sums.sum() == float(1000 * sum(fractions))
@@ -352,22 +364,22 @@ def test_a_million_values_of_every_size_repeat_exactly():
 
 
 def test_the_window_of_money_is_small():
-    assert exact.float_window(np.array([0.01, 99_999.99])) == exact.Window(-2, 3, -4, 6)
+    assert float_window(np.array([0.01, 99_999.99])) == exact.Window(-2, 3, -4, 6)
 
 
 def test_the_window_of_every_double_covers_every_double():
-    window = exact.float_window(np.array([TINY, MAX]))
+    window = float_window(np.array([TINY, MAX]))
     assert window == exact.Window(-34, 67, -68, 133)
 
 
 @pytest.mark.parametrize("column", [[], [0.0, -0.0], [math.nan, math.inf, -math.inf]])
 def test_a_column_without_finite_values_has_the_smallest_window(column):
-    assert exact.float_window(np.array(column)) == exact.Window(0, 3, 0, 5)
+    assert float_window(np.array(column)) == exact.Window(0, 3, 0, 5)
 
 
 def test_nulls_do_not_widen_the_window():
     column, valid = np.array([1.0, MAX, TINY]), np.array([True, False, False])
-    assert exact.float_window(column, valid) == exact.float_window(np.array([1.0]))
+    assert float_window(column, valid) == float_window(np.array([1.0]))
 
 
 # --- integers

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Words = NDArray[np.int64]
-    Bytes = NDArray[np.uint8]
 
 HEAP_AT, HEAP = 4, 5
 _OPTIONS = 48  # how far the flags of a row are from the beginning of its first word

@@ -9,15 +9,15 @@ adding costs a shift and three additions. Subtracting a value undoes exactly wha
 limb by limb, so the headroom is spent by the values that are in the sum, not by those that passed
 through: a window slides for ever. Sums of squares are the same with the exact 106-bit square.
 
-Nothing depends on `base` or on the number of limbs, as long as they cover the values:
-`float_window` looks at a column and returns the smallest cover (three limbs for amounts of money,
-not the seventy of every double). To keep many accumulators in one flat array, pass `base - offset`
-to the adding functions: limb 0 is then at `offset`.
+Nothing depends on `base` or on the number of limbs, as long as they cover the values: `cover` looks
+at a column and returns the smallest window (three limbs for amounts of money, not the seventy of
+every double). To keep many accumulators in one flat array, pass `base - offset` to the adding
+functions: limb 0 is then at `offset`.
 
 The finishing functions carry the limbs into digits, make one exact rational (for a mean, a
 variance) and round it half to even, through subnormals to infinity. NaN and infinities are never
 added: the caller counts them (`math.isfinite`). A sum of nothing, or of zeros of either sign, is
-0.0. Counts of values go up to 2^31 - 1. Finishing needs a scratch array, from `make_scratch`.
+0.0. Counts of values go up to 2^31 - 1. Finishing needs a scratch array, see `sums.MAX_LIMBS`.
 """
 
 from __future__ import annotations
@@ -68,12 +68,6 @@ INT_WINDOW = Window(0, 2, 0, 4)
 DECIMAL_WINDOW = Window(0, 4, 0, 8)
 
 
-def float_window(values: NDArray[np.float64], valid: Flags | None = None) -> Window:
-    """The smallest window that covers the finite values; `valid` is False where a value is null."""
-    everything = np.empty(0, np.bool_) if valid is None else valid
-    return Window(*cover(np.ascontiguousarray(values, np.float64).view(np.int64), everything))
-
-
 @compiled
 def cover(bits: Limbs, valid: Flags) -> tuple[int, int, int, int]:
     """The fields of the smallest window of doubles given by their bits; `valid` may be empty."""
@@ -88,16 +82,6 @@ def cover_exponents(low: int, high: int) -> tuple[int, int, int, int]:
     """The fields of the smallest window of doubles with these ends, see `exponents`."""
     base, square_base = low >> 5, (2 * low) >> 5
     return base, (high >> 5) - base + 3, square_base, ((2 * high) >> 5) - square_base + 5
-
-
-def make_scratch(window: Window) -> Digits:
-    """The working memory of the finishing functions, for accumulators of this window."""
-    return np.empty(_scratch_size(*window), np.uint64)
-
-
-def _scratch_size(base: int, limbs: int, square_base: int, square_limbs: int) -> int:
-    numerator = max(square_limbs, 2 * limbs) + 2 + abs(square_base - 2 * base)
-    return limbs + 1 + 2 * numerator + 16
 
 
 # --- adding ---------------------------------------------------------------------------------------

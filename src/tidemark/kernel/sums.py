@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     Words = NDArray[np.int64]
 
-MAX_LIMBS = 72  # the largest window of doubles, see `exact.float_window`
+MAX_LIMBS = 72  # the largest window of doubles, see `exact.cover`
 INFINITY_BITS = 0x7FF0000000000000
 NAN, POSITIVE, NEGATIVE = range(3)
 
