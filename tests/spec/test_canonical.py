@@ -12,7 +12,7 @@ from tidemark import define
 from tidemark.define.expressions import Expression
 from tidemark.errors import DefinitionError
 from tidemark.model.expr import Call, Column, Literal
-from tidemark.model.fingerprint import fingerprints
+from tidemark.model.fingerprint import meaning as fingerprint
 from tidemark.model.graph import Definitions
 from tidemark.model.types import FLOAT64, INT64, STRING
 from tidemark.model.zones import LINKS, canonical_zone
@@ -49,7 +49,7 @@ def where(condition):
 def meaning(definitions: Definitions) -> str:
     """The fingerprint of the only feature."""
     (view,) = definitions.views
-    return fingerprints(definitions, view, view.features[0]).meaning
+    return fingerprint(view, view.features[0], definitions.source(view.source))
 
 
 @pytest.mark.parametrize(

@@ -843,7 +843,8 @@ class TestLineage:
         store.registry.register_model("fraud", 3, service=Fraud, dataset="march")
         dataset = store.registry.dataset(store.registry.model("fraud", 3).dataset)
         then = store.registry.snapshot(as_of=dataset.revision).definitions
-        assert then.view("spending").feature("spend").type.name == "float64"
+        types = {each.name: each.type.name for each in then.view("spending").features}
+        assert types["spend"] == "float64"
 
     def test_a_model_reads_what_it_was_trained_on(self, store: Store) -> None:
         """Anything else would be served values that it has never seen."""

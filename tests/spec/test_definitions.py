@@ -501,7 +501,8 @@ def test_a_column_may_have_a_name_that_python_cannot_spell() -> None:
         "Ordered At",
         "user_id",
     ]
-    assert view_of(Orders).feature("order_id").aggregate.value == Column("Order ID")
+    order_id, _ = view_of(Orders).features
+    assert order_id.aggregate.value == Column("Order ID")
 
 
 def test_names_come_from_classes_unless_said() -> None:

@@ -192,27 +192,26 @@ def test_a_document_says_whatever_classes_can() -> None:
     assert definitions.source("booking").types["taste"] == vector(3)
     assert definitions.source("booking").delay == 600_000_000
     assert (view.keys, view.bound, view.max_age) == (("row", "seat_letter"), "before", 30 * DAY)
-    assert {feature.name: feature.type for feature in view.features} == {
+    features = {feature.name: feature for feature in view.features}
+    assert {name: feature.type for name, feature in features.items()} == {
         "taste": vector(3),
         "sold_all": INT64,
         "sold_7d": INT64,
         "income": decimal(38, 2),
         "spread": FLOAT64,
         "monthly": FLOAT64,
-        "recent": view.feature("recent").type,
+        "recent": features["recent"].type,
         "odd": INT64,
     }
-    assert view.feature("income").aggregate.default == Literal("0.00", decimal(38, 2))
-    assert view.feature("spread").aggregate.ddof == 0
-    assert view.feature("monthly").aggregate == Aggregate(
+    assert features["income"].aggregate.default == Literal("0.00", decimal(38, 2))
+    assert features["spread"].aggregate.ddof == 0
+    assert features["monthly"].aggregate == Aggregate(
         "quantile",
         Column("price"),
         window=Window("to_date", offset=DAY, unit="month", zone="Europe/Paris", rows=100),
         q=0.9,
     )
-    assert view.feature("odd").aggregate.where == Sql(
-        "seat_letter LIKE 'A%'", ("seat_letter",), BOOL
-    )
+    assert features["odd"].aggregate.where == Sql("seat_letter LIKE 'A%'", ("seat_letter",), BOOL)
     outputs = definitions.service("pricing").outputs
     assert [(output.name, output.reference.version) for output in outputs] == [
         ("income", 2),

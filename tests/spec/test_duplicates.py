@@ -346,7 +346,9 @@ class TestByValue:
         definitions = list(store.registry.snapshot().definitions)
         (theirs,) = (each for each in definitions if each.name == "theirs")
         renamed = msgspec.structs.replace(
-            theirs, name="again", features=(theirs.feature("largest"),)
+            theirs,
+            name="again",
+            features=tuple(each for each in theirs.features if each.name == "largest"),
         )
         definitions.append(renamed)
         assert store.plan(definitions).alike is None

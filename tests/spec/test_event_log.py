@@ -154,7 +154,7 @@ def test_bad_rows_are_buried_with_their_reasons(log: EventLog) -> None:
     """The same message of a stream once, in the transaction of the good ones."""
     bad = Letter('{"id": 1}', ("id is no text",), "t/0", "7")
     log.append(ORDERS, numbered([1]), seen=5, buried=[bad])
-    assert log.bury("orders", [bad, Letter("x", ("no JSON",))]) == 1
+    log.append(ORDERS, orders(), seen=6, buried=[bad, Letter("x", ("no JSON",))])
     first, second = log.buried("orders")
     assert (first.row, first.reasons, first.origin, first.offset, first.at) == (
         '{"id": 1}', ("id is no text",), "t/0", "7", 5,
@@ -222,7 +222,7 @@ def test_compaction_leaves_the_same_events(log: EventLog) -> None:
 
 def test_a_log_without_events_compacts_to_nothing(log: EventLog) -> None:
     """Its first writer may just have made it, or all that came were rows that are no events."""
-    log.bury("orders", [Letter('{"id": 1}', ("no time",))])
+    log.append(ORDERS, orders(), seen=1, buried=[Letter('{"id": 1}', ("no time",))])
     assert log.compact(ORDERS) == Compacted(0, 0)
     assert log.retain("orders", 10**15) == 0
 

@@ -301,7 +301,10 @@ def test_of_many_at_once_one_wins(applied: Registry, path: Path) -> None:
         thread.join()
     (winner,) = [outcome for outcome in outcomes if outcome != "refused"]
     assert len(outcomes) == 8
-    assert applied.snapshot().definitions.view("user_spend").feature("spend").owner == winner
+    owners = {
+        each.name: each.owner for each in applied.snapshot().definitions.view("user_spend").features
+    }
+    assert owners["spend"] == winner
 
 
 def test_reading_as_of_a_revision_or_a_moment(applied: Registry) -> None:

@@ -29,7 +29,6 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
 
     needs: Input
     gives: Literal["int64", "float64", "bool", "same", "sum", "list"]
-    doc: str
     zero: bool = False
     ordered: bool = False
     stored: bool = False
@@ -37,50 +36,28 @@ class Rule(msgspec.Struct, frozen=True, gc=False):
 
 
 RULES: dict[str, Rule] = {
-    "count": Rule("rows", "int64", "rows, or non-null values", zero=True),
-    "sum": Rule("number", "sum", "exact sum, rounded once"),
-    "mean": Rule("number", "float64", "exact mean, rounded once"),
-    "min": Rule("ordered", "same", "smallest value"),
-    "max": Rule("ordered", "same", "largest value"),
-    "variance": Rule("number", "float64", "exact variance, rounded once", parameters=("ddof",)),
-    "stddev": Rule("number", "float64", "root of the variance, rounded once", parameters=("ddof",)),
-    "first": Rule("any", "same", "oldest non-null value", ordered=True),
-    "last": Rule("any", "same", "newest non-null value", ordered=True, stored=True),
-    "latest": Rule(
-        "any", "same", "value in the newest row, null included", ordered=True, stored=True
-    ),
-    "first_n": Rule(
-        "scalar", "list", "oldest n non-null values, oldest first", ordered=True, parameters=("n",)
-    ),
-    "last_n": Rule(
-        "scalar",
-        "list",
-        "newest n non-null values, newest first",
-        ordered=True,
-        stored=True,
-        parameters=("n",),
-    ),
-    "count_distinct": Rule("scalar", "int64", "different non-null values", zero=True),
-    "approx_count_distinct": Rule(
-        "scalar", "int64", "different non-null values, estimated by HyperLogLog", zero=True
-    ),
-    "quantile": Rule(
-        "number", "float64", "exact quantile, linear interpolation", parameters=("q",)
-    ),
-    "approx_quantile": Rule(
-        "number", "float64", "quantile from logarithmic buckets", parameters=("q",)
-    ),
-    "mode": Rule("ordered", "same", "most frequent value; the smaller one of a tie"),
-    "top_n": Rule(
-        "ordered",
-        "list",
-        "n most frequent values, most frequent first; smaller ones first in a tie",
-        parameters=("n",),
-    ),
-    "any": Rule("bool", "bool", "whether a value is true"),
-    "all": Rule("bool", "bool", "whether no value is false"),
+    "count": Rule("rows", "int64", zero=True),
+    "sum": Rule("number", "sum"),
+    "mean": Rule("number", "float64"),
+    "min": Rule("ordered", "same"),
+    "max": Rule("ordered", "same"),
+    "variance": Rule("number", "float64", parameters=("ddof",)),
+    "stddev": Rule("number", "float64", parameters=("ddof",)),
+    "first": Rule("any", "same", ordered=True),
+    "last": Rule("any", "same", ordered=True, stored=True),
+    "latest": Rule("any", "same", ordered=True, stored=True),
+    "first_n": Rule("scalar", "list", ordered=True, parameters=("n",)),
+    "last_n": Rule("scalar", "list", ordered=True, stored=True, parameters=("n",)),
+    "count_distinct": Rule("scalar", "int64", zero=True),
+    "approx_count_distinct": Rule("scalar", "int64", zero=True),
+    "quantile": Rule("number", "float64", parameters=("q",)),
+    "approx_quantile": Rule("number", "float64", parameters=("q",)),
+    "mode": Rule("ordered", "same"),
+    "top_n": Rule("ordered", "list", parameters=("n",)),
+    "any": Rule("bool", "bool"),
+    "all": Rule("bool", "bool"),
 }
-
+"""What each aggregate computes is said where it is declared, in `define.aggregates`."""
 
 ADDITIVE = ("count", "sum", "mean", "variance", "stddev", "any", "all")
 """Aggregates that follow from their values over parts of a window, for every type they take."""

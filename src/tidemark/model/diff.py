@@ -16,7 +16,6 @@ from tidemark.model.graph import (
     Definition,
     Definitions,
     Delta,
-    Entity,
     Feature,
     FeatureView,
     Field,
@@ -57,7 +56,7 @@ _WORDS = {
 _ORDER = tuple(_WORDS.values())
 
 Item = Definition | Feature
-_Footing = tuple[FeatureView, Feature, Entity | None, Source | None]
+_Footing = tuple[FeatureView, Feature, Source | None]
 
 
 class FieldChange(msgspec.Struct, frozen=True):
@@ -179,20 +178,18 @@ def feature_name(view: FeatureView, feature: Feature) -> str:
 
 
 def _footings(definitions: Definitions) -> dict[str, _Footing]:
-    """For each feature, all that its fingerprints are made of: cheaper to compare than these."""
-    entities = {item.name: item for item in definitions.entities}
+    """For each feature, all that its fingerprint is made of: cheaper to compare than that."""
     sources = {item.name: item for item in definitions.sources}
     found: dict[str, _Footing] = {}
     for view in definitions.views:
         bare = msgspec.structs.replace(view, features=())
         for feature in view.features:
-            rest = entities.get(view.entity), sources.get(view.source)
-            found[feature_name(view, feature)] = (bare, feature, *rest)
+            found[feature_name(view, feature)] = bare, feature, sources.get(view.source)
     return found
 
 
 def _meaning(footing: _Footing) -> str:
-    view, feature, _, source = footing
+    view, feature, source = footing
     return meaning(view, feature, source) if source is not None else ""
 
 

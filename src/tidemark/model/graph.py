@@ -188,13 +188,6 @@ class FeatureView(_Described, frozen=True, kw_only=True, omit_defaults=True):
             return None
         return max(known, default=0) + max(self.step - 1, 0)
 
-    def feature(self, name: str) -> Feature:
-        """The feature of that name; raises `NotFound`."""
-        for feature in self.features:
-            if feature.name == name:
-                return feature
-        raise NotFound.named(f"feature of {self.name}", name, (f.name for f in self.features))
-
 
 class Request(_Described, frozen=True, kw_only=True, omit_defaults=True):
     """What the caller knows only at serving time."""

@@ -153,10 +153,6 @@ class EventLog:
         """Whether the stream of a source is not to be read."""
         return self._log(name).paused()
 
-    def bury(self, name: str, letters: Sequence[Letter]) -> int:
-        """Keep rows that cannot be events; gives how many were new."""
-        return self._log(name).bury(letters)
-
     def buried(
         self, name: str, after: int = 0, most: int = 1000, *, replayed: bool = False
     ) -> list[Letter]:

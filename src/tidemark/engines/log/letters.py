@@ -10,15 +10,13 @@ from tidemark.engines.log.records import Letter, Settled
 from tidemark.errors import StoreConflict
 
 
-def keep(connection: sqlite3.Connection, letters: Sequence[Letter], at: int) -> int:
-    """Keep rows as of a moment (microseconds); gives how many were not there."""
+def keep(connection: sqlite3.Connection, letters: Sequence[Letter], at: int) -> None:
+    """Keep rows as of a moment (microseconds); a message of a stream that is there stays one."""
     rows = [
         (at, letter.row, json.dumps(letter.reasons), letter.origin, letter.offset)
         for letter in letters
     ]
-    before = connection.total_changes
     connection.executemany("INSERT OR IGNORE INTO buried VALUES (NULL, ?, ?, ?, ?, ?, 0)", rows)
-    return connection.total_changes - before
 
 
 def find(

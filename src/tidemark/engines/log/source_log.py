@@ -24,7 +24,6 @@ from tidemark.engines.log.identities import Identities, entries, told_apart
 from tidemark.engines.log.records import Appended, Batch, Compacted, Letter, State, Taken
 from tidemark.errors import StoreConflict
 from tidemark.model.graph import Field, Source
-from tidemark.model.window import clock
 
 Words = NDArray[np.int64]
 
@@ -269,11 +268,6 @@ class SourceLog:
     def paused(self) -> bool:
         """Whether the stream is not to be read."""
         return self._paused.exists()
-
-    def bury(self, buried: Sequence[Letter]) -> int:
-        """Keep rows that cannot be events."""
-        with self._database.writing() as connection:
-            return letters.keep(connection, buried, clock())
 
     def buried(self, after: int, most: int, *, replayed: bool) -> list[Letter]:
         """Rows that could not be events."""
