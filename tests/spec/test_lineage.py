@@ -148,6 +148,7 @@ def test_edges_are_declared_or_observed(index: LineageIndex) -> None:
         ("service fraud", ["service fraud"]),
         ("fraud@3", ["model fraud@3"]),
         ("model fraud", ["model fraud@3"]),
+        ("model:fraud@3", ["model fraud@3"]),
         ("fraud-2026-11", ["dataset fraud-2026-11"]),
     ],
 )

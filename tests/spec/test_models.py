@@ -156,6 +156,17 @@ class TestPins:
         assert facts["outputs"] == {"spent": "float64  spend:total@1"}
         assert store.describe("spend:total")["read_by"] == ["service fraud", "model fraud@3"]
 
+    def test_a_version_of_what_has_none_is_not_passed_over(self, store: tm.Store):
+        """It would be told as if it were that one; where a model is meant, its name is said."""
+        with pytest.raises(NotFound) as caught:
+            store.describe("fraud@3")
+        assert str(caught.value) == (
+            "There is no 'fraud@3': a service has no versions.\n  The model is \"model:fraud@3\"."
+        )
+        with pytest.raises(NotFound, match="a view has no versions") as caught:
+            store.describe("spend@1")
+        assert caught.value.remedy == 'Ask for "spend".'
+
 
 class TestConfirmation:
     def test_a_changed_source_needs_each_models_consent(self, store: tm.Store):

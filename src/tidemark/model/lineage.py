@@ -147,9 +147,12 @@ class LineageIndex:
         """What a definition comes from (`upstream`), goes to (`downstream`), or both.
 
         `ref` names a source, `source.column`, entity, view, feature (with or without its version),
-        request, `request.field`, on-demand feature, service, model or dataset, optionally after
-        its kind: `service fraud`.  Raises `NotFound` with the nearest name.
+        request, `request.field`, on-demand feature, service, model (`fraud@3` or `model:fraud@3`)
+        or dataset, optionally after its kind: `service fraud`.  Raises `NotFound` with the nearest
+        name.
         """
+        if ref.startswith("model:"):
+            ref = ref.replace(":", " ", 1)
         focus = self._named.get(ref)
         if focus is None:
             raise NotFound.named("definition", ref, self._named)

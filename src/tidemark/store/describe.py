@@ -83,7 +83,10 @@ def describe(definitions: Definitions, name: str, records: Records) -> Descripti
         return _on_demand(definitions, definitions.on_demand_feature(bare, version), records)
     for item in _by_likelihood(definitions):
         if item.name == bare:
-            return _definition(definitions, item)
+            facts = _definition(definitions, item)
+            if "@" in name:
+                raise _no_version(name, bare, facts["kind"], records)
+            return facts
     owners = {
         view.name for view in definitions.views for each in view.features if each.name == bare
     }
@@ -92,6 +95,13 @@ def describe(definitions: Definitions, name: str, records: Records) -> Descripti
     known = {item.name for item in definitions}
     known |= {f"{view.name}:{each.name}" for view in definitions.views for each in view.features}
     raise NotFound.named("definition", name, known)
+
+
+def _no_version(name: str, bare: str, kind: str, records: Records) -> NotFound:
+    """What is said of a version of what has none; it may be that of a model of the same name."""
+    models = {each.reference for each in records.models}
+    remedy = f'The model is "model:{name}".' if name in models else f'Ask for "{bare}".'
+    return NotFound(f"There is no {name!r}: a {kind} has no versions.", remedy=remedy)
 
 
 def _usual(name: str, versions: Sequence[int], records: Records) -> int:

@@ -148,7 +148,13 @@ def describe(ref: str | None, as_of: str | None) -> None:
 @click.option("--type", help="Values of this type only, such as int64.")
 @click.option("--source", help="From this source only.")
 @click.option("--kind", help="Of this kind only, such as feature or source.")
-@click.option("--limit", default=10, show_default=True, help="How many to show.")
+@click.option(
+    "--limit",
+    default=10,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="How many to show.",
+)
 @click.option("--as-of", metavar="REVISION", help="As of r12, or of a moment.")
 def search(words: tuple[str, ...], **filters: Any) -> None:
     """Find features and what they are made of.
