@@ -226,7 +226,7 @@ class TestFirstDay:
         facts = json.loads(run("materialize", "user_spend", "--json").stdout)
         (view,) = facts["views"]
         assert view.keys() == {
-            "view", "entities", "events", "unattributed", "seconds", "resumed",
+            "view", "features", "entities", "events", "unattributed", "seconds", "resumed",
         }  # fmt: skip
         assert (view["view"], view["resumed"]) == ("user_spend", False)
         refused = run("materialize", "--rate", "-1")

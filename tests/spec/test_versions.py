@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 import tidemark as tm
+from tidemark.engines.progress import Progress
 from tidemark.errors import PlanConflict, StaleSource
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -91,6 +92,56 @@ def test_both_versions_serve(store: tm.Store):
     assert store.online("spend:total@1", {"user_id": "u1"}, **at)["total"] == 3.0
     assert store.online("spend:total@2", {"user_id": "u1"}, **at)["total"] == 1.0
     assert store.online("spend:visits", {"user_id": "u1"}, **at)["visits"] == 2
+
+
+class TestTellingTheRowsOfVersionsApart:
+    """Two versions of a feature are two sets of rows under the name of one view."""
+
+    def test_materialize_says_which_is_which(self, store: tm.Store):
+        """By what the others have in another version, then by the rest; JSON has all."""
+        store.apply(store.plan(SettledSpend))
+        done = store.materialize(until=NOON)
+        assert [(each.view, each.features) for each in done.views] == [
+            ("spend", ("spend:total@2", "spend:visits@1")),
+            ("spend", ("spend:total@1",)),
+        ]
+        _, new, old = repr(done).splitlines()
+        assert new.endswith(" rows/s  with total@2, visits@1")
+        assert old.endswith(" rows/s  with total@1")
+
+    def test_of_many_features_some_are_named(self, store: tm.Store):
+        """Those that have another version first, whatever their place."""
+
+        class Wide(tm.FeatureView, entity=User, source=Purchase, name="spend"):
+            visits = tm.count(over="30d")
+            recent = tm.count(over=("1d", "7d", "14d"))
+            total = tm.sum(Purchase.amount, over="7d", version=2)
+
+        store.apply(store.plan(Wide))
+        _, new, old = repr(store.materialize(until=NOON)).splitlines()
+        assert new.endswith("  with total@2, visits@1, recent_1d@1 and 2 more")
+        assert old.endswith("  with total@1")
+
+    def test_a_view_of_one_list_is_named_alone(self, store: tm.Store):
+        """There is nothing to tell apart."""
+        (only,) = store.materialize(until=NOON).views
+        assert only.features == ("spend:total@1", "spend:visits@1")
+        assert repr(store.materialize(until=NOON)).splitlines()[1].endswith(" rows/s")
+
+    def test_the_progress_says_it_too(self, store: tm.Store, monkeypatch: pytest.MonkeyPatch):
+        """Reading and writing."""
+        told: list[str] = []
+        monkeypatch.setattr(Progress, "begin", lambda _self, what, *_, **__: told.append(what))
+        store.materialize(until=NOON)
+        assert set(told) == {"read for spend", "write spend"}
+        told.clear()
+        store.apply(store.plan(SettledSpend))
+        store.materialize(until=NOON)
+        assert set(told) == {
+            f"{doing} spend with {features}"
+            for doing in ("read for", "write")
+            for features in ("total@2, visits@1", "total@1")
+        }
 
 
 def test_a_feature_that_left_the_text_is_kept(store: tm.Store):

@@ -10,7 +10,7 @@ these become current: on condition that the record has not moved by then, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from tidemark.ingest.journal import Asked, Journal, became_known, fingerprint
 from tidemark.ingest.pace import Pace
 from tidemark.ingest.tidying import Published, measured, note, tidy
 from tidemark.kernel.layout import Layout
+from tidemark.model.diff import feature_name
 from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
@@ -45,15 +46,21 @@ ROWS_AT_ONCE = 50_000
 BYTES_AT_ONCE = 1 << 28
 """Bytes in one transaction; rows of chunks of events are larger than others."""
 
+_NAMED = 3
+"""Features that are named at most to tell one list of them from another."""
+
 
 @dataclass(frozen=True)
 class MaterializedView:
     """What was written for one view; `unattributed` events were left out, as a key is null.
 
-    `resumed` says that a materialization which was interrupted had begun it.
+    A view of which several versions serve has rows for each list of `features` (`view:feature@2`)
+    that can be computed together.  `resumed` says that a materialization which was interrupted had
+    begun it.
     """
 
     view: str
+    features: tuple[str, ...]
     entities: int
     events: int
     unattributed: int
@@ -91,10 +98,12 @@ class Materialized:
         width = max((len(view.view) for view in self.views), default=0)
         lines = [f"Materialized until {moment_text(self.until)}"]
         for view in self.views:
+            which = _which(view.features, (v.features for v in self.views if v.view == view.view))
             lines.append(
                 f"  {view.view:<{width}}  {view.entities:>11,} entities  {view.events:>13,} events"
                 f"  {view.seconds:>7.1f} s  {view.rows_per_second:>9,.0f} rows/s"
             )
+            lines[-1] += f"  {which}" if which else ""
             if view.unattributed:
                 lines[-1] += f"  {counted(view.unattributed, 'event')} without a key left out"
             if view.resumed:
@@ -180,7 +189,7 @@ class _Run:
 
 
 class _Work:
-    """The materialization of one view; `journal` is how far it is."""
+    """The materialization of one view; `journal` is how far it is, `title` what people call it."""
 
     journal: Journal
 
@@ -188,6 +197,9 @@ class _Work:
         self.run, self.view = run, view
         self.source = run.definitions.source(view.source)
         self.state = state_id(view, self.source)
+        variants = run.definitions.variants(view.name)
+        which = _which(_features(view), map(_features, variants))
+        self.title = f"{view.name} {which}".rstrip()
         self.generations = Generations(run.online, run.definitions, run.project, view.name)
 
     def done(self) -> MaterializedView:
@@ -214,7 +226,8 @@ class _Work:
         seconds = time.perf_counter() - started
         rows, events = self.journal.made.rows, self.journal.made.events
         nobodys, resumed = self.journal.unattributed, begun is not None
-        return MaterializedView(self.view.name, rows, events, nobodys, seconds, resumed)
+        name, features = self.view.name, _features(self.view)
+        return MaterializedView(name, features, rows, events, nobodys, seconds, resumed)
 
     def _following(self) -> Following | None:
         run = self.run
@@ -255,7 +268,7 @@ class _Work:
         run, made = self.run, self.journal.made
         layout = Layout.of(self.view, self.source.types)
         retention = None if made.floor == ANY_MOMENT else Retention.of(self.view, made.floor)
-        run.progress.begin(f"read for {self.view.name}")
+        run.progress.begin(f"read for {self.title}")
         for partition in entities(
             run.engine,
             run.definitions,
@@ -269,7 +282,7 @@ class _Work:
             if following is not None and partition.identities is not None:
                 following.met(partition.identities)
             self._write_group(layout, partition, retention)
-            run.progress.begin(f"read for {self.view.name}")
+            run.progress.begin(f"read for {self.title}")
         self._put([], msgspec.structs.replace(self.journal, complete=True))
 
     def _write_group(
@@ -298,7 +311,7 @@ class _Work:
             journal, made=made, group=group + 1, items=0, unattributed=nobodys
         )
         total = len(items) * partition.groups  # they are about alike
-        self.run.progress.begin(f"write {self.view.name}", len(items) * group + begun, total=total)
+        self.run.progress.begin(f"write {self.title}", len(items) * group + begun, total=total)
         for start, stop in _batches(items, begun, self.run.pace.at_once(ROWS_AT_ONCE)):
             self.run.pace.wait(stop - start)
             within = msgspec.structs.replace(journal, group=group, items=stop)
@@ -351,6 +364,25 @@ class _Work:
 
     def _encode(self, columns: Sequence[Sequence[object]]) -> list[bytes]:
         return key_encoder(self.run.definitions.entity(self.view.entity))(columns)
+
+
+def _features(view: FeatureView) -> tuple[str, ...]:
+    return tuple(feature_name(view, feature) for feature in view.features)
+
+
+def _which(features: Sequence[str], every: Iterable[Sequence[str]]) -> str:
+    """What tells rows of these features from others of their view: `with spend_7d@2 and 4 more`.
+
+    The features of which the others have another version are named first.  Nothing, if there are
+    no others.
+    """
+    others = {name.partition("@")[0] for each in every if each != features for name in each}
+    if not others:
+        return ""
+    ordered = sorted(features, key=lambda name: name.partition("@")[0] not in others)
+    shown = ", ".join(name.rpartition(":")[2] for name in ordered[:_NAMED])
+    more = f" and {len(ordered) - _NAMED:,} more" if len(ordered) > _NAMED else ""
+    return f"with {shown}{more}"
 
 
 def _batches(
