@@ -12,6 +12,7 @@ from tests.kafka_broker import Broker
 from tidemark.errors import NotFound, RequestInvalid, StaleSource
 from tidemark.ingest.streams import Start, StreamSource, open_stream
 from tidemark.model.graph import Kafka, Ndjson, RedisStream, Stream
+from tidemark.online.address import Address
 from tidemark.testing.streams import Carrier, StreamSourceContract, gathered
 
 
@@ -79,7 +80,7 @@ class TestLines(StreamSourceContract):
 class RedisCarrier:
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
-        self.client = redis.Redis.from_url(url)
+        self.client = redis.Redis(port=Address.of(url).hosts[0][1])
 
     def send(self, values: Sequence[bytes]) -> None:
         for value in values:
@@ -95,6 +96,18 @@ class TestRedis(StreamSourceContract):
         carrier = RedisCarrier(redis_url, tmp_path)
         yield carrier
         carrier.client.close()
+
+    def test_the_times_of_an_address_are_those_of_its_reader(
+        self, redis_url: str, carrier: RedisCarrier
+    ) -> None:
+        """As the online store takes them: a Redis that is both has one address."""
+        address = Address.of(redis_url)
+        assert (address.connect_timeout, address.read_timeout) == (300.0, 300.0)
+        carrier.send([b"1"])
+        source = carrier.source()
+        source.open(dict, Start())
+        assert [each.value for each in gathered(source, 1)] == [b"1"]
+        source.close()
 
     def test_an_entry_without_the_field_carries_nothing(
         self, redis_url: str, tmp_path: Path

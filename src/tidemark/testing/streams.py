@@ -13,7 +13,7 @@ from tidemark.ingest.streams.protocol import Message, Start
 if TYPE_CHECKING:
     from tidemark.ingest.streams.protocol import StreamSource
 
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 class Carrier(Protocol):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from tidemark.errors import MissingExtra, RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest.streams.protocol import Message, Positions, Start
 from tidemark.model.graph import RedisStream
+from tidemark.online.address import Address
 
 try:
     import redis
@@ -39,7 +40,7 @@ class RedisEntries:
                 remedy='tm.redis_stream(..., url="redis://host:6379/0"), unless the online store '
                 "is a Redis.",
             )
-        self._client: Any = cast("Any", redis.Redis).from_url(address, protocol=2)
+        self._client = _connected(Address.of(address))
         self._taken: Callable[[], Positions] = dict
         self._start = "0-0"
         self._at = "0-0"
@@ -161,6 +162,21 @@ class RedisEntries:
     def close(self) -> None:
         """Disconnect."""
         self._client.close()
+
+
+def _connected(address: Address) -> Any:
+    """A client that connects when it is first used; whoever waits for entries has no time limit."""
+    ((host, port),) = address.hosts
+    return cast("Any", redis.Redis)(
+        host=host,
+        port=port,
+        db=address.database,
+        username=address.username,
+        password=address.password,
+        socket_connect_timeout=address.connect_timeout,
+        protocol=2,
+        **address.tls,
+    )
 
 
 def _before(id_: str) -> str:
