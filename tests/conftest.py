@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.redis_server import RedisCluster, RedisServer, required
+from tests.redis_server import PATIENT, RedisCluster, RedisServer, required
 
 # A deadline would make a busy machine fail tests that are right.
 settings.register_profile(
@@ -67,7 +67,7 @@ def shared_sentinel(shared_redis, tmp_path_factory):
 @pytest.fixture
 def sentinel_url(shared_sentinel, redis_url):
     """The address of the same empty Redis, through a Sentinel that is asked where it is."""
-    return f"redis+sentinel://127.0.0.1:{shared_sentinel.port}/mymaster/0"
+    return f"redis+sentinel://127.0.0.1:{shared_sentinel.port}/mymaster/0{PATIENT}"
 
 
 @pytest.fixture(scope="session")

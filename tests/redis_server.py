@@ -12,6 +12,9 @@ import pytest
 
 BINARY = shutil.which("redis-server")
 
+PATIENT = "?connect_timeout=300&read_timeout=300"
+"""For a machine that is busy: a second is soon over there."""
+
 
 class RedisServer:
     """A server that keeps nothing on disk, unless `arguments` say what it is instead."""
@@ -20,23 +23,32 @@ class RedisServer:
         self.folder = folder
         self.arguments = arguments
         self.process: subprocess.Popen[str] | None = None
-        self.port = 0
+        self.port = self.bus = 0
+
+    @property
+    def name(self) -> str:
+        """The address, whose client waits as long as it does if nothing is said."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        """The address, with all the time that an answer may need."""
+        return self.name + PATIENT
 
     def start(self) -> None:
         """Come up, again on the port of the last time; on a free one at first."""
-        for _ in range(10):
-            port = self.port or free_port()
-            if self._started(port):
-                self.port = port
+        for _ in range(100):
+            port, bus = (self.port, self.bus) if self.port else (free_port(), free_port())
+            if self._started(port, bus):
+                self.port, self.bus = port, bus
                 return
+            time.sleep(0.05)  # somebody may have taken the port meanwhile, for a moment
         raise AssertionError("redis-server does not start")
 
-    def _started(self, port: int) -> bool:
+    def _started(self, port: int, bus: int) -> bool:
         own = self.arguments or ("--save", "", "--appendonly", "no", "--dir", str(self.folder))
+        if "--cluster-enabled" in own:
+            own = (*own, "--cluster-port", str(bus))
         self.process = subprocess.Popen(
             [BINARY, *own, "--port", str(port), "--bind", "127.0.0.1"],
             stdout=subprocess.PIPE,
@@ -76,15 +88,15 @@ class RedisCluster:
                 RedisServer(
                     own,
                     *("--save", "", "--appendonly", "no", "--dir", str(own)),
-                    *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
-                    *("--cluster-port", str(free_port())),
+                    *("--cluster-enabled", "yes", "--cluster-node-timeout", "30000"),
                 )
             )
 
     @property
     def url(self) -> str:
         """The address of two of the nodes; the third is to be found."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.servers[:2])
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.servers[:2])
+        return f"redis+cluster://{hosts}{PATIENT}"
 
     def start(self) -> None:
         """Come up, and know one another."""
@@ -98,8 +110,7 @@ class RedisCluster:
                 client.execute_command("CLUSTER ADDSLOTSRANGE", first, last)
                 if number:
                     place = self.servers[0]
-                    bus = place.arguments[-1]
-                    client.execute_command("CLUSTER MEET", "127.0.0.1", place.port, bus)
+                    client.execute_command("CLUSTER MEET", "127.0.0.1", place.port, place.bus)
         self.wait()
 
     def wait(self) -> None:

@@ -4,7 +4,7 @@ import threading
 from itertools import pairwise
 
 import pytest
-from tests.redis_server import RedisCluster, free_port
+from tests.redis_server import PATIENT, RedisCluster, free_port
 
 from tidemark.errors import StoreUnavailable
 from tidemark.online.redis import RedisStore
@@ -35,7 +35,7 @@ class TestClusterWhileALockIsHeld(OnlineStoreContract):
 def test_a_cluster_that_is_down_is_said_at_once():
     """With the command that asks its nodes."""
     port = free_port()
-    store = RedisStore(f"redis+cluster://u:secret@127.0.0.1:{port}")
+    store = RedisStore(f"redis+cluster://u:secret@127.0.0.1:{port}{PATIENT}")
     with pytest.raises(StoreUnavailable) as caught:
         store.get_many([b"a"])
     error = caught.value
@@ -48,7 +48,7 @@ def test_a_restart_of_one_node_costs_only_what_it_held(tmp_path):
     """Its connections are replaced, what the others hold is there, and nothing hangs."""
     cluster = RedisCluster(tmp_path)
     cluster.start()
-    store = RedisStore(cluster.url + "?read_timeout=5")
+    store = RedisStore(cluster.url)
     keys = [str(number).encode() for number in range(100)]
     store.put_many([(key, key) for key in keys])
     cluster.servers[1].kill()

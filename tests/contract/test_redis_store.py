@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.redis_server import free_port
+from tests.redis_server import PATIENT, free_port
 
 from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
@@ -58,8 +58,8 @@ def store(redis_url):
 
 
 @pytest.fixture
-def client(redis_url):
-    with redis.Redis.from_url(redis_url) as client:
+def client(shared_redis, redis_url):
+    with redis.Redis(port=shared_redis.port) as client:
         yield client
 
 
@@ -154,7 +154,7 @@ def test_other_stores_do_not_load_the_client():
 def test_a_server_that_is_down_is_said_at_once():
     """With the command that starts it; trying again may help."""
     port = free_port()
-    error = unavailable(f"redis://u:secret@127.0.0.1:{port}/0")
+    error = unavailable(f"redis://u:secret@127.0.0.1:{port}/0{PATIENT}")
     assert error.retryable
     assert error.where == f"redis://127.0.0.1:{port}/0"
     assert f"redis-server --port {port}" in error.remedy
@@ -164,7 +164,7 @@ def test_a_server_that_is_down_is_said_at_once():
 def test_sentinels_that_are_down_are_said_at_once():
     """With the command that asks them."""
     port = free_port()
-    error = unavailable(f"redis+sentinel://u:secret@127.0.0.1:{port}/main/0")
+    error = unavailable(f"redis+sentinel://u:secret@127.0.0.1:{port}/main/0{PATIENT}")
     assert f"redis-cli -h 127.0.0.1 -p {port} sentinel masters" in error.remedy
     assert "secret" not in str(error)
 
@@ -172,14 +172,14 @@ def test_sentinels_that_are_down_are_said_at_once():
 def test_a_server_that_hangs_is_given_up(redis_server):
     """After the time for a reply, and once."""
     redis_server.pause()
-    error = unavailable(redis_server.url + "?read_timeout=0.05")
+    error = unavailable(redis_server.name + "?connect_timeout=300&read_timeout=0.05")
     assert "0.05 s" in error.what
     assert "read_timeout" in error.remedy
 
 
 def test_a_write_to_a_server_that_is_down_is_refused():
     """So are deletes and locks."""
-    store = RedisStore(f"redis://127.0.0.1:{free_port()}")
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}{PATIENT}")
     with pytest.raises(StoreUnavailable, match="does not answer"):
         store.put_many([(b"a", b"1")])
     with pytest.raises(StoreUnavailable, match="does not answer"):
@@ -338,11 +338,13 @@ def test_a_lock_that_is_held_names_its_holder(store, redis_url):
     other.close()
 
 
-def test_the_lock_of_a_process_that_died_ends_by_itself(store, client):
+def test_the_lock_of_a_process_that_died_ends_by_itself(redis_url, client):
     """It is a key that expires."""
+    store = RedisStore(redis_url, lease=300.0)
     with store.lock("materialize"):
-        assert 0 < client.pttl(LOCK) <= 10_000
+        assert 0 < client.pttl(LOCK) <= 300_000
     assert client.get(LOCK) is None
+    store.close()
 
 
 def test_a_lock_is_renewed_while_it_is_held(redis_url, client):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from tests.property.pushing import SCHEMA, everything_equal, make_project, views
+from tests.redis_server import RedisServer
 
 import tidemark as tm
 from tidemark.engines.log import EventLog
@@ -157,14 +158,16 @@ def test_what_a_process_leaves_that_dies_before_it_counts_is_counted_by_who_read
             everything_equal(reader)
 
 
-def test_a_store_that_lost_its_data_says_so(tmp_path: Path, redis_url: str) -> None:
+def test_a_store_that_lost_its_data_says_so(
+    tmp_path: Path, shared_redis: RedisServer, redis_url: str
+) -> None:
     """The events are in the log; the state is asked for, and comes back as it was."""
     import redis
 
     with project(tmp_path, redis_url) as store:
         event = {"order": "o1", "user_id": "ada", "at": "2026-03-01T12:00:00Z"}
         store.push("order", event)
-        with redis.Redis.from_url(redis_url) as client:
+        with redis.Redis(port=shared_redis.port) as client:
             client.flushall()
         assert store.push("order", {**event, "order": "o2"}).accepted == 1
         with pytest.raises(StaleSource, match="no online state yet"):

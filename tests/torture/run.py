@@ -232,7 +232,7 @@ def _run(outcome: Outcome, stack: ExitStack) -> None:
         server.start()
         stack.callback(server.kill)
         if plan.store == "redis":
-            online = server.url
+            online = server.name
     stream = _stream(plan, folder, base, server)
     world.make_project(folder, online, stream.declared, base, stream.brokers)
     running = Running(plan, folder, base, free_port())

@@ -79,7 +79,7 @@ class RedisEntries(Stream):
         import redis
 
         self._client = redis.Redis(port=server.port)
-        self.declared = f'tm.redis_stream("orders", url="{server.url}")'
+        self.declared = f'tm.redis_stream("orders", url="{server.name}")'
 
     def _deliver(self, values: Sequence[bytes]) -> bool:
         import redis
