@@ -325,14 +325,14 @@ def test_a_store_that_closes_waits_for_the_checkpoint_under_way(
     def slowly(*args: object) -> None:
         if threading.current_thread().name == "tidemark-checkpoint":
             begun.set()
-            going.wait(60)
+            going.wait(300)
         keep(*args)  # pyright: ignore[reportArgumentType]
         ended.append("checkpoint")
 
     monkeypatch.setattr(Checkpoints, "keep", slowly)
     store = LmdbStore(tmp_path)
     store.put_many([(b"a", b"1")], durable=False)
-    assert begun.wait(60)
+    assert begun.wait(300)
 
     def close() -> None:
         store.close()

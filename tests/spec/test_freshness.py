@@ -16,7 +16,7 @@ from tidemark.apps.cli import main
 from tidemark.monitor.freshness import Freshness, SourceFreshness, ViewFreshness
 from tidemark.online.pulse import Delays, Reading, quantile
 
-NOW = datetime.now(UTC)
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FILE = """
 from datetime import datetime
 import tidemark as tm
@@ -50,6 +50,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def ago(hours: float) -> datetime:
+    """The moment so long before now."""
+    return datetime.now(UTC) - timedelta(hours=hours)
+
+
 def of(store: Any, view: str) -> ViewFreshness:
     (found,) = (each for each in store.freshness().views if each.view == view)
     return found
@@ -64,12 +69,13 @@ def test_what_was_never_materialized_breaks_its_promise(folder: Path) -> None:
 
 def test_what_was_just_materialized_is_fresh(folder: Path) -> None:
     """And when its promise will break is told."""
+    began = datetime.now(UTC)
     with tm.connect(folder) as store:
         store.materialize()
         found = of(store, "prompt")
     assert (found.verdict, found.promise) == ("kept", timedelta(minutes=5))
     assert found.age is not None
-    assert found.age < timedelta(minutes=1)
+    assert found.age <= datetime.now(UTC) - began
     assert found.breaks_at is not None
     assert found.complete_until is not None
     assert found.breaks_at - found.complete_until == timedelta(minutes=5)
@@ -78,17 +84,18 @@ def test_what_was_just_materialized_is_fresh(folder: Path) -> None:
 def test_an_old_materialization_breaks_the_promise(folder: Path) -> None:
     """That is the batch that died at night."""
     with tm.connect(folder) as store:
-        store.materialize(until=NOW - timedelta(hours=6))
+        until = ago(6)
+        store.materialize(until=until)
         found = of(store, "prompt")
         assert found.verdict == "broken"
         assert found.age is not None
-        assert timedelta(hours=6) <= found.age < timedelta(hours=7)
+        assert timedelta(hours=6) <= found.age <= datetime.now(UTC) - until
 
 
 def test_without_a_promise_there_is_an_age(folder: Path) -> None:
     """And no verdict."""
     with tm.connect(folder) as store:
-        store.materialize(until=NOW - timedelta(hours=6))
+        store.materialize(until=ago(6))
         found = of(store, "careless")
     assert (found.verdict, found.promise) == ("unknown", None)
 
@@ -96,22 +103,22 @@ def test_without_a_promise_there_is_an_age(folder: Path) -> None:
 def test_an_event_makes_fresh(folder: Path) -> None:
     """Whoever pushed it was alive then."""
     with tm.connect(folder) as store:
-        store.materialize(until=NOW - timedelta(hours=6))
-        store.push("watch", {"user_id": "u1", "at": NOW})
+        store.materialize(until=ago(6))
+        store.push("watch", {"user_id": "u1", "at": ago(0)})
         assert of(store, "prompt").verdict == "kept"
 
 
 def test_a_stream_that_is_read_to_its_end_is_fresh_though_nothing_comes(folder: Path) -> None:
     """A quiet night is no failure, a dead reader is one."""
     with tm.connect(folder) as store:
-        store.materialize(until=NOW - timedelta(hours=6))
+        store.materialize(until=ago(6))
         store.streams.run(once=True)
         assert of(store, "prompt").verdict == "kept"
 
 
 def test_delays_of_live_events_are_told(folder: Path) -> None:
     """From when they happened, and from when they were accepted, until reads counted them."""
-    rows = [{"user_id": f"u{i}", "at": NOW - timedelta(hours=2)} for i in range(100)]
+    rows = [{"user_id": f"u{i}", "at": ago(2)} for i in range(100)]
     with tm.connect(folder) as store:
         store.materialize()
         store.push("watch", rows)
@@ -157,7 +164,7 @@ def test_training_from_what_was_pushed_alone(folder: Path) -> None:
     """A source without history begins empty."""
     with tm.connect(folder) as store:
         store.materialize()
-        labels = pa.table({"user_id": ["u1"], "at": [NOW]})
+        labels = pa.table({"user_id": ["u1"], "at": [ago(0)]})
         before = store.training_set("prompt:watched", labels).to_arrow()
         assert before.column("watched").to_pylist() == [0]
 
@@ -185,8 +192,8 @@ def test_delays_are_told_as_roughly_as_they_are_known() -> None:
 def test_a_view_that_promises_nothing_has_no_verdict_to_read() -> None:
     """`unknown` is for programs; people see that nothing was promised."""
     view = ViewFreshness(
-        view="habits", source="watch", promise=None, age=timedelta(seconds=6), complete_until=NOW,
+        view="habits", source="watch", promise=None, age=timedelta(seconds=6), complete_until=NOON,
         waiting=0, verdict="unknown", breaks_at=None, next_run=None,
     )  # fmt: skip
-    told = repr(Freshness(NOW, (view,), (), ()))
+    told = repr(Freshness(NOON, (view,), (), ()))
     assert told.splitlines()[1] == "  habits  -        6s old, nothing promised"

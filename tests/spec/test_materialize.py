@@ -184,7 +184,9 @@ def test_readers_never_see_half_of_it():
     done = threading.Event()
 
     def read() -> None:
-        while not done.is_set():
+        ended = False
+        while not ended:
+            ended = done.is_set()
             seen.add(tuple(reader.online_many({"user_id": users}, at=NOON).values("visits")))
 
     thread = threading.Thread(target=read)
@@ -236,7 +238,7 @@ def test_projects_do_not_meet_in_one_store():
 def hold(path: Path, ready, free) -> None:
     with LmdbStore(path).lock("materialize shop"):
         ready.set()
-        free.wait(60)
+        free.wait(300)
 
 
 def test_a_second_process_is_told_who_is_at_work(tmp_path):
@@ -246,14 +248,14 @@ def test_a_second_process_is_told_who_is_at_work(tmp_path):
     holder = context.Process(target=hold, args=(tmp_path, ready, free))
     holder.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(300)
         online = LmdbStore(tmp_path)
         with pytest.raises(StoreUnavailable, match=f"Process {holder.pid} is busy"):
             run(online, bought("u1", NOON))
         assert holder.pid != os.getpid()
     finally:
         free.set()
-        holder.join(60)
+        holder.join()
     run(online, bought("u1", NOON))
     assert count(online, "u1") == 1
     online.close()

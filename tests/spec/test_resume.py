@@ -24,6 +24,7 @@ from tidemark.ingest import materialize as module
 from tidemark.ingest.materialize import Materialized, materialize
 from tidemark.ingest.pace import Pace
 from tidemark.model.merge import merged
+from tidemark.model.window import parse_moment
 from tidemark.online.keys import generation_prefix, read_record, record_key
 from tidemark.online.memory import MemoryStore
 from tidemark.serve import Reader
@@ -260,15 +261,16 @@ def test_now_is_gone_on_with_while_nothing_became_known(folder: Path) -> None:
     assert reader.online({"user_id": "u1"})["orders"] == 5
 
 
-def test_now_is_begun_anew_once_history_tells_of_more(folder: Path) -> None:
+def test_now_is_begun_anew_once_history_tells_of_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An order that happened between the two runs, though the file had it all the time."""
-    later = datetime.now(UTC) + timedelta(seconds=2)
-    write(folder, [ordered(n) for n in range(24)] + [ordered(24, later)])
+    write(folder, [ordered(n) for n in range(24)] + [ordered(24, NOON + HOUR)])
     online = Dying(20)
+    monkeypatch.setattr(module, "clock", lambda: parse_moment(NOON))
     with pytest.raises(Died):
         run(folder, online, until=None)
-    while datetime.now(UTC) <= later:
-        threading.Event().wait(0.05)
+    monkeypatch.setattr(module, "clock", lambda: parse_moment(NOON + HOUR))
     assert not any(view.resumed for view in run(folder, online, until=None).views)
     reader = Reader(online, BOTH, {}, outputs(["spend:orders"], BOTH), project="shop")
     assert reader.online({"user_id": "u0"})["orders"] == 3
@@ -355,7 +357,9 @@ def test_both_versions_are_read_while_the_new_one_is_made(folder: Path) -> None:
     done = threading.Event()
 
     def read() -> None:
-        while not done.is_set():
+        ended = False
+        while not ended:
+            ended = done.is_set()
             seen.append(old.online_many(keys, at=NOON).values("total"))
 
     thread = threading.Thread(target=read)

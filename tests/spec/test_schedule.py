@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from tests.spec.audited import Shop, make_shop, payments, served_by_another
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.errors import NotFound, RequestInvalid
+from tidemark.model.window import DAY, HOUR, SECOND, instant
 from tidemark.registry.protocol import Job
+from tidemark.store import schedule
 
 FILE = """
 from datetime import datetime
@@ -52,7 +54,7 @@ def project(folder: Path, schedule: str) -> Path:
 
 def test_what_is_due_is_done_once(tmp_path: Path) -> None:
     """And not again before its cadence has passed."""
-    with tm.connect(project(tmp_path, 'materialize = "1h", freshness = "1m"')) as store:
+    with tm.connect(project(tmp_path, 'materialize = "1h", freshness = "1h"')) as store:
         ran = store.schedule.run(once=True)
         assert [(each.job, each.error) for each in ran] == [
             ("materialize", None),
@@ -173,7 +175,8 @@ PROCESSES.set_forkserver_preload([__name__])
 
 
 def audit_for_ever(folder: Path, other: Connection) -> None:
-    """Do what is due; an audit says that it has begun, and never ends."""
+    """Do what is due with a lease of an hour; an audit says that it has begun, and never ends."""
+    schedule.LEASE = HOUR
     with tm.connect(folder) as store:
 
         def hangs(**_: object) -> None:
@@ -200,7 +203,7 @@ def test_what_a_killed_audit_was_to_look_at_the_next_one_looks_at(
         (standing,) = store.schedule.standing()
         assert standing.holder
         assert store.schedule.run(once=True) == []  # nobody knows yet that it died
-        days_later(monkeypatch, 61 / 86_400)
+        days_later(monkeypatch, (HOUR + SECOND) / DAY)
         (ran,) = store.schedule.run(once=True)
         assert (ran.outcome, ran.error) == ("24 values compared", None)
         assert store.schedule.run(once=True) == []
@@ -243,8 +246,7 @@ def test_a_schedule_keeps_going_until_it_is_stopped(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=store.schedule.run, kwargs={"told": told, "stop": stop})
         thread.start()
-        thread.join(30)
-        assert stop.is_set()
+        thread.join()
     assert done.count("materialize") == 1
 
 
@@ -256,7 +258,8 @@ def test_a_job_that_fails_is_tried_again_more_and_more_slowly(tmp_path: Path) ->
         (standing,) = store.schedule.standing()
         assert standing.failures == 1
         assert "habits" in standing.outcome
-        assert 4 <= (standing.due - datetime.now(UTC)).total_seconds() <= 5.5
+        (kept,) = store.registry.jobs.jobs()
+        assert standing.due == instant(kept.finished + 5 * SECOND)
 
 
 def test_what_somebody_else_does_is_left_to_them(tmp_path: Path) -> None:
@@ -335,5 +338,5 @@ def test_the_command_stops_when_it_is_told_to(
     assert process.stdout is not None
     assert told in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(300) == 0
     process.stdout.close()
