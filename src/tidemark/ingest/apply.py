@@ -24,10 +24,10 @@ from tidemark.engines.micro import partition_of
 from tidemark.engines.state import entities
 from tidemark.errors import StaleSource, StoreConflict
 from tidemark.ingest.alone import alone
-from tidemark.ingest.quick import Quick
+from tidemark.ingest.apply_few import FewApplier
+from tidemark.ingest.arrived import Arrived
 from tidemark.ingest.recorded import Recorded, holders
 from tidemark.ingest.serving import Finder, Followers, Pair, Reading, Serving
-from tidemark.ingest.single import Arrived
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock
 from tidemark.online import tree
@@ -85,7 +85,7 @@ class Applier:
         self._project = project
         self.recorded = Recorded(log.folder)
         self._finder = Finder(online, project)
-        self._quick = Quick(online, project)
+        self._few = FewApplier(online, project)
 
     def catch_up(
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None = None
@@ -105,7 +105,7 @@ class Applier:
         self, engine: DuckDB, definitions: Definitions, name: str, fresh: Arrived | None
     ) -> CaughtUp:
         if fresh is not None and fresh.few is not None and not self._any_odd(fresh):
-            newest = self._quick.count(definitions, fresh)
+            newest = self._few.count(definitions, fresh)
             if newest is not None:
                 return CaughtUp(newest.position, newest.seen, len(fresh))
         applied, conflicts, wanted = 0, 0, None
@@ -127,7 +127,7 @@ class Applier:
                 if (conflicts := conflicts + 1) == _ATTEMPTS:
                     raise
                 continue
-            self._quick.leave(definitions, definitions.source(name), followers)
+            self._few.leave(definitions, definitions.source(name), followers)
             return CaughtUp(wanted.position, wanted.seen, applied)
 
     def advance(
@@ -251,7 +251,7 @@ class Applier:
         after = msgspec.structs.replace(state, until=until, position=position)
         odd = self._odd(arrived)
         if len(arrived) <= FEW and state.floor == ANY_MOMENT and not odd.any():
-            merged = self._singly(reading, prefix, arrived)
+            merged = self._merged_few(reading, prefix, arrived)
             if merged is not None:
                 changes.puts += merged.puts
                 changes.deletes += merged.deletes
@@ -280,15 +280,15 @@ class Applier:
             self._rebuild(engine, reading, prefix, wanted, Pin(until, position), retention, changes)
         return after
 
-    def _singly(self, reading: Reading, prefix: bytes, arrived: Arrived) -> tree.Merged | None:
+    def _merged_few(self, reading: Reading, prefix: bytes, arrived: Arrived) -> tree.Merged | None:
         """What a few events come to, put in one by one; None where that cannot be done."""
-        single = reading.single
-        if single is None:
+        inserter = reading.inserter
+        if inserter is None:
             return None
-        events = single.events(arrived, lambda key: reading.key(prefix, key))
+        events = inserter.events(arrived, lambda key: reading.key(prefix, key))
         places = list(dict.fromkeys(place for place, _ in events))
         old = dict(zip(places, self._online.get_many(places), strict=True))
-        return single.merged(events, old, self._online.get_many)
+        return inserter.merged(events, old, self._online.get_many)
 
     def _odd(self, arrived: Arrived) -> NDArray[np.bool_]:
         """Which events correct one of the log, or repeat or correct one of history."""

@@ -21,7 +21,7 @@ from tidemark.engines.few import FEW, Few
 from tidemark.engines.log import Appended, Batch, Letter
 from tidemark.errors import BadValue, EventsRefused, RequestInvalid, StoreUnavailable, TidemarkError
 from tidemark.ingest.apply import AT_ONCE, Applier
-from tidemark.ingest.single import Arrived
+from tidemark.ingest.arrived import Arrived
 from tidemark.ingest.validate import Bounds, Checked, as_rows, table_of
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock, instant

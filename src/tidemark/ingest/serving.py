@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 import pyarrow as pa
 
-from tidemark.ingest.single import Single
+from tidemark.ingest.few import Inserter
 from tidemark.kernel.layout import Layout
 from tidemark.model.graph import Definitions, Entity, FeatureView, Source
 from tidemark.online.keys import (
@@ -41,9 +41,9 @@ class Reading:
         return self.definitions.source(self.view.source)
 
     @cached_property
-    def single(self) -> Single | None:
-        """How a few events are taken into rows one by one, where they can be."""
-        return Single.of(self.view, self.source, self.layout)
+    def inserter(self) -> Inserter | None:
+        """What puts a few events into rows one by one, where that can be done."""
+        return Inserter.of(self.view, self.source, self.layout)
 
     @property
     def entity(self) -> Entity:

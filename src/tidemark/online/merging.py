@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
     Flags = NDArray[np.bool_]
 
-_FEW = 8
+_ONE_BY_ONE = 8
 """New events of one entity that are compared with its old ones one by one."""
 
 
@@ -153,14 +153,14 @@ def _recurring(old: Words, old_starts: Words, new: Words, starts: Words) -> Flag
     """For each entity, whether an identity of its new events is among those of its old ones."""
     found = np.zeros(len(starts) - 1, np.bool_)
     counts, sizes = np.diff(starts), np.diff(old_starts)
-    few = min(int(counts.max(initial=0)), _FEW)
-    for nth in range(few):
+    rounds = min(int(counts.max(initial=0)), _ONE_BY_ONE)
+    for nth in range(rounds):
         there = counts > nth
         wanted = np.zeros(len(counts), np.int64)
         wanted[there] = new[starts[:-1][there] + nth]
         same = (old == np.repeat(wanted, sizes)) & (old != 0)
         found[np.searchsorted(old_starts, np.flatnonzero(same), "right") - 1] = True
-    for segment in np.flatnonzero(counts > few).tolist():
+    for segment in np.flatnonzero(counts > rounds).tolist():
         mine = new[starts[segment] : starts[segment + 1]]
         theirs = old[old_starts[segment] : old_starts[segment + 1]]
         found[segment] = bool(np.isin(mine[mine != 0], theirs).any())

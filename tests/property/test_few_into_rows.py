@@ -1,4 +1,4 @@
-"""An event that comes alone gives its row the bytes that it gives among many."""
+"""A few events, put in one by one, give rows and trees the bytes that arrays give them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from tidemark.engines.arrow import arrow_type
 from tidemark.engines.duckdb import DuckDB
 from tidemark.engines.log import CORRECTS, POSITION, SEEN
 from tidemark.engines.micro import partition_of
+from tidemark.ingest.arrived import Arrived
+from tidemark.ingest.few import Inserter
 from tidemark.ingest.serving import Reading
-from tidemark.ingest.single import Arrived, Single
 from tidemark.model.graph import Definitions
 from tidemark.online import cutting, tree
 from tidemark.online.cutting import Sizes
-from tidemark.online.single import inserted
+from tidemark.online.few import inserted
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOON_MICROS = int(NOON.timestamp()) * 1_000_000
@@ -84,16 +85,16 @@ def an_event(random: Random, number: int) -> dict[str, object]:
     }
 
 
-def of_visits(seed: int) -> tuple[Definitions, Reading, Single, pa.Schema]:
+def of_visits(seed: int) -> tuple[Definitions, Reading, Inserter, pa.Schema]:
     """What reads the events of one world, and their columns in the log."""
     lowered = lower(*definitions(unique=seed % 2 == 0)).definitions
     view = lowered.view("visits")
     source = lowered.source(view.source)
     reading = Reading.of(view, source, lowered.entity(view.entity))
-    assert reading.single is not None
+    assert reading.inserter is not None
     added = [(SEEN, pa.int64()), (POSITION, pa.int64()), (CORRECTS, pa.bool_())]
     columns = [(each.name, arrow_type(each.type)) for each in source.columns]
-    return lowered, reading, reading.single, pa.schema(columns + added)
+    return lowered, reading, reading.inserter, pa.schema(columns + added)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def engine() -> Iterator[DuckDB]:
 def test_one_event_after_the_other(seed: int, engine: DuckDB) -> None:
     """Late and tied ones, nulls, NaN, values of codes that come between others, null keys."""
     random = Random(seed)
-    lowered, reading, single, schema = of_visits(seed)
+    lowered, reading, inserter, schema = of_visits(seed)
     view, source = reading.view, reading.source
     rows: dict[bytes, bytes | None] = {}
     for number in range(40):
@@ -119,12 +120,12 @@ def test_one_event_after_the_other(seed: int, engine: DuckDB) -> None:
         old = [rows.get(key) for key in keys]
         merged = tree.merge(reading.layout, keys, old, partition, lambda _: [], told_apart=True)
         (values,) = arrived.values
-        key = single.key(values)
+        key = inserter.key(values)
         assert ([] if key is None else reading.encode([[each] for each in key])) == keys
         if key is None:
             continue
         identity = None if arrived.identities is None else int(arrived.identities[0])
-        found = inserted(reading.layout, old[0], single.event(values, identity))
+        found = inserted(reading.layout, old[0], inserter.event(values, identity))
         assert (found is None) == (len(merged.undecided) == 1)
         assert [(keys[0], found)] == merged.puts or found is None
         rows.update(merged.puts)
@@ -136,7 +137,7 @@ def test_a_few_events_give_trees_their_bytes(seed: int, engine: DuckDB, monkeypa
     """Whatever they fall into: a row, one that becomes a tree, chunks that stay or are cut anew."""
     monkeypatch.setattr(cutting, "SIZES", Sizes(6, 8, 2))
     random = Random(seed)
-    lowered, reading, single, schema = of_visits(seed)
+    lowered, reading, inserter, schema = of_visits(seed)
     view, source = reading.view, reading.source
     store: dict[bytes, bytes] = {}
     events: list[dict[str, object]] = []
@@ -153,9 +154,9 @@ def test_a_few_events_give_trees_their_bytes(seed: int, engine: DuckDB, monkeypa
             seen = NOON_MICROS + number * 1_000_000 + random.choice([0, 5])
             events.append(event | {SEEN: seen, POSITION: number + 1, CORRECTS: False})
         arrived = Arrived(source, pa.Table.from_pylist(events[first:], schema))
-        taken = single.events(arrived, lambda key: reading.encode([[each] for each in key])[0])
+        taken = inserter.events(arrived, lambda key: reading.encode([[each] for each in key])[0])
         old = dict(zip(places := [place for place, _ in taken], fetch(places), strict=True))
-        merged = single.merged(taken, old, fetch)
+        merged = inserter.merged(taken, old, fetch)
         whole = pa.Table.from_pylist(events, schema)
         partition = partition_of(engine, lowered, view, reading.layout, whole)
         keys = reading.keys(b"", partition.keys)

@@ -1,4 +1,4 @@
-"""One event into one row: the bytes that `merging` and `codec` give, without their arrays.
+"""A few events into their rows, one by one: the bytes that `merging` and `codec` give.
 
 Arrays pay for many entities at once; for one event, making them is nearly all of the work.
 """

@@ -1,4 +1,4 @@
-"""A few events that come while nothing else happens: one read and one write count them.
+"""From the log to online rows where a few events come alone: one read and one write count them.
 
 What follows the log is kept as this process left it.  The read that fetches the rows fetches the
 records, too; where they are not what was left, the general way (`apply`) begins anew.
@@ -14,8 +14,9 @@ import msgspec
 
 from tidemark.engines.log import Newest
 from tidemark.errors import StoreConflict
+from tidemark.ingest.arrived import Arrived
+from tidemark.ingest.few import Inserter
 from tidemark.ingest.serving import Followers, Pair, Reading, Serving
-from tidemark.ingest.single import Arrived, Single
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock
 from tidemark.online.keys import ANY_MOMENT, Record
@@ -28,7 +29,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class _Rows(NamedTuple):
     """The rows of a state: what they take of an event, and where they are."""
 
-    single: Single
+    inserter: Inserter
     reading: Reading
     prefix: bytes
 
@@ -73,7 +74,7 @@ class _Left:
         return _Left(self.source, self.definitions, followers, position, self.rows)
 
 
-class Quick:
+class FewApplier:
     """Counts a few events of a source whose states are as this process left them."""
 
     def __init__(self, online: OnlineStore, project: str) -> None:
@@ -97,7 +98,7 @@ class Quick:
             return None
         if left.position != arrived.first - 1 or left.source != arrived.source:
             return None
-        taken = [rows.single.events(arrived, rows.place) for rows in left.rows]
+        taken = [rows.inserter.events(arrived, rows.place) for rows in left.rows]
         records = left.records
         delays = delays_key(self._project, name)
         places = list(dict.fromkeys(place for events in taken for place, _ in events))
@@ -109,7 +110,7 @@ class Quick:
         puts, deletes = list[Pair](), list[bytes]()
         for rows, events in zip(left.rows, taken, strict=True):
             try:
-                merged = rows.single.merged(events, held, self._online.get_many)
+                merged = rows.inserter.merged(events, held, self._online.get_many)
             except StoreConflict:
                 return None
             if merged is None:
@@ -140,7 +141,7 @@ class Quick:
                 if reading is None:
                     continue
                 alike = state.position == position and reading.source == source
-                if reading.single is None or state.floor != ANY_MOMENT or not alike:
+                if reading.inserter is None or state.floor != ANY_MOMENT or not alike:
                     return None
-                found.append(_Rows(reading.single, reading, each.prefix(self._project, state)))
+                found.append(_Rows(reading.inserter, reading, each.prefix(self._project, state)))
         return found
