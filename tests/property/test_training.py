@@ -30,8 +30,9 @@ def expected(world: World, *, hindsight: bool = False) -> Iterator[tuple[str, li
 def differences(world: World, found: object, *, hindsight: bool = False) -> tuple[int, list[str]]:
     """How many values were compared, and a description of each one that differs."""
     compared, differ = 0, []
+    features = {feature.name: feature for feature in world.view.features}
     for name, wanted in expected(world, hindsight=hindsight):
-        feature = world.view.feature(name)
+        feature = features[name]
         got = worlds.plain_values(found[name])
         close = feature.aggregate.function == "approx_count_distinct"
         for (key, t), a, b in zip(world.asked, got, wanted, strict=True):
