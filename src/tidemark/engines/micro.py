@@ -1,4 +1,4 @@
-"""Micro-batches: a few events that have just arrived, as the partition that their history would be.
+"""Micro-batches: events that have just arrived, as the partition that their history would be.
 
 Nothing is read: the rows are there.  Columns are taken as they are, the commonest conditions are
 evaluated where they stand, and all that is left is one query of the same SQL text as over history.

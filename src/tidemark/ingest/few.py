@@ -1,4 +1,4 @@
-"""A few events into the rows of a view, in plain Python.
+"""A few events into the rows of a view, in plain Python (`engines.few` says when and why).
 
 `engines.micro` computes the same over arrays; what it leaves to a query is left to it here, too.
 """

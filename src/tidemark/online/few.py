@@ -1,7 +1,4 @@
-"""A few events into their rows, one by one: the bytes that `merging` and `codec` give.
-
-Arrays pay for many entities at once; for one event, making them is nearly all of the work.
-"""
+"""A few events into their rows, one by one: the bytes that `merging` and `codec` give with arrays."""
 
 from __future__ import annotations
 
