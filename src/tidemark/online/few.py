@@ -1,4 +1,4 @@
-"""A few events into their rows, one by one: the bytes that `merging` and `codec` give with arrays."""
+"""A few events into their rows, one by one: the bytes that `merging` and `codec` give in arrays."""
 
 from __future__ import annotations
 
