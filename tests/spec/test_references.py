@@ -67,6 +67,7 @@ def test_a_service_gives_its_left_hand_names() -> None:
         (["user_spend:typical@2"], [TYPICAL]),
         (["user_spend:typical"], [TYPICAL]),
         (["spend_30d"], [MONTH]),
+        (["spend_30d@1", "filled@1"], [MONTH, FILLED]),
         ([UserSpend.spend], [WEEK, MONTH]),
         (UserSpend, [WEEK, MONTH, TYPICAL]),
         ("user_spend", [WEEK, MONTH, TYPICAL]),
@@ -119,11 +120,15 @@ def test_a_bare_name_that_two_views_have_is_an_error() -> None:
         (["user_spend:spend_7"], "Did you mean 'spend_7d'?"),
         (["usr_spend:spend_7d"], "Did you mean 'user_spend'?"),
         (["user_spend:typical@3"], "What is defined is version 2."),
+        (["spend_7@1"], "Did you mean 'user_spend:spend_7d'?"),
+        (["spend_7d@3"], "What is defined is version 1."),
+        (["filled@3"], "What is defined is version 1."),
+        (["typical@2"], "Name one: user_max:typical, user_spend:typical."),
     ],
 )
 def test_an_unknown_name_suggests_the_nearest(asked: object, remedy: str) -> None:
     """Names come over HTTP and from notebooks, with typos."""
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises((NotFound, RequestInvalid)) as caught:
         define.outputs(asked, applied())
     assert caught.value.remedy == remedy
 
@@ -158,4 +163,14 @@ def test_a_version_of_a_service_is_one_of_its_model() -> None:
     assert caught.value.what == "There is no feature 'fraud@1', and a service has no versions."
     assert caught.value.remedy == (
         'Ask for the service, "fraud", or for a version of its model, "model:fraud@1".'
+    )
+
+
+def test_a_version_of_a_view_is_one_of_a_feature() -> None:
+    """A view has none, though what it computes has."""
+    with pytest.raises(NotFound) as caught:
+        define.outputs("user_spend@2", applied())
+    assert caught.value.what == "There is no feature 'user_spend@2', and a view has no versions."
+    assert caught.value.remedy == (
+        'Ask for the view, "user_spend", or for a version of a feature, "user_spend:spend_7d@1".'
     )

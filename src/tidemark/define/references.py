@@ -170,15 +170,7 @@ def _by_name(text: str, known: _Known) -> list[Reference]:
     """What a text names: `view:feature`, `view`, an on-demand feature, or a feature of one view."""
     definitions = known.definitions
     if "@" in text:
-        reference = parse_reference(text)
-        services = {service.name for service in definitions.services}
-        if reference.name in services and not definitions.versions(reference.owner, reference.name):
-            raise NotFound(
-                f"There is no feature {text!r}, and a service has no versions.",
-                remedy=f'Ask for the service, "{reference.name}", or for a version of its model, '
-                f'"model:{text}".',
-            )
-        return [reference]
+        return [_of_version(text, known)]
     if ":" in text:
         owner, _, name = text.rpartition(":")
         return [known.newest("feature", name, owner)]
@@ -201,6 +193,26 @@ def _by_name(text: str, known: _Known) -> list[Reference]:
     names += [each.name for each in definitions.on_demand]
     names += [f"{view}:{name}" for view, features in views.items() for name in features]
     raise NotFound.named("service or feature", text, names)
+
+
+def _of_version(text: str, known: _Known) -> Reference:
+    """The feature of which a text names a version; only features have some."""
+    reference = parse_reference(text)
+    name = reference.name
+    if reference.owner or known.definitions.versions("", name):
+        return reference
+    if name in {service.name for service in known.definitions.services}:
+        raise NotFound(
+            f"There is no feature {text!r}, and a service has no versions.",
+            remedy=f'Ask for the service, "{name}", or for a version of its model, "model:{text}".',
+        )
+    first, *_ = _by_name(name, known)
+    if first.name != name:
+        raise NotFound(
+            f"There is no feature {text!r}, and a view has no versions.",
+            remedy=f'Ask for the view, "{name}", or for a version of a feature, "{first}".',
+        )
+    return msgspec.structs.replace(first, version=reference.version)
 
 
 def _among(service: str) -> RequestInvalid:
