@@ -26,22 +26,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Vector(Mapping[str, Any]):
-    """The values of one set of keys, by name, in the order of the service."""
+class _Answer:
+    """What a server says of an answer as a whole."""
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self._body = body
-        types: Mapping[str, str] = body["types"]
-        self._values = {name: _read(value, types[name]) for name, value in body["values"].items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+    _body: Mapping[str, Any]
 
     @property
     def at(self) -> datetime:
@@ -57,6 +45,24 @@ class Vector(Mapping[str, Any]):
     def features(self) -> dict[str, str]:
         """For each name the version of the feature that was read: `user_spend:spend_7d@1`."""
         return dict(self._body["features"])
+
+
+class Vector(_Answer, Mapping[str, Any]):
+    """The values of one set of keys, by name, in the order of the service."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._body = body
+        types: Mapping[str, str] = body["types"]
+        self._values = {name: _read(value, types[name]) for name, value in body["values"].items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def status(self, name: str) -> str:
         """What the value of that name says: `PRESENT`, `NULL`, `EXPIRED` or `MISSING`."""
@@ -74,7 +80,7 @@ class Vector(Mapping[str, Any]):
         return f"<Vector at {self._body['at']}: {self._values!r}>"
 
 
-class Vectors:
+class Vectors(_Answer):
     """The values of many sets of keys, in the order asked for, kept by column."""
 
     def __init__(self, body: Mapping[str, Any], count: int) -> None:
@@ -96,21 +102,6 @@ class Vectors:
     def names(self) -> tuple[str, ...]:
         """The names of the values, in the order of the service."""
         return tuple(self._values)
-
-    @property
-    def at(self) -> datetime:
-        """The moment that was answered, in UTC."""
-        return datetime.fromisoformat(self._body["at"])
-
-    @property
-    def request_id(self) -> str:
-        """What the request is called in the logs of the server."""
-        return str(self._body["request_id"])
-
-    @property
-    def features(self) -> dict[str, str]:
-        """For each name the version of the feature that was read: `user_spend:spend_7d@1`."""
-        return dict(self._body["features"])
 
     def values(self, name: str) -> list[Any]:
         """The values of that name, one for each set of keys."""

@@ -34,13 +34,32 @@ CODES = {status: code for code, status in enumerate(Status)}
 """The number that stands for a status where there are many: its place in `Status`."""
 
 
-class Vector(Mapping[str, Any]):
-    """The values of one set of keys, by name, in the order of the service."""
+class _Answered:
+    """What is said of an answer as a whole."""
 
-    __slots__ = ("_answer", "_values")
+    __slots__ = ("_answer",)
 
     def __init__(self, answer: Answer | Kept) -> None:
         self._answer = answer
+
+    @property
+    def at(self) -> datetime:
+        """The moment that was answered, in UTC."""
+        return self._answer.moment
+
+    @property
+    def request_id(self) -> str:
+        """What the serving log knows the read by; empty if it is not logged."""
+        return self._answer.request_id
+
+
+class Vector(_Answered, Mapping[str, Any]):
+    """The values of one set of keys, by name, in the order of the service."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, answer: Answer | Kept) -> None:
+        super().__init__(answer)
         self._values = answer.first()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -55,16 +74,6 @@ class Vector(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-    @property
-    def at(self) -> datetime:
-        """The moment that was answered, in UTC."""
-        return self._answer.moment
-
-    @property
-    def request_id(self) -> str:
-        """What the serving log knows the read by; empty if it is not logged."""
-        return self._answer.request_id
 
     def status(self, name: str) -> Status:
         """What the value of that name says."""
@@ -93,13 +102,10 @@ class Vector(Mapping[str, Any]):
         return "\n".join(lines)
 
 
-class Vectors:
+class Vectors(_Answered):
     """The values of many sets of keys, in the order asked for, kept by column."""
 
-    __slots__ = ("_answer",)
-
-    def __init__(self, answer: Answer | Kept) -> None:
-        self._answer = answer
+    __slots__ = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Go to another process with all that can be asked of them."""
@@ -115,16 +121,6 @@ class Vectors:
     def names(self) -> tuple[str, ...]:
         """The names of the values, in the order of the service."""
         return self._answer.names
-
-    @property
-    def at(self) -> datetime:
-        """The moment that was answered, in UTC."""
-        return self._answer.moment
-
-    @property
-    def request_id(self) -> str:
-        """What the serving log knows the read by; empty if it is not logged."""
-        return self._answer.request_id
 
     def values(self, name: str) -> list[Any]:
         """The values of that name, one for each set of keys."""
