@@ -168,12 +168,6 @@ class LineageIndex:
             tuple(focus),
         )
 
-    def consumers(self, node: Node) -> tuple[Node, ...]:
-        """Services, models and datasets that values of the node reach."""
-        reached = {edge.end for edge in _reached([node], self._after, lambda edge: edge.end)}
-        kinds = {"service", "model", "dataset"}
-        return tuple(sorted((each for each in reached if each.kind in kinds), key=_place))
-
     def _add(self, edge: Edge) -> None:
         key = edge.start, edge.end
         known = self._edges.get(key)
