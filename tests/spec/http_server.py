@@ -10,10 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,6 +21,12 @@ if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvic
     if os.environ.get("CI") == "true":
         pytest.fail("The server's libraries are not installed.", pytrace=False)
     pytest.skip("the extra `server` is not installed", allow_module_level=True)
+
+from tests.spec import patient
+
+from tidemark.apps.http import Limits
+
+T = TypeVar("T")
 
 
 class Server:
@@ -51,26 +57,12 @@ class Server:
         return status, content
 
 
-LIMITED = """
-import json, sys, tidemark
-from tidemark.apps.http import Limits
-with tidemark.connect(sys.argv[1]) as store:
-    store.serve(
-        port=0,
-        limits=Limits(**json.loads(sys.argv[2])),
-        started=lambda address: print(json.dumps({"address": address}), flush=True),
-    )
-"""
-
-
 @contextmanager
 def serving(project: Path, *options: str, **limits: float) -> Iterator[Server]:
-    """A server of the project on a free port, with options of the command or else with limits."""
-    command = ["-m", "tidemark", "serve", "--project", str(project), "--port", "0", "--json"]
-    if limits:
-        command = ["-c", LIMITED, str(project), json.dumps(limits)]
+    """A server of the project on a free port, patient except for the limits that are said."""
+    command = ["serve", "--project", str(project), "--port", "0", "--json", *options]
     process = subprocess.Popen(
-        [sys.executable, *command, *options],
+        [sys.executable, patient.__file__, json.dumps(limits), *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -85,6 +77,19 @@ def serving(project: Path, *options: str, **limits: float) -> Iterator[Server]:
         process.wait(timeout=300)
         process.stdout.close()
         process.stderr.close()
+
+
+def again(attempt: Callable[[], T]) -> T:
+    """What it gives, at last: a server that waits for nobody may hang up on who was held up."""
+    for _ in range(100):
+        with suppress(ConnectionError):
+            return attempt()
+    raise AssertionError("the server hangs up on everybody")
+
+
+def limits(**said: Any) -> Limits:
+    """Limits of a service in this process, patient except for those that are said."""
+    return Limits(**(patient.LIMITS | said))
 
 
 class Direct:

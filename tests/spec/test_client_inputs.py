@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from tests.spec.http_server import Direct  # skips where the extra is not installed
+from tests.spec.http_server import Direct, limits  # skips where the extra is not installed
 
 import tidemark as tm
-from tidemark.apps.http import Limits
 from tidemark.apps.http.service import Service
 from tidemark.client.vectors import columns_of, to_json
 from tidemark.errors import RequestInvalid
@@ -70,7 +69,7 @@ def served() -> Iterator[Direct]:
         store.apply(store.plan([Pricing]))
         store.materialize()
         store.registry.register_model("upsell", 3, service=Pricing)
-        service = Service(store, Limits())
+        service = Service(store, limits())
         service.access.refresh()
         yield Direct(service)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.redis_server import free_port
 from tests.spec.http_server import Server, serving  # skips where the extra is not installed
 from tests.spec.served import ASKED, DEFINITIONS, define, make_project
 
@@ -498,10 +499,8 @@ class TestClient:
 
     def test_a_server_that_is_not_there(self) -> None:
         """An error that says that it may pass."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         with (
-            Client(f"http://127.0.0.1:{port}", retries=1) as client,
+            Client(f"http://127.0.0.1:{free_port()}", retries=1, timeout=300) as client,
             pytest.raises(StoreUnavailable, match="did not answer"),
         ):
             client.services()
@@ -522,7 +521,7 @@ class TestClient:
 
             thread = threading.Thread(target=answers)
             thread.start()
-            with Client(f"http://127.0.0.1:{busy.getsockname()[1]}") as client:
+            with Client(f"http://127.0.0.1:{busy.getsockname()[1]}", timeout=300) as client:
                 assert client.services() == []
             thread.join()
 
@@ -580,9 +579,10 @@ class TestOperation:
             assert server.ask("GET", "/healthz")[0] == 200
             body = json.dumps({**KEYS, "at": AT}).encode()
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
-            head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body[:10])
-            assert server.ask("GET", "/healthz")[0] == 200  # by now the other one has begun
+            head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+            assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(body[:10])
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(OSError):
                 while True:  # until nobody is let in
@@ -612,7 +612,10 @@ class TestOperation:
             status, headers, answer = server.ask("POST", READ, KEYS)
             assert (status, headers["retry-after"]) == (503, "1")
             assert (answer["slug"], answer["retryable"]) == ("store-unavailable", True)
-            with Client(server.address, retries=0) as client, pytest.raises(StoreUnavailable):
+            with (
+                Client(server.address, retries=0, timeout=300) as client,
+                pytest.raises(StoreUnavailable),
+            ):
                 client.online("everything", {"user_id": "ada"})
 
     def test_workers_answer_for_each_other(self, project: Path) -> None:
@@ -651,7 +654,7 @@ class TestOperation:
                 each.start()
             define(project, DEFINITIONS + "    spend = Activity.spend\n")
             assert tidemark(project, "apply", "--yes").returncode == 0
-            right, deadline = 0, time.monotonic() + 60
+            right, deadline = 0, time.monotonic() + 300
             while right < 20 and time.monotonic() < deadline:
                 right = right + 1 if names() == ["told", "events", "spend"] else 0
             stop.set()

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.spec.http_server import Server, serving  # skips where the extra is not installed
+from tests.spec.http_server import Server, again, serving  # skips where the extra is not installed
 from tests.spec.served import make_project
 
 from tidemark.apps.http.connection import Exchange
@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(project: Path) -> Iterator[Server]:
-    """A server with the limits that it has if nothing is said."""
+    """A server with the sizes that it takes if nothing is said."""
     with serving(project) as running:
         yield running
 
@@ -71,7 +71,10 @@ class TestTooLarge:
 
     def test_a_rest_that_does_not_come_is_not_waited_for(self, project: Path) -> None:
         """No longer than for any other body."""
-        with serving(project, seconds=0.25) as hasty, refused(hasty) as connection:
+        with (
+            serving(project, seconds=0.25) as hasty,
+            again(lambda: refused(hasty)) as connection,
+        ):
             connection.sendall(b" ")
             assert connection.recv(1) == b""
 

@@ -98,6 +98,8 @@ def test_answers_are_those_of_the_document(
     )  # fmt: skip
     @given(case=operation.as_strategy(generation_mode=mode))
     def answers(case: Any) -> None:
-        case.call_and_validate(base_url=asked.server.address, headers=asked.headers, checks=CHECKS)
+        case.call_and_validate(
+            base_url=asked.server.address, headers=asked.headers, checks=CHECKS, timeout=300
+        )
 
     answers()

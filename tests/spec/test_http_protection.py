@@ -18,11 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.spec.http_server import Direct, Server, serving  # skips where the extra is not installed
+from tests.spec.http_server import (  # skips where the extra is not installed
+    Direct,
+    Server,
+    again,
+    limits,
+    serving,
+)
 from tests.spec.served import make_project
 
 import tidemark as tm
-from tidemark.apps.http import TLS, Limits
+from tidemark.apps.http import TLS, following
 from tidemark.apps.http.service import Service
 from tidemark.client import Client
 from tidemark.errors import RequestInvalid, StoreUnavailable
@@ -119,7 +125,7 @@ class TestAddresses:
     def test_without_keys_a_far_address_answers_nobody(self, project: Path) -> None:
         """Should the registry be replaced by one without keys, the service closes."""
         with tm.connect(project) as store:
-            service = Service(store, Limits(), keyless="nobody")
+            service = Service(store, limits(), keyless="nobody")
             service.access.refresh()
             assert Direct(service).ask("POST", READ, KEYS)[0] == 401
 
@@ -228,8 +234,15 @@ def hasty(project: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def patient(project: Path) -> Iterator[Server]:
+    """A server that waits for whoever is held up."""
+    with serving(project) as server:
+        yield server
+
+
 class TestHeads:
-    def test_a_head_that_is_too_large(self, hasty: Server) -> None:
+    def test_a_head_that_is_too_large(self, patient: Server) -> None:
         """One long header, many short ones, a long path, or one that never ends."""
         start = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
         for parts in (
@@ -238,22 +251,23 @@ class TestHeads:
             (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n",),
             (start, *(b"X: " + b"a" * 5_000 + b"\r\n" for _ in range(10))),
         ):
-            status, body = raw(hasty, *parts)
+            status, body = raw(patient, *parts)
             assert (status, body["status"], body["slug"]) == (431, 431, "request-invalid")
 
-    def test_large_bodies_are_no_heads(self, hasty: Server) -> None:
+    def test_large_bodies_are_no_heads(self, patient: Server) -> None:
         """What follows the head is bounded by a limit of its own."""
         body = json.dumps({"keys": {"user_id": ["ada"] * 9_000}}).encode()
-        assert hasty.post(READ, body)[0] == 200
+        assert patient.post(READ, body)[0] == 200
 
     def test_a_head_that_never_ends(self, hasty: Server) -> None:
         """A caller who stalls is told so, and the connection is closed."""
-        assert raw(hasty, b"GET /healthz HTTP/1.1\r\nHost: loc")[0] == 408
+        head = b"GET /healthz HTTP/1.1\r\nHost: loc"
+        assert again(lambda: raw(hasty, head))[0] == 408
 
     def test_a_body_that_never_ends(self, hasty: Server) -> None:
         """Likewise."""
         head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{{"
-        assert raw(hasty, head.encode())[0] == 408
+        assert again(lambda: raw(hasty, head.encode()))[0] == 408
 
     def test_a_connection_that_says_nothing(self, hasty: Server) -> None:
         """One that is kept in reserve is closed without a word."""
@@ -271,29 +285,22 @@ class TestHeads:
             b"GET \x00 HTTP/1.1\r\n\r\n",
         ],
     )  # fmt: skip
-    def test_what_is_no_http(self, hasty: Server, sent: bytes) -> None:
+    def test_what_is_no_http(self, patient: Server, sent: bytes) -> None:
         """It is refused, and told as every other problem."""
-        status, body = raw(hasty, sent)
+        status, body = raw(patient, sent)
         assert (status, body["slug"], body["detail"]) == (
             400, "request-invalid", "This is no HTTP.",
         )  # fmt: skip
 
-    def test_a_connection_is_used_again_and_again(self, hasty: Server) -> None:
+    def test_a_connection_is_used_again_and_again(self, patient: Server) -> None:
         """Heads after the first one are bounded alike."""
-        with socket.create_connection(("127.0.0.1", hasty.port), timeout=300) as connection:
+        with socket.create_connection(("127.0.0.1", patient.port), timeout=300) as connection:
             good = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
             for _ in range(3):
                 connection.sendall(good)
                 assert answered(connection) == (200, b'{"status":"ok"}')
             connection.sendall(good[:-4] + b"\r\nX: " + b"a" * 40_000 + b"\r\n\r\n")
             assert answered(connection)[0] == 431
-
-
-@pytest.fixture(scope="module")
-def patient(project: Path) -> Iterator[Server]:
-    """A server that waits as long as it does if nothing is said."""
-    with serving(project) as server:
-        yield server
 
 
 class TestConnections:
@@ -351,14 +358,14 @@ class TestWaiting:
         Of very many keys, or of many bytes.
         """
         with tm.connect(project) as store:
-            service = Service(store, Limits())
+            service = Service(store, limits())
             service.access.refresh()
             read, begun, go_on = service._vectors.read, threading.Event(), threading.Event()
 
             def held_up(caller: Any, name: Any, body: bytes, *rest: Any, **more: Any) -> Any:
                 if b"adaada" in body or b'"ada", "ada"' in body:
                     begun.set()
-                    assert go_on.wait(60)
+                    assert go_on.wait(300)
                 return read(caller, name, body, *rest, **more)
 
             service._vectors.read = held_up  # type: ignore[method-assign]
@@ -367,7 +374,7 @@ class TestWaiting:
             async def both() -> tuple[int, int]:
                 direct = Direct(service)
                 slow = asyncio.create_task(direct.asked("POST", READ, large))
-                assert await asyncio.to_thread(begun.wait, 60)
+                assert await asyncio.to_thread(begun.wait, 300)
                 quick = await direct.asked("POST", READ, KEYS)
                 assert not slow.done()
                 go_on.set()
@@ -378,26 +385,28 @@ class TestWaiting:
     def test_what_takes_too_long_is_given_up(self, project: Path) -> None:
         """The caller is told to try again."""
         with tm.connect(project) as store:
-            service = Service(store, Limits(answer=0.05))
+            service = Service(store, limits(answer=0.05))
             service.access.refresh()
             go_on = threading.Event()
-            service._vectors.read = lambda *_, **__: go_on.wait(60)  # type: ignore[method-assign]
+            service._vectors.read = lambda *_, **__: go_on.wait(300)  # type: ignore[method-assign]
             large = {"keys": {"user_id": ["ada"] * 5_000}}
             status, headers, body = Direct(service).ask("POST", READ, large)
             go_on.set()
             assert (status, headers["retry-after"], body["retryable"]) == (503, "1", True)
 
-    def test_a_registry_that_hangs_holds_up_no_read(self, project: Path) -> None:
+    def test_a_registry_that_hangs_holds_up_no_read(
+        self, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Reads go by the revision that is known; readiness says that something is wrong."""
         with tm.connect(project) as store:
-            service = Service(store, Limits())
+            service = Service(store, limits())
             service.access.refresh()
             store.readers.refresh()
             go_on = threading.Event()
             revisions, head = store.registry._revisions, store.registry._revisions.head
 
             def hang() -> str:
-                assert go_on.wait(60)
+                assert go_on.wait(300)
                 return head()
 
             revisions.head = hang  # type: ignore[method-assign]
@@ -405,7 +414,9 @@ class TestWaiting:
             served = Direct(service)
             assert served.ask("POST", READ, KEYS)[0] == 200
             assert served.ask("GET", "/v1/services")[0] == 200
+            monkeypatch.setattr(following, "READY_SECONDS", 0.05)
             status, _, body = served.ask("GET", "/readyz")
             assert (status, body["retryable"]) == (503, True)
+            monkeypatch.setattr(following, "READY_SECONDS", 300.0)
             go_on.set()
             assert served.ask("GET", "/readyz")[0] == 200

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.spec.http_server import Direct, Server, serving  # skips where the extra is not installed
+from tests.spec.http_server import (  # skips where the extra is not installed
+    Direct,
+    Server,
+    again,
+    limits,
+    serving,
+)
 from tests.spec.served import make_project
 
 import tidemark as tm
@@ -42,11 +48,17 @@ def stalling(server: Server, path: str) -> Iterator[socket.socket]:
         yield connection
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is held up in a test counts as slow only where the test says so."""
+    monkeypatch.setattr(arriving, "SLOW_SECONDS", float("inf"))
+
+
 class TestBodies:
     def test_slow_ones_take_no_place_from_others(self, project: Path) -> None:
         """More of them than may wait, of reads and of pushes; the others are answered at once."""
         with ExitStack() as stack:
-            server = stack.enter_context(serving(project, waiting=2, pushes=2, seconds=300))
+            server = stack.enter_context(serving(project, waiting=2, pushes=2))
             for path in [READ, PUSH] * 4:
                 stack.enter_context(stalling(server, path))
             assert server.post(READ, KEYS)[0] == 200
@@ -55,7 +67,7 @@ class TestBodies:
     def test_one_that_is_there_needs_a_place(self, project: Path) -> None:
         """If others have taken all meanwhile, it is told to come again."""
         with tm.connect(project) as store:
-            service = Service(store, Limits(waiting=1))
+            service = Service(store, limits(waiting=1))
             service.access.refresh()
 
             async def meanwhile() -> dict[str, Any]:
@@ -71,25 +83,25 @@ class TestBodies:
     def test_the_slowest_makes_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """If too many are on their way, who has been sending for longest is told to come again."""
         monkeypatch.setattr(arriving, "SLOW_SECONDS", 0.0)
-        bodies = Bodies(Limits(arriving=2))
+        bodies = Bodies(limits(arriving=2))
         assert asyncio.run(bodies.outcomes([b"1"], [b"2"], [b"3"])) == [503, b"2", b"3"]
 
     def test_who_comes_new_does_if_nobody_is_slow(self) -> None:
         """Those who have just begun are let finish."""
-        bodies = Bodies(Limits(arriving=2))
+        bodies = Bodies(limits(arriving=2))
         assert asyncio.run(bodies.outcomes([b"1"], [b"2"], [b"3"])) == [b"1", b"2", 503]
 
     def test_their_bytes_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By what the pushes that may wait would hold."""
-        limits = Limits(pushes=1, events=10)
+        bounds = limits(pushes=1, events=10)
         whole = [b"123456"], [b"123456"]
-        assert asyncio.run(Bodies(limits).outcomes(*whole)) == [b"123456", 503]
+        assert asyncio.run(Bodies(bounds).outcomes(*whole)) == [b"123456", 503]
         monkeypatch.setattr(arriving, "SLOW_SECONDS", 0.0)
-        assert asyncio.run(Bodies(limits).outcomes(*whole)) == [503, b"123456"]
+        assert asyncio.run(Bodies(bounds).outcomes(*whole)) == [503, b"123456"]
 
     def test_what_has_left_counts_no_more(self) -> None:
         """Whether it was whole, refused or given up."""
-        bodies = Bodies(Limits(arriving=1, pushes=2, events=3))
+        bodies = Bodies(limits(arriving=1, pushes=2, events=3))
         for _ in range(3):
             assert asyncio.run(bodies.outcomes([b"123"], [b"4"])) == [b"123", 503]
             assert asyncio.run(bodies.outcomes([b"1234"])) == [413]
@@ -148,7 +160,7 @@ def status_of(server: Server) -> int:
 class TestConnections:
     def test_one_without_a_request_makes_room(self, project: Path) -> None:
         """The one that has been without for longest; where all have one, nobody is let in."""
-        with serving(project, connections=2, seconds=300) as server, ExitStack() as stack:
+        with serving(project, connections=2) as server, ExitStack() as stack:
             address = ("127.0.0.1", server.port)
             first, second = (
                 stack.enter_context(socket.create_connection(address, timeout=300))
@@ -174,12 +186,19 @@ class TestConnections:
         """It would stay in memory, and its connection as well."""
         body = json.dumps({"keys": {"user_id": ["ada"] * 40_000}}).encode()
         head = f"POST {READ} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        limits = {"connections": 1, "seconds": 0.25, "keys": 40_000}
-        with serving(project, **limits) as server, socket.socket() as stalled:
-            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            stalled.connect(("127.0.0.1", server.port))
-            stalled.sendall(head.encode() + body)  # the answer is more than the system holds
-            assert stalled.recv(1) == b"H"
+
+        def stalling_reader() -> socket.socket:
+            reader = socket.socket()
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            reader.connect(("127.0.0.1", server.port))
+            reader.sendall(head.encode() + body)  # the answer is more than the system holds
+            if reader.recv(12) != b"HTTP/1.1 200":  # this process was held up before
+                reader.close()
+                raise ConnectionResetError
+            return reader
+
+        bounds = {"connections": 1, "seconds": 0.5, "keys": 40_000}
+        with serving(project, **bounds) as server, again(stalling_reader):
             statuses = [status_of(server)]
             while statuses[-1] == 503:
                 statuses.append(status_of(server))

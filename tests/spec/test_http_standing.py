@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.spec.http_server import Direct  # skips where the extra is not installed
+from tests.spec.http_server import Direct, limits  # skips where the extra is not installed
 from tests.spec.test_push_outside import PATH, bought, make_project
 
 import tidemark as tm
-from tidemark.apps.http import Limits, standing
+from tidemark.apps.http import standing
 from tidemark.apps.http.service import Service
 from tidemark.apps.http.standing import Standing
 from tidemark.errors import StoreUnavailable
@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def service(project: Path) -> Iterator[Service]:
     with tm.connect(project) as store:
-        found = Service(store, Limits(answer=0.2))
+        found = Service(store, limits())
         found.access.refresh()
         yield found
 
@@ -109,6 +109,7 @@ class TestRoutes:
     ) -> None:
         """503 in bounded time, and reads and pushes go on."""
         going_on, direct = threading.Event(), Direct(service)
+        monkeypatch.setattr(service._managing, "_seconds", 0.2)
 
         def hang(*_: object, **__: object) -> None:
             going_on.wait(300)

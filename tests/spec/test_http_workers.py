@@ -11,8 +11,8 @@ import pytest
 from tests.spec.http_server import Server, serving  # skips where the extra is not installed
 from tests.spec.served import make_project
 
-PATIENCE = 30.0
-"""Seconds: half of what a silent worker is given, many times what a new one needs."""
+PATIENCE = 600.0
+"""Seconds: a sixth of what a silent worker is given here, many times what a new one needs."""
 
 if not Path("/proc/self/task").exists():
     pytest.skip("children of a process are listed in /proc", allow_module_level=True)
@@ -37,13 +37,12 @@ def command(child: str) -> bytes:
         return b""
 
 
-def replaced(server: Server, worker: int) -> float:
-    """Seconds until there are two workers again, without the one that was killed."""
+def replaced(server: Server, worker: int) -> None:
+    """Wait until there are two workers again, without the one that was killed."""
     began = time.monotonic()
     while worker in (found := workers(server)) or len(found) < 2:
         assert time.monotonic() - began < PATIENCE
         assert server.ask("GET", "/healthz")[0] == 200  # by the other one
-    return time.monotonic() - began
 
 
 def test_killed_again_and_again(project: Path) -> None:
@@ -70,7 +69,7 @@ def test_killed_while_it_owes_an_answer(project: Path) -> None:
 
 
 def test_others_are_replaced_while_one_is_silent(project: Path) -> None:
-    """One that hangs has a minute; one that died meanwhile need not wait for that."""
+    """One that hangs is given time; one that died meanwhile need not wait for that."""
     with serving(project, "--workers", "3") as server:
         while len(found := workers(server)) < 3:
             assert server.ask("GET", "/healthz")[0] == 200

@@ -19,7 +19,8 @@ if importlib.util.find_spec("fastapi") is None:
         pytest.fail("The server's libraries are not installed.", pytrace=False)
     pytest.skip("the extra `server` is not installed", allow_module_level=True)
 
-from tidemark.apps.http import Limits
+from tests.spec.http_server import limits
+
 from tidemark.apps.http.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def project(tmp_path_factory):
 @pytest.fixture
 def service(project):
     with tm.connect(project) as store:
-        service = Service(store, Limits(), keyless="anybody")
+        service = Service(store, limits(), keyless="anybody")
         service.access.refresh()
         yield service
 
@@ -171,7 +172,7 @@ def test_a_read_is_a_span_with_its_stages_inside(project):
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     with tm.connect(project) as store:
-        service = Service(store, Limits(), keyless="anybody")
+        service = Service(store, limits(), keyless="anybody")
         service.access.refresh()
         service._tracing._tracer = trace.get_tracer("tidemark", tracer_provider=provider)
         caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -74,7 +74,7 @@ def server(project: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    with Client(server.address, retries=0) as found:
+    with Client(server.address, retries=0, timeout=300) as found:
         yield found
 
 
@@ -185,7 +185,7 @@ class TestClient:
         """Many at a time."""
 
         async def pushed() -> list[int]:
-            async with AsyncClient(server.address) as client:
+            async with AsyncClient(server.address, timeout=300) as client:
                 rows = [bought(f"g{n}", "gil") for n in range(20)]
                 done = await asyncio.gather(*(client.push("purchase", row) for row in rows))
                 return [each.accepted for each in done]
@@ -204,7 +204,7 @@ def test_a_server_counts_what_a_crash_left(tmp_path: Path, monkeypatch: pytest.M
             broken.setattr(store._online, "put_many", away)
             with pytest.raises(tm.errors.StoreUnavailable):
                 store.push("purchase", bought("o1", "ada"))
-    with serving(tmp_path) as server, Client(server.address) as client:
+    with serving(tmp_path) as server, Client(server.address, timeout=300) as client:
         assert client.online("buyer", {"user_id": "ada"})["purchases"] == 1
 
 
