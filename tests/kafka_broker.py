@@ -16,7 +16,7 @@ class Broker:
     def __init__(self, brokers: int = 1) -> None:
         settings = {"bootstrap.servers": "mock", "test.mock.num.brokers": brokers}
         self._cluster: Any = cast("Any", kafka).Producer(settings, logger=_Silent())
-        known = self._cluster.list_topics(timeout=10).brokers.values()
+        known = self._cluster.list_topics(timeout=300).brokers.values()
         self.address = ",".join(f"{each.host}:{each.port}" for each in known)
         self._producer: Any = cast("Any", kafka).Producer(
             {"bootstrap.servers": self.address, "linger.ms": 1}, logger=_Silent()
@@ -24,7 +24,7 @@ class Broker:
 
     def topic(self, name: str) -> str:
         """Create a topic of four partitions, by asking for it; gives its name."""
-        assert len(self._producer.list_topics(name, timeout=10).topics[name].partitions) == 4
+        assert len(self._producer.list_topics(name, timeout=300).topics[name].partitions) == 4
         return name
 
     def send(
@@ -34,7 +34,7 @@ class Broker:
         for place, value in enumerate(values):
             partition = partitions[place % len(partitions)]
             self._producer.produce(topic, value, partition=partition)
-        left = self._producer.flush(10)
+        left = self._producer.flush(300)
         assert left == 0
 
     def close(self) -> None:

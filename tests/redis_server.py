@@ -1,11 +1,13 @@
 """A Redis of the tests' own, on a free port of this machine, that can be killed and started."""
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,9 +140,16 @@ class RedisCluster:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens, below those that the system gives to whoever asks for any.
+
+    So a server that is away finds it free when it is back, however many others connect meanwhile.
+    """
+    chance = random.SystemRandom()  # another process has the same seeds
+    while True:
+        port = chance.randrange(16_384, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def required() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.redis_server import free_port
 
 
 def missing() -> str:
@@ -25,9 +26,9 @@ def server() -> Generator[str]:
     user = _user()
     if user:
         shutil.chown(folder, user)
-    data, port = folder / "data", _free_port()
+    data, port = folder / "data", free_port()
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
-    control = [_program("pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
+    control = [_program("pg_ctl"), "-D", str(data), "-w", "-t", "300", "-l", str(folder / "log")]
     try:
         _run([_program("initdb"), "-D", str(data), "-U", "tidemark", "-A", "trust", "-E", "UTF8",
               "--no-sync"], user)  # fmt: skip
@@ -50,7 +51,7 @@ def _run(words: list[str], user: str) -> None:
         stdout=subprocess.DEVNULL,  # the server inherits it, so a pipe would never end
         stderr=subprocess.DEVNULL,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, f"{words[0]} ended with {done.returncode}"
 
@@ -66,10 +67,3 @@ def _user() -> str:
         return ""
     names = {each.pw_name for each in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

@@ -226,14 +226,19 @@ def test_who_waits_for_another_reader_says_so_once(
     """It takes over, so there is nothing to be done; `once` does not wait for ever."""
     append(lines, event(1))
     monkeypatch.setattr(streaming, "HOLDING_SECONDS", 0.001)
-    monkeypatch.setattr(streaming, "UNHELD_SECONDS", 0.1)
     told: list[str] = []
+
+    def tell(_: Any, error: Exception | None) -> None:
+        if error:
+            told.append(str(error))
+            monkeypatch.setattr(streaming, "UNHELD_SECONDS", 0.1)
+
     with tm.connect(lines) as store:
         with (
             store._online.lock(f"stream {store.config.namespace} purchase"),
             pytest.raises(StoreUnavailable, match="is busy with: stream"),
         ):
-            store.streams.run(once=True, told=lambda _, error: error and told.append(str(error)))
+            store.streams.run(once=True, told=tell)
         assert len(told) == 1
         assert told[0].endswith("This process takes over as soon as it can.")
         assert store.streams.run(once=True)[0].messages == 1
@@ -391,9 +396,13 @@ def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
             time.sleep(0.05)
 
     producer = threading.Thread(target=send)
-    producer.start()
     chance = random.Random(os.urandom(8))
     steady = run_command(folder, "--batch", "50")
+    with tm.connect(folder) as store:
+        while store.freshness().streams[0].told is None:  # then it ends well when it is told to
+            assert steady.poll() is None
+            time.sleep(0.05)
+    producer.start()
     for _ in range(3):
         victim = run_command(folder, "--batch", "50")
         time.sleep(chance.uniform(1.5, 3.5))
@@ -402,10 +411,10 @@ def test_consumers_of_a_topic_are_killed_and_every_event_counts_once(
     stop.set()
     producer.join()
     steady.terminate()
-    out, errors = steady.communicate(timeout=30)
+    out, errors = steady.communicate(timeout=300)
     assert steady.returncode == 0, errors
     last = run_command(folder, "--once", "--json")
-    out, errors = last.communicate(timeout=90)
+    out, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors
     assert json.loads(out)[0]["lag"]
     with tm.connect(folder) as store:
@@ -440,14 +449,17 @@ def test_brokers_that_cannot_be_reached_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was read to its end then, so `once` does not end as if it had been."""
-    monkeypatch.setattr(consume, "FAILING_SECONDS", 0.5)
     broker = FaultyBroker()
     folder = kafka_project(tmp_path, broker, broker.topic("away"), session_ms=2_000)
     broker.send("away", [event(1)], partitions=[0])
     broker.down(is_down=True)
     told: list[str] = []
     with tm.connect(folder) as store:
-        with pytest.raises(StoreUnavailable, match="brokers of the topic away cannot be asked"):
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(StoreUnavailable, match="brokers of the topic away cannot be asked"),
+        ):
+            patched.setattr(consume, "FAILING_SECONDS", 0.5)
             store.streams.run(once=True, told=lambda _, error: error and told.append(error.what))
         assert told
         broker.down(is_down=False)
@@ -459,10 +471,10 @@ def test_an_online_store_that_is_away_ends_once(
     lines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was taken is in the log, and counts when it is back."""
-    monkeypatch.setattr(consume, "FAILING_SECONDS", 0.0)
     append(lines, event(1))
     with tm.connect(lines) as store:
         with monkeypatch.context() as patched:
+            patched.setattr(consume, "FAILING_SECONDS", 0.0)
 
             def away(*_: Any, **__: Any) -> None:
                 raise StoreUnavailable("The online store is away.")
@@ -492,7 +504,7 @@ def test_messages_that_are_gone_are_told_and_counted(tmp_path: Path) -> None:
             start="earliest", once=True, told=lambda _, error: error and told.append(error.what)
         )
         assert (consumed.messages, consumed.lost) == (5, 2)
-        (lost,) = told
+        (lost,) = [each for each in told if "passed over" in each]
         assert lost.endswith("gone before they were read, and are passed over (0: 2).")
         assert counted(store) == expected([*range(5), *range(7, 12)])
         (stream,) = store.freshness().streams

@@ -182,7 +182,7 @@ class Reading:
 
     def wait_for(self, position: int) -> None:
         """Wait until so many events are in the log."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + world.PATIENCE
         while self._store._project.log.last("order") < position:
             assert self._thread.is_alive(), self.errors
             assert time.monotonic() < until, self.errors
@@ -253,7 +253,7 @@ def test_a_reader_whose_lock_is_gone_takes_it_anew(
         for message in sent[20:]:
             client.xadd("orders", {"data": message})
         reading.wait_for(40)
-        until = time.monotonic() + 60
+        until = time.monotonic() + world.PATIENCE
         while not reading.errors or not client.exists(locks[0]):
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -31,7 +31,7 @@ KEPT_ROWS = 32
 LEASE = 5.0
 """Seconds after which a lock in Redis is free whose holder was killed."""
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds within which whatever was killed is made up for."""
 
 USERS = ["ada", "bob", "cyd", "dan", "eve"]
