@@ -137,6 +137,12 @@ class TestDeprecated:
         assert facts["lifecycle"] == "deprecated"
         assert (facts["replacement"], facts["sunset"]) == ("spend:visits@1", "2027-01-31")
 
+    def test_a_search_says_so(self, deprecated: tm.Store):
+        """And names it after what is as near."""
+        hits = deprecated.registry.search(kind="feature").hits
+        assert {hit.reference: hit.lifecycle for hit in hits}["spend:total@1"] == "deprecated"
+        assert hits[-1].reference == "spend:total@1"
+
     def test_it_can_be_taken_back(self, deprecated: tm.Store):
         """Publishing it again."""
         deprecated.registry.publish("spend:total")

@@ -310,7 +310,8 @@ class Registry(History):
         """
         snapshot = self.snapshot(as_of)
         readers = (*registered(snapshot.records), *consumers)
-        index = self._discovery.index(snapshot.digest, snapshot.definitions, readers)
+        stages = snapshot.records.stages()
+        index = self._discovery.index(snapshot.digest, snapshot.definitions, readers, stages)
         return index.search(
             text,
             entity=entity,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, LineageIndex
@@ -21,16 +21,20 @@ class Discovery:
         self._twins: tuple[str, tuple[Twin, ...]] | None = None
 
     def index(
-        self, digest: str, definitions: Definitions, consumers: Iterable[Consumer] = ()
+        self,
+        digest: str,
+        definitions: Definitions,
+        consumers: Iterable[Consumer],
+        lifecycles: Mapping[str, str],
     ) -> Index:
         """What is searched."""
         key = digest, tuple(consumers)
         if self._index is None or self._index[0] != key:
-            self._index = key, Index(definitions, key[1])
+            self._index = key, Index(definitions, key[1], lifecycles)
         return self._index[1]
 
     def lineage(
-        self, digest: str, definitions: Definitions, consumers: Iterable[Consumer] = ()
+        self, digest: str, definitions: Definitions, consumers: Iterable[Consumer]
     ) -> LineageIndex:
         """What is asked for lineage."""
         key = digest, tuple(consumers)
