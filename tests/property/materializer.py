@@ -13,7 +13,7 @@ from tidemark.online.redis import RedisStore
 LEASE = 0.2
 """Seconds for which the lock of a process that was killed keeps out the others, on Redis."""
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 def materialize(store: tm.Store, **asked: Any) -> None:

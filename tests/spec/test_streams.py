@@ -430,7 +430,7 @@ def test_a_message_of_avro_can_be_replayed(tmp_path: Path, broker: Broker) -> No
         tmp_path, broker, broker.topic("ahead"), form=', format="avro", schema="."'
     )
     (folder / "1.avsc").write_text(json.dumps(schema))
-    ahead = {**json.loads(event(1)), "at": (NOW + timedelta(hours=1)).isoformat()}
+    ahead = {**json.loads(event(1)), "at": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
     body = io.BytesIO()
     fastavro.schemaless_writer(body, fastavro.parse_schema(schema), ahead)
     broker.send("ahead", [b"\0\0\0\0\1" + body.getvalue()], partitions=[0])
