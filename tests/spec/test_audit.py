@@ -32,7 +32,9 @@ from tests.spec.watched import Person, Watch
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.errors import NotFound, TidemarkError
+from tidemark.model.window import clock
 from tidemark.monitor.audit_differences import differing
+from tidemark.serve import log as serving_log
 from tidemark.serve.log import files
 
 NAN = float("nan")
@@ -287,8 +289,10 @@ def test_a_damaged_file_of_the_log_is_named(shop, caplog):
     assert f"{second} is damaged" in caplog.text
 
 
-def test_rows_count_once_although_files_become_one_meanwhile(shop):
+def test_rows_count_once_although_files_become_one_meanwhile(shop, monkeypatch):
     """Whoever reads has read some of the files of an hour when another process merges them."""
+    answered = clock()
+    monkeypatch.setattr(serving_log, "clock", lambda: answered)  # so that it is one hour
     shop.apply()
     for hour in (5, 6, 7, 8):
         shop.serve(hour)

@@ -188,7 +188,7 @@ class TestMissingRows:
             }
         ]
         estimate = f"spend:visits@1 can serve; {plan.backfill[0].extent()}"
-        assert estimate.endswith(" s, as last time")
+        assert estimate.endswith(", as last time")
         assert estimate in str(plan)
         assert estimate in plan.to_markdown()
 

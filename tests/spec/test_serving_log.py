@@ -20,6 +20,7 @@ from tests.spec.served import ASKED, define, make_project
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.errors import EngineError, NotFound, PlanConflict, RequestInvalid
+from tidemark.model.window import clock
 from tidemark.serve import log as serving_log
 from tidemark.serve.log import files
 
@@ -321,8 +322,10 @@ def test_hours_beyond_the_retention_are_removed(project, logging_to, monkeypatch
         assert store.log.read().num_rows == 1
 
 
-def test_the_files_of_an_hour_that_is_over_become_one(project, logging_to):
+def test_the_files_of_an_hour_that_is_over_become_one(project, logging_to, monkeypatch):
     """Rows count once, also where a crash left the files that were merged."""
+    answered = clock()
+    monkeypatch.setattr(serving_log, "clock", lambda: answered)  # so that it is one hour
     with tm.connect(project) as store:
         for user in USERS:
             store.online("everything", {"user_id": user}, at=AT)
