@@ -109,7 +109,9 @@ def test_readers_go_on_while_the_map_grows(path):
     done = threading.Event()
 
     def reading() -> None:
-        while not done.is_set():
+        ended = False
+        while not ended:
+            ended = done.is_set()
             answers.add(tuple(store.get_many([b"a"] * 50)))
 
     threads = [threading.Thread(target=reading) for _ in range(3)]
