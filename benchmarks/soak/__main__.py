@@ -71,7 +71,7 @@ class Run:
         unexcused = sum(outcomes[kind] for kind in outcomes if kind.startswith("unexcused"))
         if unexcused > outcomes["right"] * UNEXCUSED:
             found.append(f"{unexcused} errors had no reason")
-        if self.ended - self.load.newest_right > RECOVERY:
+        if self.load.newest_right < self.ended:
             found.append("the service did not come back")
         if self.growth > ALLOWED_GROWTH:
             found.append(f"a worker grew by {self.growth:.1f} MB")
@@ -106,8 +106,14 @@ class Run:
         )
 
 
-def soak(folder: Path, minutes: float, every: float, stores: list[str]) -> list[str]:
-    """Run it; gives what went wrong."""
+def soak(
+    folder: Path, minutes: float, every: float, stores: list[str], recovery: float = RECOVERY
+) -> list[str]:
+    """Run it; gives what went wrong.
+
+    `recovery` says after how many seconds a service must answer again; errors until then
+    are excused.
+    """
     with ExitStack() as stack:
         redis = Redis(folder, _free_port())
         if "redis" in stores:
@@ -124,7 +130,7 @@ def soak(folder: Path, minutes: float, every: float, stores: list[str]) -> list[
                 due, chances = due + every / 2, chances + 1
                 for run in runs:
                     if chances % 2:
-                        run.load.excuse(RECOVERY)
+                        run.load.excuse(recovery)
                         run.killed += run.target.kill_worker()
                     else:
                         run.delays.append(_revised(run.target))
@@ -133,12 +139,15 @@ def soak(folder: Path, minutes: float, every: float, stores: list[str]) -> list[
                 away = min(every / 6, 5)
                 for run in runs:
                     if run.target.name == "redis":
-                        run.load.excuse(away + RECOVERY)
+                        run.load.excuse(away + recovery)
                 redis.restart(away)
             time.sleep(0.2)
         for run in runs:
-            run.load.done.set()
             run.ended = time.monotonic()
+        for run in runs:
+            while run.load.newest_right < run.ended > time.monotonic() - recovery:
+                time.sleep(0.05)
+            run.load.done.set()
         for run in runs:
             for thread in run.threads:
                 thread.join()

@@ -160,7 +160,7 @@ class Redis:
     """A server that keeps what it was told, and can be lost and come back."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        self.url = f"redis://127.0.0.1:{port}/0"
+        self.url = f"redis://127.0.0.1:{port}/0?connect_timeout=60&read_timeout=60"
         self._command = [
             *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
