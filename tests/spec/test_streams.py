@@ -27,6 +27,7 @@ from tidemark.apps.cli import main
 from tidemark.engines.log import EventLog
 from tidemark.errors import RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest import consume
+from tidemark.ingest.streams.lines import Lines
 from tidemark.store import streaming
 from tidemark.store.pushing import Pushing
 
@@ -465,6 +466,25 @@ def test_brokers_that_cannot_be_reached_are_said(
         broker.down(is_down=False)
         assert store.streams.run(once=True)[0].messages == 1
     broker.close()
+
+
+def test_a_moment_without_partitions_ends_nothing(
+    lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long `once` has read before: the others deal them out, and it goes on."""
+    monkeypatch.setattr(consume, "UNASSIGNED_SECONDS", 0.0)
+    append(lines, *map(event, range(10)))
+    poll, lag, gone = Lines.poll, Lines.lag, iter([True, False, True, False])
+    dealing_out = [False]
+
+    def polled(stream: Lines, most: int, seconds: float) -> Any:
+        dealing_out[0] = next(gone, False)
+        return [] if dealing_out[0] else poll(stream, most, seconds)
+
+    monkeypatch.setattr(Lines, "poll", polled)
+    monkeypatch.setattr(Lines, "lag", lambda stream: {} if dealing_out[0] else lag(stream))
+    with tm.connect(lines) as store:
+        assert store.streams.run(once=True, batch=5)[0].messages == 10
 
 
 def test_an_online_store_that_is_away_ends_once(

@@ -39,7 +39,7 @@ BUSY_SECONDS, IDLE_SECONDS = 1.0, 5.0
 """How often it is told how many messages are left: of a stream that brings some, or none."""
 
 UNASSIGNED_SECONDS = 30.0
-"""How long `once` waits for a partition before it takes all of them for others'."""
+"""How long `once` has no partition before it takes all of them for others'."""
 
 FAILING_SECONDS = 30.0
 """How long `once` tries again what fails."""
@@ -105,6 +105,7 @@ class Consumer:
         self._stop = threading.Event()
         self._patience = _Patience(inf, self._stop)
         self._taken: dict[str, str] = {}
+        self._unassigned = inf  # since when nothing has been assigned to this reader
 
     @property
     def shared(self) -> bool:
@@ -126,7 +127,7 @@ class Consumer:
 
         What passes by itself is waited for; with `once` for `FAILING_SECONDS`, then it is raised.
         """
-        begun = time.monotonic()
+        self._unassigned = inf
         self._patience = patience = _Patience(FAILING_SECONDS if once else inf, self._stop)
         failed = False
         self._stream.open(self._where, start or Start())
@@ -137,7 +138,7 @@ class Consumer:
                     if failed:
                         self._stream.rewind()
                     taken = self._step(batch)
-                    if once and (self.consumed.paused or (not taken and self._finished(begun))):
+                    if once and (self.consumed.paused or (not taken and self._finished())):
                         break
                     failed = False
                     patience.renew()
@@ -166,6 +167,7 @@ class Consumer:
         messages = self._stream.poll(batch, POLL_SECONDS)
         self._tell_lost()
         if messages:
+            self._unassigned = inf
             self._take(messages)
         else:
             self._tell_waiting(IDLE_SECONDS)
@@ -293,13 +295,16 @@ class Consumer:
             return table_of(source, rows, bounds=bounds, unknown="ignore")
         return table_of(source, b"\n".join(rows), bounds=bounds, unknown="ignore")
 
-    def _finished(self, begun: float) -> bool:
+    def _finished(self) -> bool:
         lag = self._stream.lag()
         self.consumed.lag = dict(lag)
         if not any(lag.values()):
             self._note(lag)
-        if not lag:  # nothing is assigned to this reader, or not yet
-            return time.monotonic() - begun > UNASSIGNED_SECONDS
+        if not lag:  # nothing is assigned to this reader, or not yet, or not for the moment
+            now = time.monotonic()
+            self._unassigned = min(self._unassigned, now)
+            return now - self._unassigned > UNASSIGNED_SECONDS
+        self._unassigned = inf
         return not any(lag.values())
 
 
