@@ -18,7 +18,9 @@ from tidemark.testing.streams import Carrier, StreamSourceContract, gathered
 
 def opened(stream: Stream, root: Path, *, group: str = "test", redis: str = "") -> StreamSource:
     # The mock cluster does not see a member leave, so it waits until the session times out.
-    kafka = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
+    # One that joins just then may wait for ever, so it asks again after some more seconds.
+    kafka = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+    kafka |= {"max.poll.interval.ms": 10_000}
     return open_stream(stream, root=root, group=group, kafka=kafka, redis=redis)
 
 

@@ -368,6 +368,7 @@ def kafka_project(
     folder: Path, broker: Broker, topic: str, session_ms: int = 6_000, form: str = ""
 ) -> Path:
     settings = {"session.timeout.ms": session_ms, "heartbeat.interval.ms": 500}
+    settings |= {"max.poll.interval.ms": 10_000}  # after which it asks a broker that is silent
     project(folder, f"tm.kafka({topic!r}{form})")
     with (folder / "tidemark.toml").open("a") as file:
         pairs = ", ".join(f'"{k}" = {v}' for k, v in settings.items())

@@ -209,6 +209,8 @@ def make_project(folder: Path, online: str, stream: str, base: datetime, kafka: 
         # Not less: a member that joins again before a second is over waits for ever in the mock.
         options = {"bootstrap.servers": kafka, "session.timeout.ms": 2000}
         options |= {"heartbeat.interval.ms": 200, "reconnect.backoff.max.ms": 100}
+        # One that waits for ever there all the same asks again after this and three seconds.
+        options |= {"max.poll.interval.ms": 10_000}
         pairs = ", ".join(f'"{key}" = {json.dumps(value)}' for key, value in options.items())
         settings.append(f"kafka = {{ {pairs} }}")
     (folder / "tidemark.toml").write_text("\n".join(settings), "utf-8")
