@@ -1,4 +1,4 @@
-"""What makes two definitions the same, and of which of four kinds each of their fields is."""
+"""What makes two definitions the same: four fingerprints, each sensitive to its own fields only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from msgspec.structs import fields, replace
 from tidemark.model import aggregates, expr, graph, types, window
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Call, Column, Literal
-from tidemark.model.fingerprint import FIELDS, Kind, meaning, project, state_id
+from tidemark.model.fingerprint import FIELDS, KINDS, Fingerprints, fingerprints, meaning, state_id
 from tidemark.model.graph import (
     Definition,
+    Definitions,
     Entity,
     Feature,
     FeatureView,
@@ -88,7 +89,12 @@ VIEW = FeatureView(
 )
 
 
-GOLDEN = "de20fbcff890949485c6a53789e0da15"
+GOLDEN = Fingerprints(
+    meaning="de20fbcff890949485c6a53789e0da15",
+    contract="e207d544a79bacde80c70d4ea073e4b1",
+    metadata="aa4d1eaca09c4ba95c880dbe119a17c6",
+    operation="d8287f6c2c9796778476f3aeb2f567a8",
+)
 
 
 def structs_of(annotation: Any) -> Iterator[type[msgspec.Struct]]:
@@ -179,19 +185,11 @@ def mutations(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def changed_kinds(entity: Entity, source: Source, view: FeatureView) -> list[str]:
-    """The kinds of what differs from the example; of its meaning, what its feature rests on."""
-
-    def of_kind(kind: Kind, *items: Definition) -> list[Any]:
-        return [project(item, kind) for item in items]
-
+    """The fingerprints of the feature that differ from those of the example."""
+    plain = fingerprints(Definitions.of([USER, PURCHASE, VIEW]), VIEW, LAST)
     view = replace(view, entity=entity.name, source=source.name)
-    moved = meaning(view, view.features[0], source) != meaning(VIEW, LAST, PURCHASE)
-    rest: tuple[Kind, ...] = ("contract", "metadata", "operation")
-    return ["meaning"] * moved + [
-        kind
-        for kind in rest
-        if of_kind(kind, entity, source, view) != of_kind(kind, USER, PURCHASE, VIEW)
-    ]
+    now = fingerprints(Definitions.of([entity, source, view]), view, view.features[0])
+    return [kind for kind in KINDS if getattr(plain, kind) != getattr(now, kind)]
 
 
 CASES = {
@@ -223,7 +221,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_changed_field_is_of_one_kind(name: str) -> None:
+def test_a_changed_field_changes_one_fingerprint(name: str) -> None:
     """Whatever is edited is meaning, contract, metadata or operation, never two of them."""
     kinds = changed_kinds(*CASES[name])
     assert kinds == EXPECTED.get(name, kinds[:1])
@@ -251,7 +249,7 @@ def test_max_age_is_part_of_what_is_stored_only() -> None:
     """An age limit touches `last` and its kin; a sum knows no age."""
     total = replace(LAST, aggregate=Aggregate("sum", Column("amount")))
     prints = [
-        meaning(view, total, PURCHASE)
+        fingerprints(Definitions.of([USER, PURCHASE, view]), view, total).meaning
         for view in (replace(VIEW, features=(total,), max_age=age) for age in (0, DAY))
     ]
     assert prints[0] == prints[1]
@@ -278,7 +276,7 @@ def test_the_bound_is_nothing_to_facts_that_hold_always() -> None:
 
 def test_fingerprints_are_stable_across_releases() -> None:
     """A changed golden value means that every registry in the world would see a change."""
-    assert meaning(VIEW, LAST, PURCHASE) == GOLDEN
+    assert fingerprints(Definitions.of([USER, PURCHASE, VIEW]), VIEW, LAST) == GOLDEN
 
 
 def test_online_rows_are_told_apart_by_what_they_hold() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -344,7 +345,9 @@ class TestDescribe:
 
     def test_a_feature(self, applied: tm.Store) -> None:
         """One exact sentence, and every default said."""
-        assert applied.describe("user_spend:spend") == {
+        facts = applied.describe("user_spend:spend")
+        assert facts.pop("fingerprints").keys() == {"meaning", "contract", "metadata", "operation"}
+        assert facts == {
             "kind": "feature",
             "name": "user_spend:spend@1",
             "owner": "risk@example.com",
@@ -362,6 +365,18 @@ class TestDescribe:
             "defaults": "tidemark-1",
             "read_by": ["share@1", "service fraud"],
         }
+
+    @pytest.mark.parametrize("ref", ["user_spend:spend", "share"])
+    def test_fingerprints_say_in_what_something_changed(self, applied: tm.Store, ref: str) -> None:
+        """Another owner is other metadata, and nothing else."""
+        before = applied.describe(ref)["fingerprints"]
+        edited = [
+            msgspec.structs.replace(each, owner="spending@example.com")
+            for each in applied.registry.snapshot().definitions
+        ]
+        applied.apply(applied.plan(edited))
+        after = applied.describe(ref)["fingerprints"]
+        assert [kind for kind in before if before[kind] != after[kind]] == ["metadata"]
 
     @pytest.mark.parametrize(
         ("ref", "kind"),

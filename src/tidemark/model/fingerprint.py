@@ -1,6 +1,6 @@
-"""Fingerprints: short texts that are equal exactly when definitions are equal in what they mean.
+"""Fingerprints: short texts that are equal exactly when definitions are equal in some respect.
 
-Every field of every definition is of exactly one kind, and a change of it is one of that kind:
+A feature has four, and every field of every definition is part of exactly one of them:
 
     meaning     what is computed: a change can alter values
     contract    what a reader relies on: names, types, keys, versions
@@ -58,6 +58,7 @@ ENGINE_EPOCH = 1
 """Raised by a release whose kernel gives another value for the same definition and data."""
 
 Kind = Literal["meaning", "contract", "metadata", "operation"]
+KINDS: tuple[Kind, ...] = ("meaning", "contract", "metadata", "operation")
 
 _DESCRIBED: Mapping[str, Kind | None] = {
     "description": "metadata",
@@ -134,14 +135,35 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Kind | None]] = {
 }
 
 
+class Fingerprints(msgspec.Struct, frozen=True):
+    """The four fingerprints of one feature."""
+
+    meaning: str
+    contract: str
+    metadata: str
+    operation: str
+
+
+def fingerprints(definitions: Definitions, view: FeatureView, feature: Feature) -> Fingerprints:
+    """The four fingerprints of a feature with all it rests on: its view, its entity, its source."""
+    source, entity = definitions.source(view.source), definitions.entity(view.entity)
+    parts = _resting(view, feature, source, entity)
+    return Fingerprints(*(_digest(kind, parts) for kind in KINDS))
+
+
 def meaning(view: FeatureView, feature: Feature, source: Source) -> str:
-    """The fingerprint of what a feature computes, with all it rests on: its view, its source."""
-    return _digest(*_resting(view, feature, source))
+    """The first of the four alone; the entity has no part in it."""
+    return _digest("meaning", _resting(view, feature, source, None))
+
+
+def on_demand_fingerprints(item: OnDemand) -> Fingerprints:
+    """The four of an on-demand feature; its inputs count by name and version."""
+    return Fingerprints(*(_digest(kind, (item,)) for kind in KINDS))
 
 
 def on_demand_meaning(item: OnDemand) -> str:
-    """The same of an on-demand feature; its inputs count by name and version."""
-    return _digest(item)
+    """The first of these alone."""
+    return _digest("meaning", (item,))
 
 
 def meaning_of(definitions: Definitions, reference: Reference) -> str:
@@ -173,7 +195,7 @@ def held_id(view: FeatureView, feature: Feature, source: Source) -> str:
 
 
 def project(value: Any, kind: Kind, held_as: Kind | None = None) -> Any:
-    """The part of a definition that is of one kind, as JSON values; None: nothing.
+    """The part of a definition that belongs to one fingerprint, as JSON values; None: nothing.
 
     `held_as` is the kind of the field in which the value was found.
     """
@@ -231,7 +253,7 @@ def _read_part(source: Source, view: FeatureView, features: tuple[Feature, ...])
 
 
 def _resting(
-    view: FeatureView, feature: Feature, source: Source
+    view: FeatureView, feature: Feature, source: Source, entity: Entity | None
 ) -> tuple[Definition | Feature | None, ...]:
     """A feature and the parts of other definitions that it rests on."""
     aggregate = feature.aggregate
@@ -242,8 +264,7 @@ def _resting(
         read = replace(read, unique=tuple(sorted(read.unique)))
     if source.time is None:
         bare = replace(bare, bound="at", step=0)  # facts that hold always are on both sides of it
-    # None is the place of the entity, which has no part in what is computed.
-    return replace(feature, aggregate=_computed(aggregate)), bare, None, read
+    return replace(feature, aggregate=_computed(aggregate)), bare, entity, read
 
 
 def _computed(aggregate: Aggregate) -> Aggregate:
@@ -257,8 +278,9 @@ def _computed(aggregate: Aggregate) -> Aggregate:
     )
 
 
-def _digest(*parts: Definition | Feature | None) -> str:
-    return _hash([ENGINE_EPOCH, "meaning", [project(part, "meaning") for part in parts]])
+def _digest(kind: Kind, parts: tuple[Definition | Feature | None, ...]) -> str:
+    epoch = ENGINE_EPOCH if kind == "meaning" else 0
+    return _hash([epoch, kind, [project(part, kind) for part in parts]])
 
 
 def _hash(value: Any) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from tidemark.errors import NotFound
 from tidemark.model import prose
 from tidemark.model.diff import consumers, feature_name
+from tidemark.model.fingerprint import fingerprints, on_demand_fingerprints
 from tidemark.model.graph import (
     Definition,
     Definitions,
@@ -191,6 +192,7 @@ def _on_demand(definitions: Definitions, item: OnDemand, records: Records) -> De
         type=str(item.type),
         meaning=prose.on_demand_sentence(item),
         read_by=_readers(definitions, item.reference, records),
+        fingerprints=asdict(on_demand_fingerprints(item)),
     )
 
 
@@ -261,6 +263,7 @@ def _feature(
         seen=_seen(source),
         defaults=records.defaults.name,
         read_by=_readers(definitions, reference, records),
+        fingerprints=asdict(fingerprints(definitions, view, feature)),
     )
     facts["owner"] = feature.owner or view.owner or "nobody"
     return facts
