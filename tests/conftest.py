@@ -2,19 +2,12 @@
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.redis_server import PATIENT, RedisCluster, RedisServer, required
-
-from tidemark.kernel import compiled
-
-# Where the kernel is not compiled yet, that is said on the standard error of whoever waits for it:
-# here among what a command says, which is compared.
-compiled.NOTICE_AFTER = threading.TIMEOUT_MAX
 
 # A deadline would make a busy machine fail tests that are right.
 settings.register_profile(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
 from tests.kafka_broker import Broker
+from tests.redis_server import RedisServer
 
-from tidemark.errors import NotFound, RequestInvalid, StaleSource
-from tidemark.ingest.streams import Start, StreamSource, open_stream
+from tidemark.errors import NotFound, RequestInvalid, StaleSource, StoreUnavailable
+from tidemark.ingest.streams import Message, Start, StreamSource, open_stream
 from tidemark.model.graph import Kafka, Ndjson, RedisStream, Stream
 from tidemark.online.address import Address
 from tidemark.testing.streams import Carrier, StreamSourceContract, gathered
@@ -110,6 +112,29 @@ class TestRedis(StreamSourceContract):
         source.open(dict, Start())
         assert [each.value for each in gathered(source, 1)] == [b"1"]
         source.close()
+
+    def test_a_redis_that_stands_still_does_not_hold_its_reader(
+        self, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is told, and read again when it goes on."""
+        monkeypatch.setattr("tidemark.ingest.streams.redis._ANSWER_SECONDS", 0.5)
+        carrier = RedisCarrier(
+            f"redis://127.0.0.1:{redis_server.port}/0?read_timeout=0.5", tmp_path
+        )
+        carrier.send([b"1"])
+        source = carrier.source()
+        redis_server.pause()
+        with pytest.raises(StoreUnavailable, match="Redis stream events does not answer"):
+            source.open(dict, Start())
+        redis_server.resume()
+        found = list[Message]()
+        while not found:
+            with suppress(StoreUnavailable):  # which may be slow besides
+                source.rewind()
+                found += source.poll(10, 0.1)
+        assert [each.value for each in found] == [b"1"]
+        source.close()
+        carrier.client.close()
 
     def test_an_entry_without_the_field_carries_nothing(
         self, redis_url: str, tmp_path: Path

@@ -382,6 +382,30 @@ def test_the_installed_command_starts_without_any_engine(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("words", "told"), [(["--json"], False), ([], True)])
+def test_who_reads_json_is_not_told_what_is_waited_for(
+    tmp_path: Path, words: list[str], told: bool
+) -> None:
+    """Programs find the error and nothing else on stderr, also where the kernel compiles first."""
+    script = (
+        "from tidemark import store; from tidemark.apps.cli import main;"
+        "from tidemark.kernel import compiled; connect = store.connect;"
+        "store.connect = lambda path: compiled._announce(15) or connect(path);"
+        f"main(['freshness', *{words!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert ("Compiling the kernel for this machine, once: about 15 s\n" in done.stderr) == told
+    assert told or json.loads(done.stderr)["error"] == "not-found"
+
+
 @pytest.mark.parametrize(
     ("text", "type_", "value"),
     [

@@ -151,7 +151,7 @@ def evaluate(
 
 
 def warm() -> None:
-    """Compile what is not in the cache yet; says so on stderr when it takes a moment."""
+    """Compile what is not in the cache yet; logs a warning when it takes a moment."""
     from tidemark.kernel import compiled
 
     compiled.ready()

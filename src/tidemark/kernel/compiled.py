@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import importlib
-import sys
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +22,8 @@ from numba.extending import intrinsic
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_log = logging.getLogger("tidemark.kernel")
 
 
 class Modules(NamedTuple):
@@ -191,7 +193,7 @@ def entry(*arguments: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def ready(modules: Modules = FOR_ALL) -> None:
-    """Compile the entries of modules, or load them; says so on stderr if it takes a moment.
+    """Compile the entries of modules, or load them; logs a warning if it takes a moment.
 
     All at once, since entries share most of what they call.
     """
@@ -220,8 +222,8 @@ def ready(modules: Modules = FOR_ALL) -> None:
 
 
 def _announce(seconds: int) -> None:
-    sys.stderr.write(f"Compiling the kernel for this machine, once: about {seconds} s\n")
-    sys.stderr.flush()
+    # A warning, as these are seen on stderr where nobody has set up logging.
+    _log.warning("Compiling the kernel for this machine, once: about %d s", seconds)
 
 
 NOTICE_AFTER = 1.5

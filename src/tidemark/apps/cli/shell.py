@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -93,6 +94,8 @@ class Command(_Told):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a `TidemarkError` becomes text on stderr and an exit code."""
+        if wants_json():  # whose reader has no use for what a person is told while waiting
+            logging.getLogger("tidemark.kernel").setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except click.UsageError as error:

@@ -13,13 +13,18 @@ from tidemark.online.address import Address
 
 try:
     import redis
-    from redis.exceptions import RedisError, ResponseError
+    from redis import exceptions as refusal
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 except ImportError:
     raise MissingExtra("redis", "Reading a Redis stream") from None
 
 
 _COUNTED = 100_000
 """How many waiting entries are counted at most."""
+
+_ANSWER_SECONDS = 10.0
+"""How long an answer may take at least; many entries take longer than a row of the online store."""
 
 
 class RedisEntries:
@@ -136,9 +141,9 @@ class RedisEntries:
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
             return question()
-        except ResponseError as error:
+        except refusal.ResponseError as error:
             raise RequestInvalid(f"The {self.name} cannot be read: {error}.") from None
-        except RedisError as error:
+        except refusal.RedisError as error:
             raise StoreUnavailable(
                 f"The {self.name} does not answer: {str(error).rstrip('.')}.",
                 remedy="Start the server: redis-server, or correct the URL.",
@@ -148,10 +153,10 @@ class RedisEntries:
         """Note it in a consumer group, where `XINFO GROUPS` shows it."""
         for id_ in positions.values():
             count = {} if self._count is None or id_ != self._at else {"entries_read": self._count}
-            with suppress(RedisError):
+            with suppress(refusal.RedisError):
                 try:
                     self._client.xgroup_create(self._key, self._group, id_, mkstream=True, **count)
-                except ResponseError:
+                except refusal.ResponseError:
                     self._client.xgroup_setid(self._key, self._group, id_, **count)
 
     def lag(self) -> Mapping[str, int]:
@@ -165,7 +170,7 @@ class RedisEntries:
 
 
 def _connected(address: Address) -> Any:
-    """A client that connects when it is first used; whoever waits for entries has no time limit."""
+    """A client that connects when it is first used, and again if that connection was closed."""
     ((host, port),) = address.hosts
     return cast("Any", redis.Redis)(
         host=host,
@@ -174,6 +179,8 @@ def _connected(address: Address) -> Any:
         username=address.username,
         password=address.password,
         socket_connect_timeout=address.connect_timeout,
+        socket_timeout=max(address.read_timeout, _ANSWER_SECONDS),
+        retry=Retry(NoBackoff(), 1, (refusal.ConnectionError,)),
         protocol=2,
         **address.tls,
     )
