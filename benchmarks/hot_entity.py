@@ -22,8 +22,8 @@ from benchmarks import harness
 from benchmarks.online import own_redis
 
 import tidemark as tm
-from tidemark.online.keys import generation_prefix, key_encoder, read_record, record_key
-from tidemark.online.tree import stored_children
+from tidemark.online.states.keys import generation_prefix, key_encoder, read_record, record_key
+from tidemark.online.trees.tree import stored_children
 
 HOT, QUIET, OTHERS = 3_000_000, 100, 1_000
 AT = datetime(2026, 1, 31, tzinfo=UTC)

@@ -27,8 +27,8 @@ import tidemark as tm
 from tidemark.define import lower
 from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureService, Output, Reference
-from tidemark.online.keys import generation_prefix, key_encoder
-from tidemark.online.protocol import OnlineStore, open_store
+from tidemark.online.states.keys import generation_prefix, key_encoder
+from tidemark.online.stores.protocol import OnlineStore, open_store
 
 ENTITIES, EVENTS_EACH, VIEWS = 5_000, 30, 5
 MATERIALIZED, EVENTS_OF_MATERIALIZED = 300_000, 5

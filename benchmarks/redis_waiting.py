@@ -21,7 +21,7 @@ import uvloop
 from benchmarks import harness
 from benchmarks.online import own_redis
 
-from tidemark.online.redis import RedisStore
+from tidemark.online.stores.redis import RedisStore
 
 KEYS = [f"row:{n}".encode() for n in range(500)]
 THREADS = 8

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import HAS_IDENTITIES, HAS_KNOWN, HAS_UNTIL, HEADER, NEVER, PREAMBLE
-from tidemark.online.values import restored
+from tidemark.online.rows.codec import HAS_IDENTITIES, HAS_KNOWN, HAS_UNTIL, HEADER, NEVER, PREAMBLE
+from tidemark.online.rows.values import restored
 
 
 @dataclass(frozen=True)

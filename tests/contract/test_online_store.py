@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tidemark.errors import NotFound, StoreUnavailable
-from tidemark.online.lmdb import LmdbStore
-from tidemark.online.memory import MemoryStore
-from tidemark.online.protocol import open_store
+from tidemark.online.stores.lmdb import LmdbStore
+from tidemark.online.stores.memory import MemoryStore
+from tidemark.online.stores.protocol import open_store
 from tidemark.testing import OnlineStoreContract
 
 
@@ -148,7 +148,8 @@ def test_a_closed_store_opens_again_when_used(path):
 def test_a_forked_child_reads_through_its_own_environment(path):
     """Servers fork their workers after the first read."""
     script = (
-        "import os, sys; from pathlib import Path; from tidemark.online.lmdb import LmdbStore\n"
+        "import os, sys; from pathlib import Path\n"
+        "from tidemark.online.stores.lmdb import LmdbStore\n"
         "store = LmdbStore(Path(sys.argv[1])); store.put_many([(b'a', b'1')])\n"
         "child = os.fork()\n"
         "if child == 0: os._exit(store.get_many([b'a']) != [b'1'])\n"

@@ -7,7 +7,7 @@ import pytest
 from tests.redis_server import PATIENT, RedisCluster, free_port
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.redis import RedisStore
+from tidemark.online.stores.redis import RedisStore
 from tidemark.testing import OnlineStoreContract
 
 

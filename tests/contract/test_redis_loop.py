@@ -16,9 +16,9 @@ from redis.crc import key_slot
 from tests.redis_server import PATIENT, RedisCluster, RedisServer, free_port
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.protocol import Remote, Waiting, open_store
-from tidemark.online.redis import RedisStore
-from tidemark.online.redis_loop import CONNECTIONS
+from tidemark.online.stores.protocol import Remote, Waiting, open_store
+from tidemark.online.stores.redis import RedisStore
+from tidemark.online.stores.redis_loop import CONNECTIONS
 from tidemark.testing import OnlineStoreContract
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from tests.redis_server import PATIENT, free_port
 
 from tidemark.apps.cli.doctor import examine
 from tidemark.errors import DefinitionError, MissingExtra, NotFound, StoreUnavailable
-from tidemark.online.keys import encode
-from tidemark.online.protocol import open_store
-from tidemark.online.redis import RedisStore
+from tidemark.online.states.keys import encode
+from tidemark.online.stores.protocol import open_store
+from tidemark.online.stores.redis import RedisStore
 from tidemark.testing import OnlineStoreContract
 
 LOCK = encode("l") + encode("materialize")
@@ -133,7 +133,7 @@ def test_an_unknown_kind_does_not_show_its_password():
 def test_without_the_client_the_extra_is_named(monkeypatch):
     """And nothing but Redis needs it."""
     monkeypatch.setitem(sys.modules, "redis", None)
-    monkeypatch.delitem(sys.modules, "tidemark.online.redis")
+    monkeypatch.delitem(sys.modules, "tidemark.online.stores.redis")
     with pytest.raises(MissingExtra, match=r"pip install 'tidemark\[redis\]'"):
         open_store("redis://cache")
     assert open_store("memory:").get_many([b"a"]) == [None]
@@ -142,7 +142,7 @@ def test_without_the_client_the_extra_is_named(monkeypatch):
 def test_other_stores_do_not_load_the_client():
     """It costs a tenth of a second to import."""
     script = (
-        "import sys, pathlib; from tidemark.online.protocol import open_store\n"
+        "import sys, pathlib; from tidemark.online.stores.protocol import open_store\n"
         "open_store('lmdb://nowhere').get_many([b'a']); sys.exit('redis' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -309,7 +309,7 @@ def test_many_threads_read_at_once(store):
 def test_a_child_of_a_reader_reads_too(redis_url):
     """Servers fork their workers after the first read."""
     script = (
-        "import os, sys; from tidemark.online.redis import RedisStore\n"
+        "import os, sys; from tidemark.online.stores.redis import RedisStore\n"
         "store = RedisStore(sys.argv[1]); store.put_many([(b'a', b'1')])\n"
         "child = os.fork()\n"
         "if child == 0: os._exit(store.get_many([b'a']) != [b'1'])\n"

@@ -27,8 +27,8 @@ from tidemark.model.types import (
     decimal,
     list_of,
 )
-from tidemark.online import codec
-from tidemark.online.keys import generation_prefix, key_encoder, record_key
+from tidemark.online.rows import codec
+from tidemark.online.states.keys import generation_prefix, key_encoder, record_key
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tests.redis_server import RedisServer
 from tidemark.errors import NotFound, RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest.streams import Message, Start, StreamSource, open_stream
 from tidemark.model.graph import Kafka, Ndjson, RedisStream, Stream
-from tidemark.online.address import Address
+from tidemark.online.stores.address import Address
 from tidemark.testing.streams import Carrier, StreamSourceContract, gathered
 
 

@@ -16,7 +16,7 @@ from tidemark.kernel.forest import ABSENT, GROUPED
 from tidemark.kernel.partials import Summaries, combine, summarize
 from tidemark.kernel.rows import Answers, Program, beside, evaluate_rows
 from tidemark.kernel.tree import Fold, TreeProgram
-from tidemark.online.codec import Unpacked, pack
+from tidemark.online.rows.codec import Unpacked, pack
 
 VALUE, NULL = 1, 2
 CODED = {"first", "last", "latest", "first_n", "last_n", "min", "max", "mode", "top_n"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import tidemark as tm
 from tidemark.errors import StoreUnavailable
-from tidemark.online.redis import RedisStore
+from tidemark.online.stores.redis import RedisStore
 
 LEASE = 0.2
 """Seconds for which the lock of a process that was killed keeps out the others, on Redis."""

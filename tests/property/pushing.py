@@ -75,7 +75,7 @@ def views(history: str | None, *, unique: bool) -> list[Any]:
 
 def rows_of(store: tm.Store) -> dict[bytes, bytes]:
     """The rows that serve, with keys that do not tell their generation."""
-    from tidemark.online.keys import generation_prefix, read_record, record_key
+    from tidemark.online.states.keys import generation_prefix, read_record, record_key
 
     online: Any = store._online
     project = store.config.namespace

@@ -17,7 +17,7 @@ from tidemark.kernel.layout import InputColumn, Layout, LayoutFeature
 from tidemark.model.aggregates import Aggregate
 from tidemark.model.expr import Column
 from tidemark.model.types import FLOAT64, INT64, STRING, decimal, list_of
-from tidemark.online.codec import NEVER
+from tidemark.online.rows.codec import NEVER
 
 LAYOUT = Layout(
     (

@@ -20,9 +20,9 @@ from tidemark.ingest.arrived import Arrived
 from tidemark.ingest.few import Inserter
 from tidemark.ingest.serving import Reading
 from tidemark.model.graph import Definitions
-from tidemark.online import cutting, tree
-from tidemark.online.cutting import Sizes
-from tidemark.online.few import inserted
+from tidemark.online.trees import cutting, tree
+from tidemark.online.trees.cutting import Sizes
+from tidemark.online.trees.few import inserted
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOON_MICROS = int(NOON.timestamp()) * 1_000_000

@@ -26,7 +26,7 @@ from tidemark.engines.state import Partition, entities
 from tidemark.engines.training import training_set
 from tidemark.kernel.layout import Layout
 from tidemark.model.graph import Definitions, Output, Reference
-from tidemark.online import codec
+from tidemark.online.rows import codec
 
 SEEDS = range(2 * worlds.WORLDS_PER_BOUND)
 

@@ -7,9 +7,9 @@ import pytest
 from tests.property.stored import LAYOUT, as_events, event, total_order
 from tests.rows import unpack
 
-from tidemark.online import codec
-from tidemark.online.joining import Join
-from tidemark.online.merging import combine
+from tidemark.online.rows import codec
+from tidemark.online.rows.joining import Join
+from tidemark.online.rows.merging import combine
 
 
 @pytest.mark.parametrize("seed", range(60))

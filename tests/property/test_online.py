@@ -16,10 +16,10 @@ from tests.property.worlds import World, moment, store_of
 import tidemark as tm
 from tidemark.kernel.layout import Layout
 from tidemark.model.window import HOUR
-from tidemark.online import cutting, tree
-from tidemark.online.codec import Events
-from tidemark.online.cutting import Sizes
-from tidemark.online.merging import kept, pick
+from tidemark.online.rows.codec import Events
+from tidemark.online.rows.merging import kept, pick
+from tidemark.online.trees import cutting, tree
+from tidemark.online.trees.cutting import Sizes
 
 SEEDS = range(2 * worlds.WORLDS_PER_BOUND)
 TREES = [Sizes(1, 1, 1), Sizes(4, 2, 2), Sizes(8, 4, 2), Sizes(16, 8, 4), Sizes(30, 16, 16)]

@@ -17,7 +17,7 @@ from tests.property.pushing import SCHEMA, everything_equal, make_project, momen
 
 import tidemark as tm
 from tidemark.errors import StoreUnavailable
-from tidemark.online import cutting
+from tidemark.online.trees import cutting
 
 USERS = ["ada", "bob", "cyd", None]
 SHOPS = [1, 2, None]

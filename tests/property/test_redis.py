@@ -14,8 +14,8 @@ from tests.spec.test_materialize import LOWERED, count, lowered_outputs, run
 
 from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.model.window import HOUR
-from tidemark.online.memory import MemoryStore
-from tidemark.online.redis import RedisStore
+from tidemark.online.stores.memory import MemoryStore
+from tidemark.online.stores.redis import RedisStore
 from tidemark.serve import Reader
 
 USERS = [f"u{n}" for n in range(50)]

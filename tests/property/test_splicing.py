@@ -7,9 +7,9 @@ import pytest
 from tests.property.stored import LAYOUT, TEXTUAL, Event, as_events, event, total_order
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online import codec, splicing
-from tidemark.online.codec import NEVER
-from tidemark.online.splicing import can_splice, count_of, splice
+from tidemark.online.rows import codec, splicing
+from tidemark.online.rows.codec import NEVER
+from tidemark.online.rows.splicing import can_splice, count_of, splice
 
 
 def some_events(random: Random, entities: int, first: int, count: int, times: int) -> list[Event]:

@@ -13,8 +13,8 @@ from tests.property.worlds import World, moment, store_of
 import tidemark as tm
 from tidemark.errors import StaleSource
 from tidemark.model.window import DAY, HOUR, SECOND
-from tidemark.online import directories
-from tidemark.online.cutting import Sizes
+from tidemark.online.trees import directories
+from tidemark.online.trees.cutting import Sizes
 
 SIZES = [Sizes(1, 1, 1), Sizes(3, 2, 2), Sizes(1, 1, 16)]
 CASES = [(seed, (HOUR, DAY, 7 * SECOND)[seed % 3]) for seed in range(6)]

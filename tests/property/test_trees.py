@@ -11,11 +11,12 @@ from tests.property.stored import LAYOUT, TEXTUAL, Event, as_events, event
 from tests.rows import unpack
 
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, cutting, directories, extending, sketches, tree
-from tidemark.online.codec import NEVER
-from tidemark.online.cutting import Sizes
-from tidemark.online.merging import recut
-from tidemark.online.retention import Retention
+from tidemark.online.rows import codec
+from tidemark.online.rows.codec import NEVER
+from tidemark.online.rows.merging import recut
+from tidemark.online.rows.retention import Retention
+from tidemark.online.trees import cutting, directories, extending, sketches, tree
+from tidemark.online.trees.cutting import Sizes
 
 SIZES = [Sizes(1, 1, 1), Sizes(4, 2, 2), Sizes(5, 4, 2), Sizes(16, 8, 4), Sizes(1024, 512, 64)]
 ENTITIES = 3

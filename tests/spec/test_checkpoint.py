@@ -14,10 +14,10 @@ import lmdb
 import pytest
 
 from tidemark.errors import StoreConflict, StoreUnavailable
-from tidemark.online import environment as environments
-from tidemark.online.checkpoint import CHECKPOINT, DATA, KNOWN, Checkpoints
-from tidemark.online.environment import Environment
-from tidemark.online.lmdb import LmdbStore
+from tidemark.online.stores import environment as environments
+from tidemark.online.stores.checkpoint import CHECKPOINT, DATA, KNOWN, Checkpoints
+from tidemark.online.stores.environment import Environment
+from tidemark.online.stores.lmdb import LmdbStore
 
 pytestmark = pytest.mark.skipif(not KNOWN, reason="commits wait for the disk with this LMDB")
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import tidemark as tm
 from tidemark.apps.cli import main
 from tidemark.monitor.freshness import Freshness, SourceFreshness, ViewFreshness
-from tidemark.online.pulse import Delays, Reading, quantile
+from tidemark.online.states.pulse import Delays, Reading, quantile
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FILE = """

@@ -15,7 +15,7 @@ from tidemark.apps.http import standing
 from tidemark.apps.http.service import Service
 from tidemark.apps.http.standing import Standing
 from tidemark.errors import StoreUnavailable
-from tidemark.online.pulse import BUCKETS
+from tidemark.online.states.pulse import BUCKETS
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,12 @@ from tidemark.engines.state import entities
 from tidemark.errors import StoreUnavailable
 from tidemark.kernel.layout import Layout
 from tidemark.model.window import DAY as DAY_MICROS
-from tidemark.online import coverage, cutting, directories, tree
-from tidemark.online.cutting import Sizes
-from tidemark.online.keys import key_encoder
-from tidemark.online.memory import MemoryStore
-from tidemark.online.retention import Retention
+from tidemark.online.rows.retention import Retention
+from tidemark.online.states import coverage
+from tidemark.online.states.keys import key_encoder
+from tidemark.online.stores.memory import MemoryStore
+from tidemark.online.trees import cutting, directories, tree
+from tidemark.online.trees.cutting import Sizes
 from tidemark.serve import Reader
 
 FEATURES = ("spending:purchases_1h", "spending:spend_30d", "spending:merchants")

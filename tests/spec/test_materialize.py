@@ -19,9 +19,9 @@ from tidemark.engines.duckdb import DuckDB
 from tidemark.errors import NotFound, StaleSource, StoreUnavailable
 from tidemark.ingest import materialize as module
 from tidemark.ingest.materialize import materialize
-from tidemark.online.keys import record_key
-from tidemark.online.lmdb import LmdbStore
-from tidemark.online.memory import MemoryStore
+from tidemark.online.states.keys import record_key
+from tidemark.online.stores.lmdb import LmdbStore
+from tidemark.online.stores.memory import MemoryStore
 from tidemark.serve import Reader
 
 LOWERED = lower([shops.Spending, shops.Habits])

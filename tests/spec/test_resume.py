@@ -25,8 +25,8 @@ from tidemark.ingest.materialize import Materialized, materialize
 from tidemark.ingest.pace import Pace
 from tidemark.model.merge import merged
 from tidemark.model.window import parse_moment
-from tidemark.online.keys import generation_prefix, read_record, record_key
-from tidemark.online.memory import MemoryStore
+from tidemark.online.states.keys import generation_prefix, read_record, record_key
+from tidemark.online.stores.memory import MemoryStore
 from tidemark.serve import Reader
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -23,9 +23,9 @@ from tests.spec.accepting import (
 )
 
 import tidemark as tm
-from tidemark.online import marks, underway
-from tidemark.online.marks import FILE, SLOTS, Marks
-from tidemark.online.underway import Known, Look, UnderWay, number_of
+from tidemark.online.states import marks, underway
+from tidemark.online.states.marks import FILE, SLOTS, Marks
+from tidemark.online.states.underway import Known, Look, UnderWay, number_of
 
 A, B = number_of("purchase"), number_of("visit")
 

@@ -272,7 +272,7 @@ def test_what_the_registry_of_a_store_writes_the_store_reads(store: tm.Store):
 
 def states(store: tm.Store) -> list[str]:
     """The states of which rows serve."""
-    from tidemark.online.keys import read_record, record_key
+    from tidemark.online.states.keys import read_record, record_key
 
     place = record_key(store.config.namespace, "spend")
     (stored,) = store._online.get_many([place])

@@ -30,7 +30,7 @@ from tests.torture.world import (
 from tidemark.apps import cli
 from tidemark.client import Client
 from tidemark.errors import EventsRefused
-from tidemark.online import environment
+from tidemark.online.stores import environment
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.spec.log_writers", "tests.torture.loaded"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from tidemark.online.checkpoint import CHECKPOINT, DATA
+from tidemark.online.stores.checkpoint import CHECKPOINT, DATA
 
 PAGE = 4_096
 

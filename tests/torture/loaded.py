@@ -26,8 +26,8 @@ import tidemark.ingest.streams.lines
 import tidemark.ingest.streams.redis
 import tidemark.kernel.partials
 import tidemark.kernel.tree
-import tidemark.online.lmdb
-import tidemark.online.redis
+import tidemark.online.stores.lmdb
+import tidemark.online.stores.redis
 import tidemark.serve.log
 import tidemark.serve.log.files
 import tidemark.serve.log.form

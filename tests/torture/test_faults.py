@@ -37,7 +37,7 @@ DAMAGES = 4
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees and files as in the runs, for this process alone."""
     from tidemark.engines.log import EventLog
-    from tidemark.online import cutting
+    from tidemark.online.trees import cutting
 
     monkeypatch.setattr(cutting, "SIZES", world.SMALL)
     monkeypatch.setitem(EventLog.compact.__kwdefaults__, "keep_rows", world.KEPT_ROWS)

@@ -20,8 +20,8 @@ from tests.torture.run import run
 def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the runs make small in this process is as it was for the tests after them."""
     from tidemark.engines.log import EventLog
-    from tidemark.online import cutting
-    from tidemark.online.redis import RedisStore
+    from tidemark.online.stores.redis import RedisStore
+    from tidemark.online.trees import cutting
 
     monkeypatch.setattr(cutting, "SIZES", cutting.SIZES)
     for function in (EventLog.compact, RedisStore.__init__):

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 import tidemark as tm
 from tidemark.errors import TidemarkError
-from tidemark.online import cutting
+from tidemark.online.trees import cutting
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ class Sending:
 def as_runs_need_it() -> None:
     """Make trees, files of the log and leases small and short, in this process."""
     from tidemark.engines.log import EventLog
-    from tidemark.online.redis import RedisStore
+    from tidemark.online.stores.redis import RedisStore
 
     cutting.SIZES = SMALL
     EventLog.compact.__kwdefaults__ = {"keep_rows": KEPT_ROWS}

@@ -1,8 +1,8 @@
 """A few rows in plain Python: arrays pay for many rows, and are nearly all of the work for one.
 
 New events take one of two paths to the bytes of their rows: a few go row by row (here, then
-`ingest.few` and `online.few`), all others as a micro-batch in columns (`engines.micro`, then
-`online.merging`).  Both give the same values, hashes and bytes: tests/property/test_few.py and
+`ingest.few` and `online.trees.few`), all others as a micro-batch in columns (`engines.micro`, then
+`online.rows.merging`).  Both give the same values, hashes and bytes: tests/property/test_few.py and
 tests/property/test_few_into_rows.py hold them to it.
 """
 

@@ -30,13 +30,13 @@ from tidemark.ingest.recorded import Recorded, holders
 from tidemark.ingest.serving import Finder, Followers, Pair, Reading, Serving
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock
-from tidemark.online import tree
-from tidemark.online.codec import Events, unpack_rows
-from tidemark.online.keys import ANY_MOMENT, State
-from tidemark.online.merging import kept
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.pulse import delays_key, read_delays
-from tidemark.online.retention import Retention
+from tidemark.online.rows.codec import Events, unpack_rows
+from tidemark.online.rows.merging import kept
+from tidemark.online.rows.retention import Retention
+from tidemark.online.states.keys import ANY_MOMENT, State
+from tidemark.online.states.pulse import delays_key, read_delays
+from tidemark.online.stores.protocol import OnlineStore
+from tidemark.online.trees import tree
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

@@ -19,9 +19,9 @@ from tidemark.ingest.few import Inserter
 from tidemark.ingest.serving import Followers, Pair, Reading, Serving
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock
-from tidemark.online.keys import ANY_MOMENT, Record
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.pulse import delays_key, read_delays
+from tidemark.online.states.keys import ANY_MOMENT, Record
+from tidemark.online.states.pulse import delays_key, read_delays
+from tidemark.online.stores.protocol import OnlineStore
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -23,7 +23,7 @@ from tidemark.ingest.streams.decoding import Decode, Undecodable, json_of
 from tidemark.ingest.streams.protocol import Message, Start, StreamSource
 from tidemark.ingest.validate import Bounds, Checked, table_of
 from tidemark.model.window import clock
-from tidemark.online.underway import UnderWay
+from tidemark.online.states.underway import UnderWay
 
 if TYPE_CHECKING:
     import pyarrow as pa

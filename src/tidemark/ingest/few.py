@@ -22,11 +22,11 @@ from tidemark.kernel.layout import InputColumn, Layout
 from tidemark.model.expr import Call, Column, Expr, Literal
 from tidemark.model.graph import FeatureView, Source
 from tidemark.model.types import FLOAT64
-from tidemark.online import tree
-from tidemark.online.dictionaries import TEXTS
-from tidemark.online.directories import Fetch
-from tidemark.online.few import Event, gathered, inserted, is_simple
-from tidemark.online.tree import Merged
+from tidemark.online.rows.dictionaries import TEXTS
+from tidemark.online.trees import tree
+from tidemark.online.trees.directories import Fetch
+from tidemark.online.trees.few import Event, gathered, inserted, is_simple
+from tidemark.online.trees.tree import Merged
 
 Function = Callable[[Row], Any]
 

@@ -13,8 +13,8 @@ from tidemark.engines.log import SEEN
 from tidemark.ingest.apply import Applier, Changes
 from tidemark.ingest.serving import Reading
 from tidemark.model.graph import Definitions, FeatureView, Source
-from tidemark.online.keys import State
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.states.keys import State
+from tidemark.online.stores.protocol import OnlineStore
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

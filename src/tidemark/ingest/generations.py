@@ -11,8 +11,8 @@ from tidemark.errors import StoreConflict
 from tidemark.ingest.journal import Journals
 from tidemark.model.fingerprint import held_id, state_id
 from tidemark.model.graph import Definitions
-from tidemark.online import codec
-from tidemark.online.keys import (
+from tidemark.online.rows import codec
+from tidemark.online.states.keys import (
     Record,
     State,
     generation_prefix,
@@ -23,7 +23,7 @@ from tidemark.online.keys import (
     record_key,
     view_prefixes,
 )
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.stores.protocol import OnlineStore
 
 _ATTEMPTS = 1_000
 """How often the change of generations follows pushes that come in between."""

@@ -17,9 +17,9 @@ import msgspec
 from tidemark.engines.histories import open_history
 from tidemark.engines.inventory import SourceState, glance
 from tidemark.model.graph import Frame, Query, Source, Table
-from tidemark.online import codec
-from tidemark.online.keys import State, journal_key
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.rows import codec
+from tidemark.online.states.keys import State, journal_key
+from tidemark.online.stores.protocol import OnlineStore
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

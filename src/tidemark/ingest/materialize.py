@@ -31,10 +31,10 @@ from tidemark.model.fingerprint import state_id
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
 from tidemark.model.window import clock, instant, moment_text, parse_duration, parse_moment
-from tidemark.online import tree
-from tidemark.online.keys import ANY_MOMENT, Held, State, held_key, journal_key, key_encoder
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.retention import Retention
+from tidemark.online.rows.retention import Retention
+from tidemark.online.states.keys import ANY_MOMENT, Held, State, held_key, journal_key, key_encoder
+from tidemark.online.stores.protocol import OnlineStore
+from tidemark.online.trees import tree
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

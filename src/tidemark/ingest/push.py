@@ -25,8 +25,8 @@ from tidemark.ingest.arrived import Arrived
 from tidemark.ingest.validate import Bounds, Checked, as_rows, table_of
 from tidemark.model.graph import Definitions, Source
 from tidemark.model.window import clock, instant
-from tidemark.online.keys import ANY_MOMENT
-from tidemark.online.underway import UnderWay
+from tidemark.online.states.keys import ANY_MOMENT
+from tidemark.online.states.underway import UnderWay
 
 if TYPE_CHECKING:
     from tidemark.engines.duckdb import DuckDB

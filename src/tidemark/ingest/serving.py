@@ -11,7 +11,7 @@ import pyarrow as pa
 from tidemark.ingest.few import Inserter
 from tidemark.kernel.layout import Layout
 from tidemark.model.graph import Definitions, Entity, FeatureView, Source
-from tidemark.online.keys import (
+from tidemark.online.states.keys import (
     Record,
     State,
     generation_prefix,
@@ -21,7 +21,7 @@ from tidemark.online.keys import (
     read_record,
     record_key,
 )
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.stores.protocol import OnlineStore
 
 Pair = tuple[bytes, bytes]
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tidemark.online.keys import Written, read_written, record_key, view_prefixes, written_key
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.states.keys import (
+    Written,
+    read_written,
+    record_key,
+    view_prefixes,
+    written_key,
+)
+from tidemark.online.stores.protocol import OnlineStore
 
 
 @dataclass(frozen=True)

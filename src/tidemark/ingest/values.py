@@ -32,7 +32,7 @@ from tidemark.engines.arrow import arrow_type
 from tidemark.kernel import calendar
 from tidemark.model.types import FLOAT64, Type
 from tidemark.model.window import since_epoch
-from tidemark.online.values import rescaled
+from tidemark.online.rows.values import rescaled
 
 Read = Callable[[Any], Any]
 

@@ -1,6 +1,6 @@
 """One moment of stored rows: what serving calls.
 
-A row holds the events of one entity in one view (`tidemark.online.codec` writes it).
+A row holds the events of one entity in one view (`tidemark.online.rows.codec` writes it).
 `evaluate_rows` is one call of compiled code for a whole request; for each row and each group of the
 program it does what training does for a segment, with a single moment.
 """

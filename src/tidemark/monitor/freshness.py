@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tidemark.model.graph import Definitions, FeatureView
 from tidemark.model.plural import counted
 from tidemark.model.window import format_duration, instant, moment_text, rough_duration
-from tidemark.online.keys import State, read_record, record_key
-from tidemark.online.pulse import (
+from tidemark.online.states.keys import State, read_record, record_key
+from tidemark.online.states.pulse import (
     Reading,
     delays_key,
     quantile,
@@ -28,7 +28,7 @@ from tidemark.online.pulse import (
 
 if TYPE_CHECKING:
     from tidemark.engines.log import EventLog
-    from tidemark.online.protocol import OnlineStore
+    from tidemark.online.stores.protocol import OnlineStore
 
 Verdict = Literal["kept", "at risk", "broken", "unknown"]
 

@@ -19,8 +19,8 @@ from tidemark.errors import EngineError
 from tidemark.model.graph import Reference
 from tidemark.model.types import FLOAT64
 from tidemark.model.window import format_moment, instant
-from tidemark.online.keys import State
-from tidemark.online.values import decimal_of
+from tidemark.online.rows.values import decimal_of
+from tidemark.online.states.keys import State
 from tidemark.serve.evaluation import Found
 from tidemark.serve.program import ALWAYS, EXPIRED, NO_EVENT, NULL, OVERFLOW, VALUE, Program
 from tidemark.serve.rows import Stored

@@ -15,7 +15,7 @@ from tidemark.model.graph import FeatureView
 
 if TYPE_CHECKING:
     from tidemark.kernel.tree import Fold, TreeProgram
-    from tidemark.online.joining import Join
+    from tidemark.online.rows.joining import Join
 
 Words = NDArray[np.int64]
 
@@ -55,7 +55,7 @@ class Part:
     @cached_property
     def joins(self) -> list[Join]:
         """For each view, how chunks of a large entity become one row."""
-        from tidemark.online.joining import Join
+        from tidemark.online.rows.joining import Join
 
         found: list[Join] = []
         for wanted, layout in zip(self.kernel.views, self.layouts, strict=True):

@@ -13,7 +13,7 @@ from tidemark.engines.histories import as_table
 from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Field
 from tidemark.model.types import FLOAT64, Type
-from tidemark.online.values import rescaled
+from tidemark.online.rows.values import rescaled
 
 _PLAIN: dict[str, type] = {
     "int64": int,

@@ -27,8 +27,8 @@ from tidemark.model.graph import (
     Source,
 )
 from tidemark.model.types import FLOAT64, Type
-from tidemark.online.keys import key_encoder, record_key
-from tidemark.online.values import Convert, converted, restored
+from tidemark.online.rows.values import Convert, converted, restored
+from tidemark.online.states.keys import key_encoder, record_key
 from tidemark.serve.evaluation import Part
 from tidemark.serve.inputs import Inputs
 from tidemark.serve.vector import CODES, Status

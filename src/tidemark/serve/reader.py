@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from tidemark.errors import RequestInvalid
 from tidemark.model.graph import Definitions, Output, Reference
 from tidemark.model.window import parse_moment
-from tidemark.online.asking import Asking, answered
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.underway import Look
+from tidemark.online.states.underway import Look
+from tidemark.online.stores.asking import Asking, answered
+from tidemark.online.stores.protocol import OnlineStore
 from tidemark.serve.answer import Answer, Functions, new_request_id
 from tidemark.serve.evaluation import Found
 from tidemark.serve.inputs import is_column
@@ -31,7 +31,7 @@ class Reader:
     """Answers requests for one list of outputs, from any number of threads.
 
     What is called `asking` says what it needs of the online store and is sent it, see
-    `online.asking`; the other methods read it themselves.
+    `online.stores.asking`; the other methods read it themselves.
 
     `functions` are the on-demand functions by reference; `project` is the namespace of the online
     state.  The serving log knows answers by `target` (a service, a model or "features") and

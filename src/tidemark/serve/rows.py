@@ -14,10 +14,8 @@ from tidemark.errors import StaleSource, StoreUnavailable
 from tidemark.kernel.rows import beside
 from tidemark.model.graph import Reference
 from tidemark.model.window import clock, format_moment
-from tidemark.online import codec
-from tidemark.online.asking import Asking
-from tidemark.online.directories import is_directory
-from tidemark.online.keys import (
+from tidemark.online.rows import codec
+from tidemark.online.states.keys import (
     State,
     generation_prefix,
     held_key,
@@ -25,7 +23,9 @@ from tidemark.online.keys import (
     read_record,
     record_key,
 )
-from tidemark.online.underway import Known, Look, UnderWay
+from tidemark.online.states.underway import Known, Look, UnderWay
+from tidemark.online.stores.asking import Asking
+from tidemark.online.trees.directories import is_directory
 from tidemark.serve.evaluation import Part, Rows
 from tidemark.serve.program import Available, Program, View
 from tidemark.serve.trees import Forest, Replaced, Unsettled

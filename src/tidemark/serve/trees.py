@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemark.online import codec, directories
-from tidemark.online.asking import Asking
-from tidemark.online.sketches import place_of, sketch_key
+from tidemark.online.rows import codec
+from tidemark.online.stores.asking import Asking
+from tidemark.online.trees import directories
+from tidemark.online.trees.sketches import place_of, sketch_key
 
 if TYPE_CHECKING:
     from tidemark.kernel.tree import Fold, TreeProgram
-    from tidemark.online.joining import Join
+    from tidemark.online.rows.joining import Join
 
 Words = NDArray[np.int64]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tidemark.errors import RequestInvalid
 from tidemark.model.window import clock
-from tidemark.online.protocol import open_store
+from tidemark.online.stores.protocol import open_store
 from tidemark.registry import Applied, Plan
 from tidemark.store import describe as _describe, reading
 from tidemark.store.config import Config, read_config

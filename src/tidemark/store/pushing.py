@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tidemark.model.graph import Source
 from tidemark.model.window import clock, parse_duration
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.pulse import Delays, delays_key, read_delays
+from tidemark.online.states.pulse import Delays, delays_key, read_delays
+from tidemark.online.stores.protocol import OnlineStore
 from tidemark.store.project import Project, name_of
 from tidemark.store.reading import Readers
 

@@ -13,8 +13,8 @@ from tidemark import define
 from tidemark.errors import NotFound, RequestInvalid
 from tidemark.model.graph import Definitions, Output
 from tidemark.model.records import Lifecycle, Model, Records
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.underway import UnderWay
+from tidemark.online.states.underway import UnderWay
+from tidemark.online.stores.protocol import OnlineStore
 from tidemark.registry import Registry, Snapshot
 from tidemark.store.project import Project, identity, listed, name_of
 

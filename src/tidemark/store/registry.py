@@ -13,8 +13,8 @@ from tidemark.model.diff import feature_name
 from tidemark.model.graph import Definitions
 from tidemark.model.lineage import Consumer, Direction, Lineage
 from tidemark.model.records import DatasetRecord
-from tidemark.online.coverage import Unserved, standing, unserved
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.states.coverage import Unserved, standing, unserved
+from tidemark.online.stores.protocol import OnlineStore
 from tidemark.registry import Backfill, Plan, Registry
 from tidemark.registry.plan import Alike
 from tidemark.store.project import Project, listed, name_of, reference_of

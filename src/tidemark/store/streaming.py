@@ -12,8 +12,8 @@ import msgspec
 
 from tidemark.errors import LockLost, RequestInvalid, StoreConflict, StoreUnavailable, TidemarkError
 from tidemark.model.window import clock
-from tidemark.online.protocol import OnlineStore
-from tidemark.online.pulse import read_reading, reading_key
+from tidemark.online.states.pulse import read_reading, reading_key
+from tidemark.online.stores.protocol import OnlineStore
 from tidemark.store.project import Project, listed, name_of
 from tidemark.store.pushing import Pushing
 from tidemark.store.reading import Readers

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tidemark.errors import StoreConflict, StoreUnavailable
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.stores.protocol import OnlineStore
 
 
 class OnlineStoreContract:

@@ -104,8 +104,8 @@ def _version(name: str) -> str:
 
 
 def _project(config: Config) -> list[Check]:
-    from tidemark.online.address import redacted
-    from tidemark.online.protocol import open_store
+    from tidemark.online.stores.address import redacted
+    from tidemark.online.stores.protocol import open_store
     from tidemark.registry import Registry
 
     definitions = Definitions()

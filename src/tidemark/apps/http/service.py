@@ -27,8 +27,8 @@ from tidemark.apps.http.standing import Standing
 from tidemark.apps.http.tracing import Tracing
 from tidemark.apps.http.vectors import Done, Unprepared, Vectors
 from tidemark.errors import RequestInvalid, TidemarkError
-from tidemark.online.asking import Asking, Keys, answered, awaited
-from tidemark.online.protocol import Remote, Waiting
+from tidemark.online.stores.asking import Asking, Keys, answered, awaited
+from tidemark.online.stores.protocol import Remote, Waiting
 
 if TYPE_CHECKING:
     from tidemark.apps.http import Limits

@@ -1,7 +1,7 @@
 """Vectors from the bytes of a request to the bytes of its answer; nothing here waits for a socket.
 
-What is needed of the online store is asked of whoever drives it (`online.asking`): the event loop,
-or a thread for what takes the processor long; see `Service`.
+What is needed of the online store is asked of whoever drives it (`online.stores.asking`): the event
+loop, or a thread for what takes the processor long; see `Service`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from tidemark.apps.http.access import Caller, forbidden
 from tidemark.apps.http.problems import Refused
 from tidemark.errors import RequestInvalid
-from tidemark.online.asking import Asking
+from tidemark.online.stores.asking import Asking
 from tidemark.serve.response import Encoder, Outcome
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from tidemark.errors import MissingExtra, RequestInvalid, StaleSource, StoreUnavailable
 from tidemark.ingest.streams.protocol import Message, Positions, Start
 from tidemark.model.graph import RedisStream
-from tidemark.online.address import Address
+from tidemark.online.stores.address import Address
 
 try:
     import redis

@@ -19,7 +19,7 @@ import msgspec
 from tidemark.model.expr import columns_of
 from tidemark.model.graph import Definitions, Entity, Reference
 from tidemark.model.types import Type
-from tidemark.online.keys import stored_key
+from tidemark.online.states.keys import stored_key
 
 TAG = "pii"
 KEY_FILE = "mask.key"

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemark.online.keys import encode, of_project
+from tidemark.online.states.keys import encode, of_project
 
 Moments = Sequence[int] | NDArray[np.int64]
 """Some moments in microseconds; few of them in a list."""

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, directories, sketches
-from tidemark.online.codec import Events, Unpacked
-from tidemark.online.cutting import Cutter
-from tidemark.online.directories import (
+from tidemark.online.rows import codec
+from tidemark.online.rows.codec import Events, Unpacked
+from tidemark.online.rows.merging import combine, pick, recut
+from tidemark.online.rows.retention import Retention
+from tidemark.online.rows.splicing import can_splice, count_of, splice
+from tidemark.online.trees import directories, sketches
+from tidemark.online.trees.cutting import Cutter
+from tidemark.online.trees.directories import (
     CHUNKS,
     TILES,
     Fetch,
@@ -25,12 +29,9 @@ from tidemark.online.directories import (
     child_key,
     is_directory,
 )
-from tidemark.online.extending import extend
-from tidemark.online.growing import Cut, Tree
-from tidemark.online.merging import combine, pick, recut
-from tidemark.online.retention import Retention
-from tidemark.online.splicing import can_splice, count_of, splice
-from tidemark.online.tiles import Tiles
+from tidemark.online.trees.extending import extend
+from tidemark.online.trees.growing import Cut, Tree
+from tidemark.online.trees.tiles import Tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -28,8 +28,8 @@ from redis.crc import key_slot
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from tidemark.online.address import Address
-from tidemark.online.asking import Values, answered
+from tidemark.online.stores.address import Address
+from tidemark.online.stores.asking import Values, answered
 
 Command = tuple[Any, ...]
 Reading = Generator[Mapping[int, Command], list[Any], Values]

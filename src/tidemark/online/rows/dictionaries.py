@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import numpy as np
 
-from tidemark.online.values import stored
+from tidemark.online.rows.values import stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

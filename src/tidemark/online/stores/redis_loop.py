@@ -21,9 +21,9 @@ from redis import exceptions as refusal
 from redis.asyncio.connection import Connection, SSLConnection
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.address import Address
-from tidemark.online.asking import Values, awaited
-from tidemark.online.redis_servers import Command, Server
+from tidemark.online.stores.address import Address
+from tidemark.online.stores.asking import Values, awaited
+from tidemark.online.stores.redis_servers import Command, Server
 
 CONNECTIONS = 32
 """Reads that are under way at once, and connections of a loop to each server."""

@@ -10,7 +10,7 @@ from tidemark.model.aggregates import APPROXIMATE
 from tidemark.model.diff import feature_name
 from tidemark.model.fingerprint import held_id
 from tidemark.model.graph import Definitions
-from tidemark.online.keys import (
+from tidemark.online.states.keys import (
     held_key,
     read_held,
     read_record,
@@ -18,7 +18,7 @@ from tidemark.online.keys import (
     record_key,
     written_key,
 )
-from tidemark.online.protocol import OnlineStore
+from tidemark.online.stores.protocol import OnlineStore
 
 LARGE = 10_000
 """Events of one entity from which on a read shows what grows with them."""

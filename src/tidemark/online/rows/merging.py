@@ -9,8 +9,8 @@ import numpy as np
 
 from tidemark.kernel import Timeline
 from tidemark.kernel.layout import InputColumn, Layout
-from tidemark.online.codec import NEVER, Column, EventColumn, Events, Unpacked
-from tidemark.online.dictionaries import encoded, joined, spread
+from tidemark.online.rows.codec import NEVER, Column, EventColumn, Events, Unpacked
+from tidemark.online.rows.dictionaries import encoded, joined, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import numpy as np
 from tidemark.errors import StoreConflict
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import DIRECTORY, HEADER, PREAMBLE, refuse
+from tidemark.online.rows.codec import DIRECTORY, HEADER, PREAMBLE, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

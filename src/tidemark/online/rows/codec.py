@@ -15,7 +15,7 @@ import numpy as np
 from tidemark.errors import StoreUnavailable
 from tidemark.kernel import Timeline
 from tidemark.kernel.layout import Layout
-from tidemark.online.dictionaries import Dictionary, heaps, read_heaps, recode, spread
+from tidemark.online.rows.dictionaries import Dictionary, heaps, read_heaps, recode, spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tidemark.online import codec, directories
-from tidemark.online.cutting import Cutter
-from tidemark.online.directories import (
+from tidemark.online.rows import codec
+from tidemark.online.rows.merging import recut
+from tidemark.online.rows.retention import Retention
+from tidemark.online.trees import directories
+from tidemark.online.trees.cutting import Cutter
+from tidemark.online.trees.directories import (
     DIRECTORIES,
     Children,
     Groups,
@@ -20,8 +23,6 @@ from tidemark.online.directories import (
     joined,
     under,
 )
-from tidemark.online.merging import recut
-from tidemark.online.retention import Retention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

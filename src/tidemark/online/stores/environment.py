@@ -15,7 +15,7 @@ from typing import TypeVar
 import lmdb
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.checkpoint import DATA, Checkpoints, Meta
+from tidemark.online.stores.checkpoint import DATA, Checkpoints, Meta
 
 T = TypeVar("T")
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from tidemark.kernel import Timeline
 from tidemark.kernel.layout import Layout
-from tidemark.online import cutting
-from tidemark.online.codec import (
+from tidemark.online.rows.codec import (
     DIRECTORY,
     HAS_IDENTITIES,
     HAS_KNOWN,
@@ -24,7 +23,8 @@ from tidemark.online.codec import (
     Column,
     Unpacked,
 )
-from tidemark.online.dictionaries import TEXTS, Dictionary
+from tidemark.online.rows.dictionaries import TEXTS, Dictionary
+from tidemark.online.trees import cutting
 
 _head = struct.Struct("<6sH7q")
 _word = struct.Struct("<q").pack

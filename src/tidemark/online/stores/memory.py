@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.protocol import conflict
+from tidemark.online.stores.protocol import conflict
 
 
 class MemoryStore:

@@ -17,7 +17,7 @@ from time import sleep
 from typing import NamedTuple
 
 from tidemark.model.window import clock
-from tidemark.online.marks import Accept, Marks
+from tidemark.online.states.marks import Accept, Marks
 
 PATIENCE_SECONDS = 2.0
 """How long a push waits for what others accepted before it."""

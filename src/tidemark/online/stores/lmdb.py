@@ -14,9 +14,9 @@ from urllib.parse import quote
 import lmdb
 
 from tidemark.errors import StoreUnavailable
-from tidemark.online.checkpoint import DATA
-from tidemark.online.environment import Environment, refusing
-from tidemark.online.protocol import conflict
+from tidemark.online.stores.checkpoint import DATA
+from tidemark.online.stores.environment import Environment, refusing
+from tidemark.online.stores.protocol import conflict
 
 _FIRST_MAP_SIZE = 1 << 28
 """Bytes of address space, not of disk; it doubles whenever a batch does not fit."""
@@ -33,8 +33,8 @@ class LmdbStore:
 
     A commit is on the disk when `put_many` returns, unless it need not be durable: then it is on
     its way there.  A machine that stops leaves the state that there was at some moment, at most
-    `CHECKPOINT_SECONDS` and a flush of the disk earlier, never a mixture (`online.checkpoint`).
-    The same goes for all processes of a store that die at once.
+    `CHECKPOINT_SECONDS` and a flush of the disk earlier, never a mixture (see `checkpoint`).  The
+    same goes for all processes of a store that die at once.
 
     Readers never wait for the writer.  The directory is created by the first write; before that,
     every key is simply not there.  One that is not writable can be read.

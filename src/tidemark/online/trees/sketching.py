@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import Unpacked
-from tidemark.online.directories import CHUNKS, Fetch, Item, ids_of, level_of
-from tidemark.online.sketches import HEAD, LEAST, sketch_key
+from tidemark.online.rows.codec import Unpacked
+from tidemark.online.trees.directories import CHUNKS, Fetch, Item, ids_of, level_of
+from tidemark.online.trees.sketches import HEAD, LEAST, sketch_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,18 +14,21 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+import msgspec
+
 from tidemark.errors import LockLost, MissingExtra, StoreUnavailable
-from tidemark.online.address import Address
-from tidemark.online.keys import encode
-from tidemark.online.protocol import conflict
+from tidemark.online.stores.address import Address
+from tidemark.online.stores.protocol import conflict
 
 try:
     from redis import exceptions as refusal
 
-    from tidemark.online.redis_loop import FAILURES, LoopReads
-    from tidemark.online.redis_servers import Batch, Changed, server_at
+    from tidemark.online.stores.redis_loop import FAILURES, LoopReads
+    from tidemark.online.stores.redis_servers import Batch, Changed, server_at
 except ImportError as error:
     raise MissingExtra("redis", "An online store in Redis") from error
+
+_encode = msgspec.msgpack.Encoder().encode
 
 _BATCH = 4 << 20
 """Bytes written in one step: a few milliseconds in which Redis answers nobody else."""
@@ -141,7 +144,7 @@ class RedisStore:
 
         What the holding thread writes is fenced: once the lock is lost, its writes are refused.
         """
-        key = encode("l") + encode(purpose)
+        key = _encode("l") + _encode(purpose)  # no key of `states` begins so
         holder = f"Process {os.getpid()} on {socket.gethostname()}"
         token = f"{holder}\0{secrets.token_hex(16)}".encode()
         with self._asking():

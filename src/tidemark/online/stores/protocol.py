@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tidemark.errors import NotFound, StoreConflict
-from tidemark.online.address import redacted
+from tidemark.online.stores.address import redacted
 
 _REDIS = (
     "redis",
@@ -120,15 +120,15 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
     """
     scheme, _, rest = url.partition(":")
     if scheme == "lmdb":
-        from tidemark.online.lmdb import LmdbStore
+        from tidemark.online.stores.lmdb import LmdbStore
 
         return LmdbStore((root or Path()) / rest.removeprefix("//"))
     if url in {":memory:", "memory:", "memory://"}:
-        from tidemark.online.memory import MemoryStore
+        from tidemark.online.stores.memory import MemoryStore
 
         return MemoryStore()
     if scheme in _REDIS:
-        from tidemark.online.redis import RedisStore
+        from tidemark.online.stores.redis import RedisStore
 
         return RedisStore(url)
     raise NotFound.named(

@@ -18,9 +18,11 @@ import numpy as np
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, directories, tiles
-from tidemark.online.codec import Events, Unpacked
-from tidemark.online.directories import (
+from tidemark.online.rows import codec
+from tidemark.online.rows.codec import Events, Unpacked
+from tidemark.online.rows.merging import pick, recut
+from tidemark.online.trees import directories, tiles
+from tidemark.online.trees.directories import (
     CHUNKS,
     DIRECTORIES,
     Children,
@@ -29,7 +31,6 @@ from tidemark.online.directories import (
     id_of,
     under,
 )
-from tidemark.online.merging import pick, recut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -25,8 +25,8 @@ import msgspec
 from tidemark.model.fingerprint import held_id
 from tidemark.model.graph import Entity, FeatureView, Source
 from tidemark.model.types import Type
-from tidemark.online.codec import FORMAT, other_format
-from tidemark.online.values import Convert, stored
+from tidemark.online.rows.codec import FORMAT, other_format
+from tidemark.online.rows.values import Convert, stored
 
 encode = msgspec.msgpack.Encoder().encode
 

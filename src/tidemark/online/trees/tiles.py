@@ -17,9 +17,10 @@ import numpy as np
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.hashing import hash_all
 from tidemark.kernel.layout import Layout
-from tidemark.online import directories
-from tidemark.online.codec import NEVER, Unpacked
-from tidemark.online.directories import (
+from tidemark.online.rows.codec import NEVER, Unpacked
+from tidemark.online.rows.retention import Retention
+from tidemark.online.trees import directories
+from tidemark.online.trees.directories import (
     DIRECTORIES,
     TILES,
     Children,
@@ -33,7 +34,6 @@ from tidemark.online.directories import (
     joined,
     under,
 )
-from tidemark.online.retention import Retention
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

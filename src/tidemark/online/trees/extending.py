@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.cells import Cells
-from tidemark.online import directories
-from tidemark.online.codec import HEADER, PREAMBLE, Unpacked, refuse
-from tidemark.online.cutting import Cutter
-from tidemark.online.dictionaries import spread
-from tidemark.online.directories import (
+from tidemark.online.rows.codec import HEADER, PREAMBLE, Unpacked, refuse
+from tidemark.online.rows.dictionaries import spread
+from tidemark.online.rows.merging import pick, recut
+from tidemark.online.rows.retention import Retention
+from tidemark.online.rows.splicing import splice
+from tidemark.online.trees import directories
+from tidemark.online.trees.cutting import Cutter
+from tidemark.online.trees.directories import (
     COLUMNS,
     DIRECTORIES,
     EVENTS,
@@ -33,10 +36,7 @@ from tidemark.online.directories import (
     id_of,
     joined,
 )
-from tidemark.online.merging import pick, recut
-from tidemark.online.retention import Retention
-from tidemark.online.sketching import Gaining, gain
-from tidemark.online.splicing import splice
+from tidemark.online.trees.sketching import Gaining, gain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import HAS_IDENTITIES, NEVER, PREAMBLE, Events, refuse
-from tidemark.online.dictionaries import TEXTS, Codes, encoded, recode
-from tidemark.online.merging import part
+from tidemark.online.rows.codec import HAS_IDENTITIES, NEVER, PREAMBLE, Events, refuse
+from tidemark.online.rows.dictionaries import TEXTS, Codes, encoded, recode
+from tidemark.online.rows.merging import part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

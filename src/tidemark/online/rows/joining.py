@@ -9,8 +9,8 @@ import numpy as np
 
 from tidemark.kernel.chunks import HEAP, HEAP_AT, join_chunks, times_of
 from tidemark.kernel.layout import Layout
-from tidemark.online.codec import HEADER
-from tidemark.online.dictionaries import NIL, array_head, array_of, read_heaps
+from tidemark.online.rows.codec import HEADER
+from tidemark.online.rows.dictionaries import NIL, array_head, array_of, read_heaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tidemark.model.graph import FeatureView
-from tidemark.online.codec import HAS_UNTIL, HEADER, NEVER, Events, Unpacked
-from tidemark.online.merging import kept
+from tidemark.online.rows.codec import HAS_UNTIL, HEADER, NEVER, Events, Unpacked
+from tidemark.online.rows.merging import kept
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import numpy as np
 
 from tidemark.kernel.cells import Cells
 from tidemark.kernel.layout import Layout
-from tidemark.online import codec, directories
-from tidemark.online.codec import HEADER, PREAMBLE, SKETCH
-from tidemark.online.directories import Children, Fetch, Item, child_key, id_of, is_directory
-from tidemark.online.merging import recut
+from tidemark.online.rows import codec
+from tidemark.online.rows.codec import HEADER, PREAMBLE, SKETCH
+from tidemark.online.rows.merging import recut
+from tidemark.online.trees import directories
+from tidemark.online.trees.directories import Children, Fetch, Item, child_key, id_of, is_directory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Stores: bytes by key, in memory, on this machine or in Redis."""
