@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 import redis
+import uvloop
 from redis.crc import key_slot
 from tests.redis_server import PATIENT, RedisCluster, RedisServer, free_port
 
@@ -23,13 +24,21 @@ from tidemark.testing import OnlineStoreContract
 
 T = TypeVar("T")
 
+new_loop = asyncio.new_event_loop
+
+
+@pytest.fixture(autouse=True, params=[asyncio, uvloop])
+def _loop(request, monkeypatch):
+    """That of Python, and that of the server."""
+    monkeypatch.setitem(globals(), "new_loop", request.param.new_event_loop)
+
 
 class InALoop:
     """A store whose reads are awaited in an event loop of another thread."""
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._waiting = self._run(self._opened)
@@ -101,7 +110,8 @@ def in_a_loop(url: str, work: Callable[[RedisStore, Waiting], Awaitable[T]]) -> 
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return done
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(run())
 
 
 async def eventually(waiting: Waiting, keys: list[bytes]) -> list[bytes | None]:
@@ -254,6 +264,23 @@ def test_a_restart_costs_no_request(redis_server):
             assert await waiting.get_many([b"a"]) == [None]
 
     in_a_loop(redis_server.url, work)
+
+
+def test_a_connection_that_was_closed_unseen_costs_no_request(redis_url):
+    """Whoever is the first to write to it reads elsewhere."""
+
+    async def work(store: RedisStore, waiting: Any) -> None:
+        store.put_many([(key, key) for key in KEYS])
+        assert await waiting.get_many(KEYS) == KEYS
+        ((connection,),) = waiting._idle.values()
+        connection._writer.transport.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert await waiting.get_many(KEYS) == KEYS
+        with not_blocking(store):
+            assert await waiting.get_many(KEYS) == KEYS
+
+    in_a_loop(redis_url, work)
 
 
 def test_a_server_that_hangs_is_given_up_and_found_again(redis_server):

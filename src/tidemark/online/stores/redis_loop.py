@@ -11,9 +11,9 @@ reading goes on in the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import hiredis
@@ -114,14 +114,15 @@ class LoopReads:
         idle = self._idle.get(place)
         sent = [_packed(command) for command in commands]
         try:
-            connection = idle.pop() if idle else await self._connected(place)
-            try:
-                async with asyncio.timeout(self._address.read_timeout):
-                    await connection.send_packed_command(sent, check_health=False)
-                    answers = [await connection.read_response() for _ in commands]
-            except BaseException:  # what it may still answer is nobody's
-                await connection.disconnect(nowait=True)
-                raise
+            with _hanging_up():
+                connection = idle.pop() if idle else await self._connected(place)
+                try:
+                    async with asyncio.timeout(self._address.read_timeout):
+                        await connection.send_packed_command(sent, check_health=False)
+                        answers = [await connection.read_response() for _ in commands]
+                except BaseException:  # what it may still answer is nobody's
+                    await connection.disconnect(nowait=True)
+                    raise
         except FAILURES:
             self._doubted.add(place)
             await self._forget(place)
@@ -157,8 +158,19 @@ class LoopReads:
         """Close the connections to a server that nobody uses now."""
         idle = self._idle.pop(place, [])
         for connection in idle:
-            with suppress(*FAILURES):  # it may be closed already
+            with suppress(*FAILURES), _hanging_up():  # it may be closed already
                 await connection.disconnect()
+
+
+@contextmanager
+def _hanging_up() -> Generator[None]:
+    """Make what uvloop says of a connection that was just closed what the client says of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise refusal.ConnectionError(str(error)) from error
 
 
 class _Unsure(Exception):  # nothing is wrong: the blocking client is asked
