@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -11,10 +12,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.spec.http_server import Server, again, serving  # skips where the extra is not installed
+from tests.spec.http_server import Server, again, limits, serving  # skips without the extra
 from tests.spec.served import make_project
 
-from tidemark.apps.http.connection import Exchange
+import tidemark as tm
+from tidemark.apps.http.connection import WHOLE, Exchange
+from tidemark.apps.http.service import Service
 
 READ = "/v1/services/everything/online"
 TOO_LARGE = json.dumps({"keys": {"user_id": "a" * 10_000_000}}).encode()
@@ -93,11 +96,29 @@ def test_head_is_get_without_a_body(server: Server, path: str) -> None:
     assert body == b""
 
 
-def test_who_has_gone_is_not_answered() -> None:
-    """Nothing is written to a connection that has ended, whether or not that was told."""
-    cycle = SimpleNamespace(disconnected=False)
+@pytest.mark.parametrize("path", [READ, "/v1/features/online", "/healthz", "/v1/nothing"])
+def test_who_has_gone_is_not_answered(project: Path, path: str) -> None:
+    """Nothing is written to a connection that has ended, of which nobody was told yet."""
+    cycle = SimpleNamespace(disconnected=False, more_body=False, body=b"{")
     ended = SimpleNamespace(transport=SimpleNamespace(is_closing=lambda: True))
-    assert Exchange(cast("Any", ended), cast("Any", cycle)).answer([], b"{}")
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    with tm.connect(project) as store:
+        scope = {
+            "type": "http", "method": "POST" if "online" in path else "GET", "path": path,
+            "query_string": b"", "headers": [(b"host", b"127.0.0.1")],
+            "extensions": {WHOLE: Exchange(cast("Any", ended), cast("Any", cycle))},
+        }  # fmt: skip
+        service = Service(store, limits())
+        service.access.refresh()
+        asyncio.run(service(scope, receive, send))
+    assert sent == []
     assert cycle.disconnected
 
 

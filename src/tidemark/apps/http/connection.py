@@ -101,13 +101,20 @@ class Exchange:
         cycle = self._cycle
         return None if cycle.more_body or cycle.disconnected else bytes(cycle.body)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has gone, of which uvicorn may not have been told yet; now it is.
+
+        It would write to a connection that is closed, which uvloop refuses.
+        """
+        if self._connection.transport.is_closing():
+            self._cycle.disconnected = True
+        return self._cycle.disconnected
+
     def answer(self, headers: Sequence[Header], body: bytes) -> bool:
         """Answer with 200; False, and nothing is done, where that has to wait for the caller."""
         connection, cycle = self._connection, self._cycle
-        if connection.transport.is_closing():  # the caller has gone, of which nobody was told yet
-            cycle.disconnected = True
-            return True
-        if cycle.disconnected or connection.flow.write_paused:
+        if connection.flow.write_paused:
             return False
         head = [_OK]
         for name, value in (*connection.server_state.default_headers, *headers):

@@ -228,6 +228,7 @@ class Service:
     ) -> tuple[str, int]:
         """Let the management routes answer; gives the route and the status."""
         status = 500
+        whole = _exchange(scope)
         caller: Caller | None = None
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
@@ -245,7 +246,8 @@ class Service:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
+            if whole is None or not whole.gone:
+                await send(message)
 
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "caller": caller}
         with suppress(Exception):  # it was answered and logged as a problem
@@ -338,8 +340,9 @@ async def _reply(scope: Scope, send: Send, answered: _Answered, request_id: str)
         (b"x-request-id", request_id.encode()),
         *answered.headers,
     ]
-    whole = _exchange(scope)
-    if whole is not None and answered.status == 200 and whole.answer(headers, answered.body):
+    if (whole := _exchange(scope)) is not None and (
+        whole.gone or (answered.status == 200 and whole.answer(headers, answered.body))
+    ):
         return
     await send({"type": "http.response.start", "status": answered.status, "headers": headers})
     await send({"type": "http.response.body", "body": answered.body})
