@@ -223,6 +223,17 @@ def test_a_full_server_loses_nothing(redis_server):
     store.close()
 
 
+def test_what_is_refused_in_a_transaction_does_not_tell_the_rows(redis_server):
+    """The client repeats the command; whoever pushes after it need not know of whom it was."""
+    store = RedisStore(redis_server.url)
+    with redis.Redis(port=redis_server.port) as client:
+        client.config_set("min-replicas-to-write", "1")
+    with pytest.raises(StoreUnavailable, match="Not enough good replicas") as caught:
+        store.put_many([(b"somebody", b"1")], expect={b"other": None})
+    assert "somebody" not in str(caught.value)
+    store.close()
+
+
 def test_a_server_that_drops_keys_is_refused(redis_server):
     """An entity whose row was dropped would look like one that was never seen."""
     with redis.Redis(port=redis_server.port) as client:

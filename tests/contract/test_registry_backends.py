@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -119,3 +120,34 @@ def test_a_server_that_is_not_there():
         Registry("postgresql://tidemark:secret@127.0.0.1:1/registry").snapshot()
     assert caught.value.retryable
     assert "secret" not in str(caught.value)
+
+
+def test_a_standby_can_be_read(server: str):
+    """Who writes is told to name the other server, and may try again after a failover."""
+    url = f"{server}?options=-c%20default_transaction_read_only%3Don"
+    leader = SqlRevisions(server)
+    leader.head()  # makes the tables
+    leader.close()
+    standby = SqlRevisions(url)
+    standby.head()
+    with pytest.raises(StoreUnavailable, match="can only be read") as caught:
+        standby.put_off("job", "somebody", lease=1)
+    assert "standby" in caught.value.remedy
+    standby.close()
+
+
+def test_connections_that_are_all_busy(started: str):
+    """More threads than connections wait for each other, and are told if that takes too long."""
+    revisions = SqlRevisions(started)
+    revisions.head()
+    engine = revisions._engine
+    assert engine is not None
+    engine.pool._timeout = 0  # type: ignore[attr-defined]
+    with ExitStack() as busy:
+        with pytest.raises(sa.exc.TimeoutError):
+            while True:
+                busy.enter_context(engine.connect())
+        with pytest.raises(StoreUnavailable, match="all connections of this process are busy"):
+            revisions.head()
+    assert revisions.head()
+    revisions.close()

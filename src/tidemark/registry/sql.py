@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event, exc, pool
 
-from tidemark.errors import DefinitionError, EngineError, MissingExtra, StoreUnavailable
+from tidemark.errors import (
+    DefinitionError,
+    EngineError,
+    MissingExtra,
+    StoreUnavailable,
+    TidemarkError,
+)
 from tidemark.model.records import Confirmation
 from tidemark.registry.protocol import NO_REVISION, Job, Key, KeyScope, Revision
 
@@ -237,36 +243,51 @@ class SqlRevisions:
 
     @contextmanager
     def _begin(self) -> Generator[sa.Connection]:
-        where = self._url.render_as_string(hide_password=True)
         try:
             if self._engine is None:
                 self._engine = self._open()
             with self._engine.begin() as connection:
                 yield connection
-        except exc.OperationalError as error:
-            if "readonly" in str(error.orig):
-                raise StoreUnavailable(
-                    "The registry can only be read by this process.",
-                    where=where,
-                    remedy="Make its file and its directory writable for this user, or write from "
-                    "where they are.",
-                ) from error
-            raise StoreUnavailable(
-                f"The registry cannot be used: {error.orig}.",
+        except exc.IntegrityError:
+            raise
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: exc.DBAPIError | exc.TimeoutError) -> TidemarkError:
+        """What the database, its driver or the pool of connections refuses, and what to do."""
+        where = self._url.render_as_string(hide_password=True)
+        sqlite = where.startswith("sqlite")
+        if isinstance(error, exc.TimeoutError):
+            return StoreUnavailable(
+                "The registry cannot be used: all connections of this process are busy.",
+                where=where,
+                remedy="Try again; look at what its database waits for.",
+            )
+        said = str(error.orig).rstrip(".")
+        if "readonly" in said or "read-only" in said:
+            return StoreUnavailable(
+                "The registry can only be read by this process.",
+                where=where,
+                remedy="Make its file and its directory writable for this user, or write from "
+                "where they are."
+                if sqlite
+                else "Name the server that is written to: this one is a standby of it, or was told "
+                "to be read only.",
+            )
+        if isinstance(error, exc.OperationalError | exc.InterfaceError):
+            return StoreUnavailable(
+                f"The registry cannot be used: {said}.",
                 where=where,
                 remedy="Check that the directory exists, that it is writable and that no other "
                 "process holds the database."
-                if where.startswith("sqlite")
+                if sqlite
                 else "Check that the server runs there, and that this user may use the database.",
-            ) from error
-        except exc.DatabaseError as error:
-            if isinstance(error, exc.IntegrityError):
-                raise
-            raise EngineError(
-                f"The registry's database refused: {error.orig}.",
-                where=where,
-                remedy="Is this the registry of a Tidemark project?",
-            ) from error
+            )
+        return EngineError(
+            f"The registry's database refused: {said}.",
+            where=where,
+            remedy="Is this the registry of a Tidemark project?",
+        )
 
     def _open(self) -> sa.Engine:
         sqlite = self._url.drivername.startswith("sqlite")
@@ -362,8 +383,10 @@ def _only_read(url: sa.URL, file: Path) -> sa.Engine:
     """
 
     def connect() -> sqlite3.Connection:
-        log = file.with_name(f"{file.name}-wal")
-        mode = "ro" if log.exists() and log.stat().st_size else "ro&immutable=1"
+        mode = "ro&immutable=1"
+        with suppress(FileNotFoundError):  # also if the last writer just took it away
+            if file.with_name(f"{file.name}-wal").stat().st_size:
+                mode = "ro"
         return sqlite3.connect(f"{file.resolve().as_uri()}?mode={mode}", uri=True, timeout=30)
 
     return sa.create_engine(url, creator=connect, poolclass=pool.NullPool)

@@ -251,7 +251,8 @@ def _literally(prefix: bytes) -> bytes:
 
 def _explained(failure: Exception, address: Address) -> tuple[str, str]:
     """What went wrong, and what to do."""
-    said = str(failure).rstrip(".")
+    # The client repeats the command before, with the keys and values of somebody's rows.
+    said = str(failure).rpartition(" of pipeline caused error: ")[2].rstrip(".")
     match failure:
         case refusal.TimeoutError() | TimeoutError():
             waited = (
