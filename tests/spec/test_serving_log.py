@@ -322,6 +322,35 @@ def test_hours_beyond_the_retention_are_removed(project, logging_to, monkeypatch
         assert store.log.read().num_rows == 1
 
 
+@pytest.mark.parametrize("part", ["rows", "footer", "end", "all"])
+def test_a_damaged_file_costs_its_rows_only(project, logging_to, caplog, monkeypatch, part):
+    """Wherever the disk lost some of it: all else is read, and the hour still becomes one file."""
+    answered = clock()
+    monkeypatch.setattr(serving_log, "clock", lambda: answered)  # so that it is one hour
+    with tm.connect(project) as store:
+        for user in ("ada", "nan", "inf"):
+            store.online("everything", {"user_id": user}, at=AT)
+            store.log.flush()
+        file = max(logging_to.rglob("*.parquet"))
+        lost = bytearray(file.read_bytes())
+        footer = len(lost) - 8 - int.from_bytes(lost[-8:-4], "little")
+        first, last = {
+            "rows": (4, footer), "footer": (footer, len(lost) - 8),
+            "end": (len(lost) - 8, len(lost)), "all": (0, len(lost)),
+        }[part]  # fmt: skip
+        lost[first:last] = bytes(last - first)
+        file.write_bytes(lost)
+        assert store.log.read().num_rows == 2
+        assert "is damaged and is left out" in caplog.text
+        damaged: set[str] = set()
+        read = files.batches(logging_to, None, 0, 2**62, rows=10, damaged=damaged)
+        assert sum(len(table) for _, table in read) == 2
+        assert damaged == {file.name}
+        assert store.log.recent_features(datetime(2026, 1, 1, tzinfo=UTC))
+        assert files.merge(logging_to, 2**62) == 2
+        assert store.log.read().num_rows == 2
+
+
 def test_the_files_of_an_hour_that_is_over_become_one(project, logging_to, monkeypatch):
     """Rows count once, also where a crash left the files that were merged."""
     answered = clock()

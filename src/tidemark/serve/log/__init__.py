@@ -353,9 +353,10 @@ class ServingLog:
         if held and time.monotonic() - self._tidied_at > HOUR / 1e6:
             self._tidied_at = time.monotonic()
             now = clock()
-            if self._retention:
-                files.forget(self.folder, now - self._retention)
-            files.merge(self.folder, now - _OVER)
+            with suppress(OSError):  # a folder was taken away; the next hour is soon enough
+                if self._retention:
+                    files.forget(self.folder, now - self._retention)
+                files.merge(self.folder, now - _OVER)
 
     def _lost(self, rows: int, error: Exception) -> None:
         """Count rows that cannot be written, and say so once until writing succeeds again."""

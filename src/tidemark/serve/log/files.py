@@ -15,8 +15,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _live(hour: Path) -> list[Path]:
     if len(names) > 1:
         for file in names:
             if _MERGED in file.name:
-                with suppress(FileNotFoundError, pa.ArrowInvalid):
+                with suppress(FileNotFoundError), _leaving_out(file):
                     metadata: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
                     replaced.update(msgspec.json.decode(metadata[_REPLACES], type=list[str]))
     return [file for file in names if file.name not in replaced]
@@ -193,9 +193,9 @@ def read(
             answered_then: pa.Table = rows.to_table(
                 columns=columns, filter=wanted if where is None else wanted & where
             )
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            damaged = isinstance(error, pa.ArrowInvalid)
-            if attempt + 1 == _ATTEMPTS:
+        except (OSError, pa.ArrowInvalid) as error:
+            damaged = _is_damage(error)
+            if attempt + 1 == _ATTEMPTS or not (damaged or isinstance(error, FileNotFoundError)):
                 raise
         else:
             return answered_then
@@ -257,11 +257,8 @@ def _hour(hour: Path, columns: Sequence[str], damaged: set[str]) -> Iterator[pa.
             for file in _live(hour):
                 if file.name in done:
                     continue
-                try:
+                with _leaving_out(file, damaged):
                     opened = pq.ParquetFile(file)
-                except pa.ArrowInvalid:
-                    damaged.add(file.name)
-                else:
                     parts = _parts(file, opened)
                     yield from _but(opened, [name in done for name, _ in parts], parts, columns)
                     done.update(name for name, _ in parts)
@@ -297,22 +294,44 @@ def _parts(file: Path, opened: pq.ParquetFile) -> list[tuple[str, int]]:
 
 
 def _sound(files: Iterable[Path]) -> list[Path]:
-    """The files that are Parquet: a machine that stopped may have left some that are not."""
+    """The files that can be read whole: a machine that stopped may have left some that cannot."""
     sound: list[Path] = []
     for file in files:
-        try:
-            pq.read_metadata(file)
-        except pa.ArrowInvalid:
+        damaged: set[str] = set()
+        with _leaving_out(file, damaged):
+            for _ in pq.ParquetFile(file).iter_batches(_READ_ROWS):
+                pass
+        if damaged:
             _log.error("%s is damaged and is left out of the serving log.", file)
         else:
             sound.append(file)
     return sound
 
 
+@contextmanager
+def _leaving_out(file: Path, damaged: set[str] | None = None) -> Generator[None]:
+    """Go on after a file that is damaged, and add its name."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if not _is_damage(error):
+            raise
+        if damaged is not None:
+            damaged.add(file.name)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether bytes are not Parquet.
+
+    What cannot be decoded is an `OSError` as well, but without the number that the system gives.
+    """
+    return isinstance(error, pa.ArrowInvalid) or getattr(error, "errno", 0) is None
+
+
 def described(folder: Path, since: int, until: int) -> Description | None:
     """What the files of a folder hold; None: there are none from that time."""
     for file in reversed(files(folder, since, until)):
-        with suppress(FileNotFoundError, pa.ArrowInvalid):
+        with suppress(FileNotFoundError), _leaving_out(file):
             return read_description(pq.read_schema(file), folder)
     return None
 
@@ -322,9 +341,10 @@ def last_read(folder: Path, since: int) -> tuple[Description, int] | None:
     with suppress(FileNotFoundError):
         for file in reversed(files(folder, since, 2**62)):
             last = 0
-            try:
+            footer: pq.ParquetFile | None = None
+            with _leaving_out(file):
                 footer = pq.ParquetFile(file)
-            except pa.ArrowInvalid:
+            if footer is None:
                 continue
             place = footer.schema_arrow.get_field_index("answered")
             for group in range(footer.metadata.num_row_groups):
