@@ -40,6 +40,25 @@ def files(log: EventLog) -> list[str]:
     return sorted(str(path.relative_to(home)) for path in home.glob("*/*.parquet"))
 
 
+def test_a_log_that_may_not_be_looked_at_is_unavailable(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its folder has become somebody else's; it is no log with nothing in it."""
+    stat = Path.stat
+
+    def refused(path: Path, *, follow_symlinks: bool = True) -> object:
+        if path.suffix == ".db":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    log.append(ORDERS, orders(("o1", 1.0, 0)), seen=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", refused)
+        with pytest.raises(StoreUnavailable, match="Permission denied"):
+            log.read(ORDERS, 0, 10)
+    assert log.read(ORDERS, 0, 10).num_rows == 1
+
+
 def test_where_a_file_cannot_be_written_the_batches_stay(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,9 @@ class Database:
         return self._made()
 
     def _made(self) -> bool:
-        return self.file.exists() and self.file.stat().st_size > 0
+        with self._refusing(), suppress(FileNotFoundError, NotADirectoryError):
+            return self.file.stat().st_size > 0
+        return False
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
