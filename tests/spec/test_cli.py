@@ -364,6 +364,17 @@ def test_every_problem_of_definitions_is_in_the_json(project: Path, run: Run) ->
     assert told["what"] == told["problems"][0]["what"]
 
 
+def in_a_new_process(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env=os.environ,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_the_installed_command_starts_without_any_engine(tmp_path: Path) -> None:
     """Help is instant: nothing heavy is imported for it."""
     heavy = "numpy", "pyarrow", "duckdb", "numba", "sqlalchemy", "sqlglot", "rich", "yaml"
@@ -371,14 +382,7 @@ def test_the_installed_command_starts_without_any_engine(tmp_path: Path) -> None
         "import sys; from tidemark.apps.cli import main; main(['--help'], standalone_mode=False); "
         f"sys.exit(' '.join(set({heavy!r}) & set(sys.modules)) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=os.environ,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = in_a_new_process(script, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -393,14 +397,7 @@ def test_who_reads_json_is_not_told_what_is_waited_for(
         "store.connect = lambda path: compiled._announce(15) or connect(path);"
         f"main(['freshness', *{words!r}])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=os.environ,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    done = in_a_new_process(script, tmp_path)
     assert done.returncode == 1
     assert ("Compiling the kernel for this machine, once: about 15 s\n" in done.stderr) == told
     assert told or json.loads(done.stderr)["error"] == "not-found"
